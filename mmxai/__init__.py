@@ -1,0 +1,47 @@
+"""mmxai: harvest activations of multimodal models once, interpret everything.
+
+Names load on first use, so that `import mmxai` is quick and works where torch is absent (a Zarr reader
+that only needs the bfloat16 data type).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mmxai.store.bfloat16 import register as _register_bfloat16
+
+if TYPE_CHECKING:
+    from mmxai.harvesting import harvest
+    from mmxai.models import Model, load_model, wrap
+    from mmxai.store import Store, create_store, open_store
+    from mmxai.types import Batch, Rows
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "mmxai.types",
+    "Model": "mmxai.models",
+    "Rows": "mmxai.types",
+    "Store": "mmxai.store",
+    "create_store": "mmxai.store",
+    "harvest": "mmxai.harvesting",
+    "load_model": "mmxai.models",
+    "open_store": "mmxai.store",
+    "wrap": "mmxai.models",
+}
+
+__all__ = [*_HOMES]
+
+# zarr 3.1 collects the entry points of data types but does not load them.
+_register_bfloat16()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmxai' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""From a live model to packed rows: the hook mechanism, token selection, the harvest engine."""
