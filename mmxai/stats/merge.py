@@ -55,6 +55,6 @@ def _merge_group(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nda
 
 def _merge_topk(values: np.ndarray, rows: np.ndarray, width: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     columns = np.broadcast_to(np.arange(width)[:, None], values.shape)
-    flat = (torch.from_numpy(np.ascontiguousarray(a)).flatten() for a in (columns, values, rows))
-    best_values, best_rows = select(*flat, width, k)
+    flat = [torch.from_numpy(np.ascontiguousarray(a)).flatten() for a in (columns, values, rows)]
+    best_values, best_rows = select(flat[0], flat[1], flat[2], width, k)
     return best_values.numpy(), best_rows.numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,7 @@ def test_merge_of_parts(seed, kind, data):
     x = sample(n, 4, torch.bfloat16, seed, kind)
     cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=5)))
     edges = [0, *cuts, n]
-    parts = [accumulate(x[a:b], 3, [], p) for p, (a, b) in enumerate(zip(edges, edges[1:], strict=False))]
+    parts = [accumulate(x[a:b], 3, [], p) for p, (a, b) in enumerate(pairwise(edges))]
     got, want = merge(parts), brute(x, 3)
     rows = got["topk_rows"]
     logical = np.where(rows < 0, -1, np.array(edges)[rows >> 32] + (rows & 0xFFFFFFFF))
