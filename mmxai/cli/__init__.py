@@ -1,0 +1,88 @@
+"""The `mmxai` command: one verb a method, options generated from the verb's config dataclass.
+
+A verb is a module of this package with a dataclass `Config` and a function `run(config) -> int` (the
+exit status). Only the module of the verb that was typed is imported, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mmxai.errors import MmxaiError
+
+VERBS = {
+    "demo": "harvest a small model over generated pictures and write a page about it",
+    "check": "verify every site of a model against recomputation, in a minute",
+    "harvest": "stream a model's activations over a data set into a Zarr store",
+    "info": "what a store holds; without a store, what this installation can run",
+    "verify": "check every byte of a store against its checksums",
+    "compact": "fold the records of many parts into one file, so that opening stays quick",
+}
+
+OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit status (0 done, 1 problem, 2 usage, 130 interrupted)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return OK if args else USAGE
+    if args[0] in ("-V", "--version"):
+        from mmxai import __version__
+
+        print(f"mmxai {__version__}")
+        return OK
+    verb = args[0]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"; did you mean 'mmxai {near[0]}'?" if near else ""
+        print(f"mmxai: no verb {verb!r}{hint}\n\n{_help()}", file=sys.stderr)
+        return USAGE
+    return _run(verb, args[1:])
+
+
+def _run(verb: str, args: list[str]) -> int:
+    import tyro
+
+    module = import_module(f"mmxai.cli.{verb}")
+    config = tyro.cli(
+        module.Config,
+        args=args,
+        prog=f"mmxai {verb}",
+        description=module.__doc__,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+    try:
+        return int(module.run(config))
+    except MmxaiError as error:
+        if os.environ.get("MMXAI_TRACEBACK"):
+            raise
+        print(f"mmxai {verb}: {type(error).__name__}: {error}", file=sys.stderr)
+        return PROBLEM
+    except KeyboardInterrupt:
+        print(f"mmxai {verb}: interrupted; what was committed is safe", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `mmxai info ... | head`: the reader has gone; point stdout away so that its flush at exit is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+    return (
+        "usage: mmxai VERB [options]      (mmxai VERB --help explains a verb)\n\n"
+        "Interpretability of multimodal models: harvest activations once, interpret everything.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "first steps:\n"
+        "  mmxai demo\n"
+        "  mmxai harvest MODEL_FOLDER PICTURES_FOLDER --sites 'vision.*.resid_post' --store acts.zarr\n"
+        "  mmxai info acts.zarr\n\n"
+        "MMXAI_TRACEBACK=1 shows the traceback of an error."
+    )

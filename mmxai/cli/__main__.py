@@ -1,0 +1,5 @@
+import sys
+
+from mmxai.cli import main
+
+sys.exit(main())

@@ -1,0 +1,6 @@
+"""The main job: a model, a data set, a store. Composition of data, models, capture, stats and store."""
+
+from mmxai.harvesting.config import HarvestConfig
+from mmxai.harvesting.harvest import HarvestReport, harvest
+
+__all__ = ["HarvestConfig", "HarvestReport", "harvest"]

@@ -1,0 +1,80 @@
+"""The options of a harvest; the command line is generated from this dataclass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mmxai.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    sites: tuple[str, ...] = ("*.resid_post",)
+    """Which activations: site names or globs, e.g. 'vision.*.resid_post' text.3.mlp_post."""
+    store: str = "acts.zarr"
+    """Where the store is made, or resumed."""
+    tokens: str | None = None
+    """Token types to keep, comma-separated: cls patch register special text image; or 'last'. All but padding
+    when not given."""
+    per_sample: int | None = None
+    """Keep at most this many rows of a sample: a random subset, seeded."""
+    pool: str | None = None
+    """One row a sample: 'mean', 'last', or the mean over grid cells 'y0,x0,y1,x1'."""
+    store_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Data type on disk. A value that does not fit float16 is an error, never a stored inf."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Samples a forward pass. The same batch size gives the same bytes; auto: what the store was begun with,
+    else 32 on a CPU and the fastest that fits on a GPU."""
+    workers: int = 2
+    """Threads that decode and tokenise."""
+    limit: int | None = None
+    """Use only the first so many samples of the data set."""
+    seed: int = 0
+    """Seed of the sample order and of --per-sample."""
+    order: Literal["permuted", "sequential"] = "permuted"
+    """Order of samples in the store. Permuted (when the data can be indexed) leaves any stretch of it unbiased."""
+    samples_per_part: int | None = None
+    """Samples committed at a time. By default parts of 256 MiB or more over all sites."""
+    context: int | None = None
+    """Pack or split texts into contexts of this many tokens."""
+    stride: int | None = None
+    """Tokens between the starts of neighbouring contexts (default: --context, no overlap)."""
+    pack: bool = False
+    """Join texts, separated by the end token, so that every context is full."""
+    long: Literal["error", "split", "truncate"] = "error"
+    """A text longer than the model's context: stop, split it into several samples, or cut it and record that."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Begin-of-sequence token: as the tokeniser does, always, or never."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """An unreadable sample: stop, or skip it and record why in the store."""
+    stats: bool = True
+    """Keep per-neuron statistics and top-k rows."""
+    part_of: str | None = None
+    """This worker's share, 'i/n' (0 <= i < n). Default: RANK and WORLD_SIZE, or SLURM_ARRAY_TASK_ID."""
+    dry_run: bool = False
+    """Print rows, bytes and files against free disk, then stop."""
+
+    def share(self, env: Mapping[str, str] | None = None) -> tuple[int, int]:
+        """(rank, world) from `part_of`, torchrun's variables, or a SLURM array."""
+        env = os.environ if env is None else env
+        if self.part_of is not None:
+            text = self.part_of
+            rank, slash, world = text.partition("/")
+        elif "RANK" in env and "WORLD_SIZE" in env:
+            text = f"{env['RANK']}/{env['WORLD_SIZE']}"
+            rank, slash, world = env["RANK"], "/", env["WORLD_SIZE"]
+        elif "SLURM_ARRAY_TASK_ID" in env:
+            # SLURM arrays may start at 1 or be numbered with gaps; MIN and COUNT turn them into ranks.
+            first = int(env.get("SLURM_ARRAY_TASK_MIN", "0"))
+            step = int(env.get("SLURM_ARRAY_TASK_STEP", "1"))
+            rank, slash = str((int(env["SLURM_ARRAY_TASK_ID"]) - first) // step), "/"
+            world = env.get("SLURM_ARRAY_TASK_COUNT", "")
+            text = f"{rank}/{world} from SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT"
+        else:
+            return 0, 1
+        if not (slash and rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+            raise ArgumentError(f"share of the work: got {text!r}, expected i/n with 0 <= i < n, e.g. 0/4")
+        return int(rank), int(world)

@@ -1,0 +1,69 @@
+"""Imports point one way; heavy families stay inside what needs them; nothing unpickles."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "mmxai"
+
+BASE = {"errors", "types"}
+ALLOWED = {
+    "errors": set(),
+    "types": {"errors"},
+    "kernels": BASE,
+    "stats": BASE | {"kernels"},
+    "store": BASE | {"kernels", "stats"},
+    "data": BASE | {"kernels"},
+    "capture": BASE | {"kernels"},
+    "models": BASE | {"kernels", "capture", "data"},
+    "harvesting": BASE | {"kernels", "stats", "store", "data", "capture", "models"},
+    "shapes": BASE | {"store", "data"},
+    "report": BASE | {"stats", "store"},
+    "__init__": BASE | {"store", "harvesting", "models"},
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def runtime_imports(tree: ast.AST):
+    """Module names imported when the code runs; `if TYPE_CHECKING:` is for readers and checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from runtime_imports(node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    if unit(path) == "cli":
+        return
+    found = {
+        name.split(".")[1]
+        for name in runtime_imports(ast.parse(path.read_text()))
+        if name.startswith("mmxai.") and name.split(".")[1] != "__version__"
+    }
+    assert found - {unit(path)} <= ALLOWED[unit(path)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_unpickles(path):
+    names = set(runtime_imports(ast.parse(path.read_text())))
+    assert not {n for n in names if n.split(".")[0] in ("pickle", "joblib", "dill", "cloudpickle")}
+    assert "torch.load" not in path.read_text()
+
+
+def test_import_is_light():
+    """`import mmxai` loads neither torch nor transformers: a Zarr reader may import it for the data type."""
+    code = "import sys, mmxai; print([m for m in ('torch', 'transformers', 'numba', 'PIL') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
