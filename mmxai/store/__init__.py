@@ -1,4 +1,7 @@
-"""Activation stores: legal Zarr v3 that is also plain memory maps (FORMAT.md). Names load on first use."""
+"""Activation stores: legal Zarr v3 that is also plain memory maps (FORMAT.md). Names load on first use.
+
+`mmxai.store.verify.verify` and `mmxai.store.compact.compact` are reached through their modules.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmxai.store.compact import compact
     from mmxai.store.create import create_store
     from mmxai.store.plan import Plan, SiteSpec
     from mmxai.store.reader import Store, open_store
     from mmxai.store.snapshot import Snapshot, read_commits
-    from mmxai.store.verify import VerifyReport, verify
     from mmxai.store.writer import PartWriter, StoreWriter
 
 _HOMES = {
@@ -21,24 +22,28 @@ _HOMES = {
     "Snapshot": "snapshot",
     "Store": "reader",
     "StoreWriter": "writer",
-    "VerifyReport": "verify",
-    "compact": "compact",
     "create_store": "create",
     "open_store": "reader",
     "read_commits": "snapshot",
-    "verify": "verify",
 }
 
-__all__ = [*_HOMES]
+__all__ = [
+    "PartWriter",
+    "Plan",
+    "SiteSpec",
+    "Snapshot",
+    "Store",
+    "StoreWriter",
+    "create_store",
+    "open_store",
+    "read_commits",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mmxai.store' has no attribute {name!r}")
-    value = getattr(import_module(f"mmxai.store.{_HOMES[name]}"), name)
-    # `verify` and `compact` are also submodules: importing them has just bound the module to the name.
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"mmxai.store.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

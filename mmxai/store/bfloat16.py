@@ -39,9 +39,7 @@ class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
 
     def to_native_dtype(self) -> np.dtype[Any]:
         if self.endianness != sys.byteorder:
-            raise ValueError(
-                f"bfloat16: got {self.endianness}-endian data, expected {sys.byteorder}-endian as this machine"
-            )
+            raise ValueError(f"bfloat16: got {self.endianness}-endian data, expected {sys.byteorder}-endian")
         return np.dtype(ml_dtypes.bfloat16)
 
     @classmethod
@@ -65,7 +63,7 @@ class BFloat16(ZDType[Any, Any], HasEndianness, HasItemSize):
     def cast_scalar(self, data: object) -> Any:
         if not self._check_scalar(data):
             raise TypeError(f"bfloat16: got {data!r} of type {type(data)}, expected a number")
-        return ml_dtypes.bfloat16(data)  # type: ignore[arg-type]
+        return ml_dtypes.bfloat16(data)
 
     def default_scalar(self) -> Any:
         return ml_dtypes.bfloat16(0)

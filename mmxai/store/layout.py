@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmxai.errors import ArgumentError
-from mmxai.store.checksum import crc32c
+from mmxai.kernels.crc32c import crc32c
 
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
@@ -36,7 +36,7 @@ def check_name(name: str, what: str) -> None:
     if bad or (what == "site" and name in (ROWS_GROUP, STATE, "zarr.json")):
         raise ArgumentError(
             f"{what} name: got {name!r}, expected at most 200 bytes without '/', '\\' or control characters, "
-            f"not beginning with '.' or '__', and not '{ROWS_GROUP}', '{STATE}' or 'zarr.json'; choose another name"
+            f"not beginning with '.' or '__', none of '{ROWS_GROUP}', '{STATE}', 'zarr.json'; choose another"
         )
 
 
@@ -106,7 +106,14 @@ def padding(rows: int, width: int, dtype: str) -> np.ndarray:
 
 
 def array_document(
-    *, parts: int, shard_rows: int, chunk: int, width: int, dtype: str, columns: str, attributes: dict[str, Any]
+    *,
+    parts: int,
+    shard_rows: int,
+    chunk: int,
+    width: int,
+    dtype: str,
+    second: str,
+    attributes: dict[str, Any],
 ) -> dict[str, Any]:
     """zarr.json of an array of `parts` shards."""
     little = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -130,7 +137,7 @@ def array_document(
             }
         ],
         "attributes": attributes,
-        "dimension_names": ["row", columns],
+        "dimension_names": ["row", second],
     }
 
 

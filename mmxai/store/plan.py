@@ -36,7 +36,9 @@ class SiteSpec:
         if not isinstance(self.width, int) or self.width < 1:
             raise ArgumentError(f"site {self.name}: got width {self.width!r}, expected an integer >= 1")
         if self.dtype not in layout.FLOAT_DTYPES:
-            raise ArgumentError(f"site {self.name}: got dtype {self.dtype!r}, expected one of {layout.FLOAT_DTYPES}")
+            raise ArgumentError(
+                f"site {self.name}: got dtype {self.dtype!r}, expected one of {layout.FLOAT_DTYPES}"
+            )
 
     @property
     def row_bytes(self) -> int:
@@ -67,7 +69,7 @@ class ArraySpec:
             mark = {"kind": "site", "space": self.space}
         return layout.array_document(
             parts=parts, shard_rows=self.capacity, chunk=self.chunk, width=self.width, dtype=self.dtype,
-            columns="column" if self.site is None else "feature", attributes={"mmxai": mark},
+            second="column" if self.site is None else "feature", attributes={"mmxai": mark},
         )  # fmt: skip
 
     def index(self, rows: int) -> bytes:
@@ -114,7 +116,9 @@ class Plan:
             refuse(f"sites {names}", "each name once")
         missing = {s.space for s in self.sites} ^ set(self.rows_per_sample)
         if missing:
-            refuse(f"row spaces {sorted(missing)} in only one of sites and rows_per_sample", "the same in both")
+            refuse(
+                f"row spaces {sorted(missing)} in only one of sites and rows_per_sample", "the same in both"
+            )
         for space, most in self.rows_per_sample.items():
             if not 1 <= most <= MAX_ROWS_PER_SAMPLE:
                 refuse(f"rows_per_sample[{space!r}]={most!r}", f"an integer in [1, {MAX_ROWS_PER_SAMPLE}]")
@@ -230,7 +234,12 @@ class Plan:
                 for space, (chunk, rows) in self._spaces.items()
             },
             "sites": {
-                s.name: {"width": s.width, "dtype": s.dtype, "space": s.space, "chunk_rows": self._site_chunk(s)}
+                s.name: {
+                    "width": s.width,
+                    "dtype": s.dtype,
+                    "space": s.space,
+                    "chunk_rows": self._site_chunk(s),
+                }
                 for s in self.sites
             },
             **self.identity,

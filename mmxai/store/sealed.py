@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmxai.errors import ArgumentError, StoreFormatError
-from mmxai.store.checksum import crc32c
+from mmxai.kernels.crc32c import crc32c
 
 
 def canonical(value: Any) -> bytes:
@@ -35,7 +35,9 @@ def load(data: bytes, path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(data)
     except ValueError as error:
-        raise StoreFormatError(f"{path}: got bytes that are not JSON ({error}); the file is damaged") from error
+        raise StoreFormatError(
+            f"{path}: got bytes that are not JSON ({error}); the file is damaged"
+        ) from error
     seal = fields.pop("seal", None) if isinstance(fields, dict) else None
     if seal is None:
         raise StoreFormatError(f"{path}: got no seal, expected a sealed JSON object; the file is damaged")
