@@ -69,8 +69,9 @@ def gather(
 ) -> None:
     """Write `table`'s `rows` to `out` `[N, width]`.
 
-    `rows`: int64 `[N]`, each in [0, num_rows), in any order, repeats allowed. `out` is contiguous, on the CPU,
-    in the table's dtype; or float32 for a bfloat16 or float16 table, which is converted on the way. `threads`: None takes as many as torch does.
+    `rows`: int64 `[N]`, each in [0, num_rows), in any order, repeats allowed. `out` is contiguous, on the
+    CPU, in the table's dtype; or float32 for a bfloat16 or float16 table, which is converted on the way.
+    `threads`: None takes as many as torch does.
     """
     if not isinstance(rows, np.ndarray) or rows.dtype != np.int64 or rows.ndim != 1:
         got = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__

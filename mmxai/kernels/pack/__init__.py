@@ -32,7 +32,7 @@ def pack(
     batch, tokens, width = x.shape
     if keep is not None and (keep.dtype != torch.bool or tuple(keep.shape) != (batch, tokens)):
         raise ArgumentError(
-            f"pack: keep is {keep.dtype} of shape {tuple(keep.shape)}, expected torch.bool ({batch}, {tokens})"
+            f"pack: keep is {keep.dtype} {tuple(keep.shape)}, expected torch.bool ({batch}, {tokens})"
         )
     others = {t.device for t in (out, keep) if t is not None}
     if others != {x.device}:

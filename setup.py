@@ -1,0 +1,117 @@
+"""Compiles csrc/ without torch: two CPU builds of one source, and CUDA where nvcc is found.
+
+Environment: `MMXAI_REQUIRE_NATIVE=1` makes a failed CPU build fatal (else it is recorded in `mmxai/_build.json`,
+the install goes on, and `mmxai info` says why). `MMXAI_CUDA=0` leaves CUDA out.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError, CompileError
+
+CPU_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+GPUS = ("80", "90", "100")  # Ampere, Hopper, Blackwell
+
+
+def openmp() -> tuple[list[str], list[str]]:
+    """Compile and link flags; Apple's clang has no OpenMP, where the loops run on one thread."""
+    return ([], []) if sys.platform == "darwin" else (["-fopenmp"], ["-fopenmp"])
+
+
+def cpu_extension(name: str, flags: list[str]) -> Extension:
+    compile_flags, link_flags = openmp()
+    return Extension(
+        f"mmxai.{name}",
+        ["csrc/bind/cpu.cpp"],
+        define_macros=[("MMXAI_MODULE", name)],
+        extra_compile_args=CPU_FLAGS + compile_flags + flags,
+        extra_link_args=link_flags,
+        depends=[str(p) for p in Path("csrc/core").glob("*.h")],
+        language="c++",
+    )
+
+
+def nvcc() -> str | None:
+    """CUDA's compiler, or None where there is none or it is not wanted."""
+    if os.environ.get("MMXAI_CUDA") == "0" or sys.platform != "linux":
+        return None
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
+
+
+def extensions() -> list[Extension]:
+    found = [cpu_extension("_cpu_base", [])]
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        found.append(cpu_extension("_cpu_v3", ["-march=x86-64-v3"]))
+    if nvcc():
+        sources = ["csrc/bind/cuda.cpp", *sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))]
+        found.append(Extension("mmxai._cuda", sources, language="c++"))
+    return found
+
+
+class Build(build_ext):
+    """Goes on when an extension fails, and writes what the compiler said where `mmxai.kernels` finds it."""
+
+    def build_extensions(self) -> None:
+        import pybind11
+
+        failures: dict[str, str] = {}
+        for extension in list(self.extensions):
+            extension.include_dirs.append(pybind11.get_include())
+            name = extension.name.rpartition(".")[2]
+            try:
+                if name == "_cuda":
+                    self.build_cuda(extension)
+                else:
+                    self.build_cpu(extension)
+            except (BaseError, CCompilerError, OSError) as error:
+                failures[name] = f"it did not compile: {error}"
+                self.extensions.remove(extension)
+                self.warn(f"{extension.name}: {failures[name]}; going on without it")
+        if failures and os.environ.get("MMXAI_REQUIRE_NATIVE") == "1":
+            raise CompileError(f"MMXAI_REQUIRE_NATIVE=1, and these did not build: {failures}")
+        if not nvcc():
+            failures["_cuda"] = "mmxai was built where nvcc was not found (or with MMXAI_CUDA=0)"
+        in_source = self.inplace or self.editable_mode
+        report = Path("." if in_source else self.build_lib) / "mmxai" / "_build.json"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps(failures, indent=1) + "\n")
+
+    def build_cpu(self, extension: Extension) -> None:
+        """One source, several objects: each extension gets its own folder for them."""
+        shared = self.build_temp
+        self.build_temp = os.path.join(shared, extension.name)
+        try:
+            self.build_extension(extension)
+        finally:
+            self.build_temp = shared
+
+    def build_cuda(self, extension: Extension) -> None:
+        compiler = nvcc()
+        known = set(re.findall(r"compute_(\d+)", self.output([compiler, "--list-gpu-arch"])))
+        targets = [g for g in GPUS if g in known]
+        codes = [f"-gencode=arch=compute_{g},code=sm_{g}" for g in targets]
+        codes.append(f"-gencode=arch=compute_{targets[-1]},code=compute_{targets[-1]}")
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        includes = [f"-I{folder}" for folder in [*self.include_dirs, *extension.include_dirs]]
+        flags = ["-O3", "-std=c++17", "--threads=0", "-cudart=static", "-shared", "-Xcompiler=-fPIC"]
+        flags += ["-Xcompiler=-fvisibility=hidden", "-DMMXAI_MODULE=_cuda"]
+        self.output([compiler, *flags, *codes, *includes, *extension.sources, "-o", str(target)])
+
+    def output(self, command: list[str]) -> str:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise CompileError(f"{command[0]}: {result.stderr.strip()[-2000:]}")
+        return result.stdout
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
