@@ -15,7 +15,6 @@ import numpy as np
 from mmxai.errors import StoreFormatError
 from mmxai.store import layout, sealed
 from mmxai.store.files import (
-    create_if_absent,  # noqa: F401  (re-exported: the primitive of every publication)
     disk_full,
     fsync_directory,
     link_if_absent,
@@ -103,9 +102,7 @@ class PartRecord:
         """Read a record; FileNotFoundError when there is none, StoreFormatError when it is damaged."""
         fields = sealed.load(path.read_bytes(), path)
         if fields.pop("format", None) != layout.FORMAT:
-            raise StoreFormatError(
-                f"{path}: expected format {layout.FORMAT}; update mmxai to read this store"
-            )
+            raise StoreFormatError(f"{path}: got another format than {layout.FORMAT}; update mmxai")
         try:
             files = tuple(FileRecord.from_json(f) for f in fields.pop("files"))
             record = cls(files=files, **fields)

@@ -55,18 +55,19 @@ def shard_key(array: str, part: int) -> str:
     return f"{array}/c.{part}.0"
 
 
-def chunk_rows(row_bytes: int, part_rows: int) -> int:
+def chunk_rows(row_bytes: int, part_rows: int, most: int | None = None) -> int:
     """R: rows of an inner chunk for rows of `row_bytes` in parts of at most `part_rows` rows.
 
-    The power of two that brings a chunk nearest to 1 MiB, not above the part; then doubled until a
-    chunk is whole pages, given up where that takes more than 4 MiB (very wide rows of odd width).
+    The power of two that brings a chunk nearest to 1 MiB, not above the part (nor `most`). Where a part
+    has several chunks it is doubled until each is whole pages, unless that took more than 4 MiB (very wide
+    rows of odd width).
     """
     near = 1
     while near * row_bytes * 3 < 2 * CHUNK_BYTES:
         near *= 2
-    near = min(near, 1 << max(part_rows - 1, 0).bit_length())
+    near = min(near, 1 << max(part_rows - 1, 0).bit_length(), most or near)
     aligned = near
-    while aligned * row_bytes % PAGE:
+    while aligned < part_rows and aligned * row_bytes % PAGE:
         aligned *= 2
         if aligned * row_bytes > 4 * CHUNK_BYTES:
             return near

@@ -181,7 +181,7 @@ class Plan:
             chunks = [self._site_chunk(s) for s in self.sites_of(space)]
             row_bytes = len(ROW_COLUMNS) * layout.ITEM_BYTES["int32"]
             # Not above the sites' chunks, unless for alignment: the table must not widen the capacity.
-            table = layout.chunk_rows(row_bytes, min(rows, max(chunks)))
+            table = layout.chunk_rows(row_bytes, rows, max(chunks))
             out[space] = table, layout.capacity(rows, [*chunks, table])
         return out
 
