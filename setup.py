@@ -1,7 +1,7 @@
 """Compiles csrc/ without torch: two CPU builds of one source, and CUDA where nvcc is found.
 
-Environment: `MMXAI_REQUIRE_NATIVE=1` makes a failed CPU build fatal (else it is recorded in `mmxai/_build.json`,
-the install goes on, and `mmxai info` says why). `MMXAI_CUDA=0` leaves CUDA out.
+An extension that fails to build is left out, with the reason in `mmxai/_build.json` for `mmxai info`. In the
+environment, `MMXAI_REQUIRE_NATIVE=1` makes such a failure fatal and `MMXAI_CUDA=0` leaves CUDA out.
 """
 
 import json
@@ -60,6 +60,16 @@ def extensions() -> list[Extension]:
 class Build(build_ext):
     """Goes on when an extension fails, and writes what the compiler said where `mmxai.kernels` finds it."""
 
+    def run(self) -> None:
+        super().run()
+        failures = dict(self.failures)
+        if not nvcc():
+            failures["_cuda"] = "mmxai was built where nvcc was not found (or with MMXAI_CUDA=0)"
+        in_source = self.inplace or self.editable_mode
+        report = Path("." if in_source else self.build_lib) / "mmxai" / "_build.json"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps(failures, indent=1) + "\n")
+
     def build_extensions(self) -> None:
         import pybind11
 
@@ -78,12 +88,7 @@ class Build(build_ext):
                 self.warn(f"{extension.name}: {failures[name]}; going on without it")
         if failures and os.environ.get("MMXAI_REQUIRE_NATIVE") == "1":
             raise CompileError(f"MMXAI_REQUIRE_NATIVE=1, and these did not build: {failures}")
-        if not nvcc():
-            failures["_cuda"] = "mmxai was built where nvcc was not found (or with MMXAI_CUDA=0)"
-        in_source = self.inplace or self.editable_mode
-        report = Path("." if in_source else self.build_lib) / "mmxai" / "_build.json"
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(json.dumps(failures, indent=1) + "\n")
+        self.failures = failures
 
     def build_cpu(self, extension: Extension) -> None:
         """One source, several objects: each extension gets its own folder for them."""

@@ -7,20 +7,25 @@
 
 namespace mmxai {
 
+// Inlined into callers of every instruction set below, so that each is vectorised with its own.
+#define MMXAI_INLINE inline __attribute__((always_inline))
+
 struct Feistel {
+  static constexpr int kBlock = 256;
+
   uint64_t n;
   int half;
   uint64_t keys[4];  // in the order of application
   bool forward;
 
-  static uint64_t mix(uint64_t x) {
+  MMXAI_INLINE static uint64_t mix(uint64_t x) {
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
     return x ^ (x >> 31);
   }
 
   template <bool kForward>
-  uint64_t once(uint64_t x) const {
+  MMXAI_INLINE uint64_t once(uint64_t x) const {
     const uint64_t mask = (uint64_t{1} << half) - 1;
     uint64_t left = x >> half, right = x & mask;
     for (uint64_t key : keys) {
@@ -36,41 +41,65 @@ struct Feistel {
     return left << half | right;
   }
 
-  // Up to 256 values. Those that leave range(n) walk on; they are collected without a branch, since whether a
-  // value leaves is a coin toss that no predictor guesses.
+  // Up to kBlock values. Those that leave range(n) walk on; they are collected without a branch, since whether
+  // a value leaves is a coin toss that no predictor guesses, and in loops of their own, for the rest vectorises.
   template <bool kForward>
-  void block(const uint64_t* in, int64_t* out, int count) const {
-    int outside[256];
+  MMXAI_INLINE void block(const uint64_t* in, int64_t* out, int count) const {
+    int outside[kBlock];
+    uint64_t x[kBlock];
+    for (int i = 0; i < count; ++i) x[i] = once<kForward>(in[i]);
     int left = 0;
     for (int i = 0; i < count; ++i) {
-      const uint64_t x = once<kForward>(in[i]);
-      out[i] = static_cast<int64_t>(x);
+      out[i] = static_cast<int64_t>(x[i]);
       outside[left] = i;
-      left += x >= n;
+      left += x[i] >= n;
     }
     while (left > 0) {
+      for (int j = 0; j < left; ++j) x[j] = static_cast<uint64_t>(out[outside[j]]);
+      for (int j = 0; j < left; ++j) x[j] = once<kForward>(x[j]);
       int still = 0;
       for (int j = 0; j < left; ++j) {
         const int i = outside[j];
-        const uint64_t x = once<kForward>(static_cast<uint64_t>(out[i]));
-        out[i] = static_cast<int64_t>(x);
+        out[i] = static_cast<int64_t>(x[j]);
         outside[still] = i;
-        still += x >= n;
+        still += x[j] >= n;
       }
       left = still;
     }
   }
 
+  MMXAI_INLINE void any_block(const uint64_t* in, int64_t* out, int count) const {
+    if (forward)
+      block<true>(in, out, count);
+    else
+      block<false>(in, out, count);
+  }
+
+  void plain_block(const uint64_t* in, int64_t* out, int count) const { any_block(in, out, count); }
+
+#ifdef __x86_64__
+  // AVX-512 multiplies 64-bit lanes in one instruction, where AVX2 needs seven: 2.5 times as fast.
+  __attribute__((target("avx512f,avx512dq,avx512vl,prefer-vector-width=512"))) void wide_block(
+      const uint64_t* in, int64_t* out, int count) const {
+    any_block(in, out, count);
+  }
+  static bool wide() { return __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"); }
+#else
+  void wide_block(const uint64_t* in, int64_t* out, int count) const { any_block(in, out, count); }
+  static bool wide() { return false; }
+#endif
+
   void run(const uint64_t* in, int64_t* out, int64_t count, int threads) const {
+    const bool use_wide = wide();
     threads = usable_threads(threads);
     // A block takes a microsecond; fewer than these are not worth waking a thread.
-#pragma omp parallel for num_threads(threads) if (threads > 1 && count >= (1 << 15))
-    for (int64_t start = 0; start < count; start += 256) {
-      const int size = static_cast<int>(count - start < 256 ? count - start : 256);
-      if (forward)
-        block<true>(in + start, out + start, size);
+#pragma omp parallel for num_threads(threads) if (threads > 1 && count >= (1 << 14))
+    for (int64_t start = 0; start < count; start += kBlock) {
+      const int size = static_cast<int>(count - start < kBlock ? count - start : kBlock);
+      if (use_wide)
+        wide_block(in + start, out + start, size);
       else
-        block<false>(in + start, out + start, size);
+        plain_block(in + start, out + start, size);
     }
   }
 };
