@@ -1,0 +1,210 @@
+"""What a declarative adapter is made of, and how one is bound to a loaded model.
+
+An adapter file in `families/` holds a `Family`: which towers a model may have, where their block lists
+are, and where on a block each kind of site passes. Nothing in it touches the model's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+
+from mmxai.capture.hooks import Point
+from mmxai.errors import ModelError
+from mmxai.models import attention
+from mmxai.models.parts import POOLED, WHOLE, Dims, Part
+
+KINDS = (
+    "embed resid_pre resid_mid resid_post attn_out mlp_out mlp_pre mlp_post q k v z pattern "
+    "ln_final embeds projector"
+).split()
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a kind of site passes.
+
+    path: submodule relative to the block (or to the tower for sites without a block); "" is the block
+        itself, a leading "/" starts at the loaded object.
+    width: which of `Dims` the site is wide.
+    in_place: see `mmxai.capture.hooks.Point`.
+    optional: the submodule may be absent (a model without its projection head); then so is the site.
+    """
+
+    path: str
+    side: Literal["in", "out", "attention"] = "out"
+    width: str = "model"
+    part: Part = WHOLE
+    in_place: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One stack of blocks of a family.
+
+    roots: paths from the loaded object to the tower, tried in order; `marker` is a submodule that only
+        this tower has. blocks: path of the block list. taps are in the order in which they fire.
+    dims: (tower's config, whole config) -> sizes. input: the model's keyword argument that feeds the tower. method: the method of a two-tower model that
+        runs this tower alone. prefix: token types before the grid (vision).
+    """
+
+    name: Literal["vision", "text"]
+    roots: tuple[str, ...]
+    marker: str
+    blocks: str
+    dims: Callable[[Any, Any], Dims]
+    before: Mapping[str, Tap]
+    block: Mapping[str, Tap]
+    after: Mapping[str, Tap]
+    input: Literal["pixel_values", "input_ids"]
+    config: str = ""
+    method: str = ""
+    prefix: tuple[str, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family. Contracts: how a block's sites add up, for the shared tests and `mmxai check`.
+
+    residual: "sequential" (resid_mid = pre + attn, resid_post = mid + mlp), "parallel"
+        (resid_post = pre + attn + mlp) or "post-norm" (resid_mid = norm(pre + attn),
+        resid_post = norm(mid + mlp)).
+    final_norm: ln_final is a norm of the last resid_post and equals transformers' last hidden state.
+    """
+
+    name: str
+    towers: tuple[Tower, ...]
+    residual: Literal["sequential", "parallel", "post-norm"] = "sequential"
+    final_norm: bool = True
+    transformer_lens: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A bound site. `block` is None for sites of the whole tower; `width` is 0 for patterns (see BoundTower)."""
+
+    name: str
+    tower: str
+    block: int | None
+    kind: str
+    width: int
+    space: str
+    point: Point
+
+
+@dataclass(eq=False)
+class BoundTower:
+    """A tower found in a loaded model. `sites` are in the order in which they fire.
+
+    length: the most rows a sample has (texts: the context length; images: tokens of one image). Wide
+        attention patterns depend on it.
+    """
+
+    spec: Tower
+    root: nn.Module
+    path: str
+    config: Any
+    dims: Dims
+    length: int
+    sites: dict[str, Site] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def width(self, site: Site) -> int:
+        return self.dims.heads * self.length if site.kind == "pattern" else site.width
+
+
+def bind(module: nn.Module, config: Any, family: Family, length: Callable[[Tower, Any], int]) -> dict[str, BoundTower]:
+    """Find the family's towers in `module`. Raises ModelError where the structure does not match."""
+    towers = {}
+    for spec in family.towers:
+        path = next((r for r in spec.roots if _find(module, _join(r, spec.marker)) is not None), None)
+        if path is None:
+            continue
+        own = getattr(config, spec.config, config) if spec.config else config
+        tower = BoundTower(
+            spec, module.get_submodule(path), path, own, spec.dims(own, config), length(spec, own)
+        )
+        _bind_sites(module, tower)
+        towers[spec.name] = tower
+    if not towers:
+        markers = [_join(r, t.marker) for t in family.towers for r in t.roots]
+        raise ModelError(
+            f"{type(module).__name__}: none of the submodules {markers} of family {family.name} is there; "
+            f"for a network of another structure use mmxai.wrap(module)"
+        )
+    return towers
+
+
+def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
+    spec, dims, root = tower.spec, tower.dims, tower.root
+    blocks = _find(root, spec.blocks)
+    if not isinstance(blocks, nn.ModuleList | nn.Sequential) or len(blocks) != dims.blocks:
+        got = f"{len(blocks)} blocks" if isinstance(blocks, nn.ModuleList | nn.Sequential) else "no block list"
+        raise ModelError(
+            f"{type(module).__name__}.{_join(tower.path, spec.blocks)}: got {got}, expected {dims.blocks} blocks "
+            f"as its config says"
+        )
+
+    def add(base: nn.Module, taps: Mapping[str, Tap], block: int | None) -> None:
+        for kind, tap in taps.items():
+            name = f"{spec.name}.{kind}" if block is None else f"{spec.name}.{block}.{kind}"
+            target = _find(module, tap.path[1:]) if tap.path.startswith("/") else _find(base, tap.path)
+            if target is not None:
+                tower.sites[name] = _site(name, block, kind, tap, target, tower)
+            elif not tap.optional:
+                raise ModelError(
+                    f"{type(module).__name__}: site {name} needs submodule {tap.path!r}, which is not there; "
+                    f"for a network of another structure use mmxai.wrap(module)"
+                )
+
+    add(root, spec.before, None)
+    for index, block in enumerate(blocks):
+        add(block, spec.block, index)
+    add(root, spec.after, None)
+
+
+def _site(name: str, block: int | None, kind: str, tap: Tap, module: nn.Module, tower: BoundTower) -> Site:
+    if tap.side == "attention":
+        point = Point(
+            module,
+            "switch",
+            partial(attention.read, tower),
+            attention.write,
+            switch=partial(attention.switch, tower.root),
+        )
+        return Site(name, tower.name, block, kind, 0, tower.name, point)
+    point = Point(
+        module, tap.side, partial(_read, tap.part, tower.dims), partial(_write, tap.part, tower.dims), tap.in_place
+    )
+    space = f"{tower.name}.pooled" if tap.part is POOLED else tower.name
+    return Site(name, tower.name, block, kind, getattr(tower.dims, tap.width), space, point)
+
+
+def _read(part: Part, dims: Dims, x: Any) -> Any:
+    return part.read(x, dims)
+
+
+def _write(part: Part, dims: Dims, x: Any, new: Any) -> Any:
+    return part.write(x, new, dims)
+
+
+def _find(module: nn.Module, path: str) -> nn.Module | None:
+    for name in path.split(".") if path else ():
+        child = module._modules.get(name)
+        if child is None:
+            return None
+        module = child
+    return module
+
+
+def _join(*parts: str) -> str:
+    return ".".join(p for p in parts if p)

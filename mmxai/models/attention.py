@@ -1,0 +1,106 @@
+"""Attention patterns: `[B, T, heads * L]`, row t of head h being what query t reads of the L keys.
+
+Fused attention never forms the pattern, so for the time of a run that asks for one, the tower's config names
+an attention function of ours. It calls the family's own eager function, shows the weights to the hooks,
+and mixes the values again where the weights were edited. L is the tower's length (`BoundTower.length`), so
+that the width is the same for every batch; keys beyond the sequence at hand are 0.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mmxai.errors import ArgumentError, ModelError
+
+if TYPE_CHECKING:
+    from mmxai.models.adapter import BoundTower
+
+_NAME = "mmxai_eager"
+_LIMIT = 2**32
+_watched: dict[nn.Module, Callable[[torch.Tensor], torch.Tensor]] = {}
+
+
+def read(tower: BoundTower, weights: torch.Tensor) -> torch.Tensor:
+    """`[B, heads, T, keys]` -> `[B, T, heads * L]`."""
+    batch, heads, queries, keys = weights.shape
+    if keys > tower.length:
+        raise ArgumentError(
+            f"{tower.name} pattern: got {keys} keys, expected at most {tower.length}; set "
+            f"model.set_length({tower.name!r}, {keys}) first"
+        )
+    if batch * heads * queries * tower.length * weights.element_size() > _LIMIT:
+        raise ArgumentError(
+            f"{tower.name} pattern: {batch} x {queries} rows of {heads} heads x {tower.length} keys is more than 4 GiB; "
+            f"say how long your texts are: model.set_length({tower.name!r}, {keys})"
+        )
+    return F.pad(weights.transpose(1, 2), (0, tower.length - keys)).flatten(-2)
+
+
+def write(weights: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    heads, keys = weights.shape[1], weights.shape[-1]
+    return new.unflatten(-1, (heads, -1))[..., :keys].transpose(1, 2)
+
+
+def switch(
+    root: nn.Module, module: nn.Module, through: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[], None]:
+    """Show `module`'s pattern to `through` until the returned function is called."""
+    _register()
+    configs = {id(m.config): m.config for m in (root, module)}.values()
+    before = [(c, c._attn_implementation_internal) for c in configs]
+    if module in _watched:
+        raise ModelError(f"{type(module).__name__}: its pattern is already being watched by another run")
+
+    def undo() -> None:
+        _watched.pop(module, None)
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+    _watched[module] = through
+    for config, _ in before:
+        config._attn_implementation_internal = _NAME
+    return undo
+
+
+def _register() -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+    if _NAME not in ALL_ATTENTION_FUNCTIONS:
+        # eager functions add the mask to the scores, so they need the mask eager attention gets.
+        AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+        AttentionInterface.register(_NAME, _attend)
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mixed, weights = _eager(module)(module, query, key, value, attention_mask, **kwargs)
+    through = _watched.get(module)
+    if through is None:
+        return mixed, weights
+    new = through(weights)
+    if new is not weights:
+        groups = new.shape[1] // value.shape[1]
+        values = value.repeat_interleave(groups, dim=1) if groups > 1 else value
+        mixed, weights = torch.matmul(new, values).transpose(1, 2).contiguous(), new
+    return mixed, weights
+
+
+def _eager(module: nn.Module) -> Callable:
+    for cls in type(module).__mro__:
+        function = getattr(sys.modules.get(cls.__module__), "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise ModelError(f"{type(module).__name__}: its file has no eager_attention_forward, so it has no pattern site")

@@ -1,0 +1,321 @@
+"""`Model`: a network with named sites. Everything that touches activations goes through `Model.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mmxai.capture.hooks import Edit, Point, Reader, Request, gradients, run_hooked
+from mmxai.errors import ArgumentError, RowSpaceError, UnknownSiteError
+from mmxai.models import modules, names
+from mmxai.models.adapter import BoundTower, Family
+from mmxai.models.feeds import Feeds
+from mmxai.models.identity import identity_of
+from mmxai.models.inputs import Inputs
+from mmxai.types import ROW_COLUMNS, TOKEN_CODES, Batch, Rows
+
+if TYPE_CHECKING:
+    from mmxai.data.sample import Sample
+    from mmxai.models.inputs import Encoded
+
+
+@dataclass
+class Run:
+    """What a run brought back.
+
+    out: what the model's forward returned (None when it was stopped early). acts: site -> `[B, T, D]` (one
+    row a sample: `[B, 1, D]`), after edits. grads: site -> d metric / d site, same shape. value: the metric.
+    rows: row space -> int32 `[B, T, 8]` (`mmxai.types.ROW_COLUMNS`), padding marked.
+    """
+
+    out: Any
+    acts: dict[str, torch.Tensor]
+    grads: dict[str, torch.Tensor] = field(default_factory=dict)
+    value: torch.Tensor | None = None
+    rows: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Model:
+    """A network with named sites; made by `load_model` and `wrap`.
+
+    name: the hub id, the folder's name, or what `wrap` was told. family: the adapter's name ("module" for
+    wrapped networks). module: the network itself, put into eval mode.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        name: str,
+        family: Family | None,
+        towers: Mapping[str, BoundTower],
+        feeds: Feeds,
+        config: Any = None,
+    ):
+        self.module = module.eval()
+        self.name, self.config = name, config
+        self.adapter, self.towers, self.feeds = family, dict(towers), feeds
+        self._sites = {name: site for tower in self.towers.values() for name, site in tower.sites.items()}
+        self._modules: dict[str, modules.ModuleSite] = {}
+        self._outputs: dict[str, modules.Output] | None = None
+
+    @property
+    def family(self) -> str:
+        return self.adapter.name if self.adapter else "module"
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """JSON for the plan: name, family, class, dtype, hash of the config, fingerprint of the weights.
+
+        Computed once; weights changed afterwards keep it.
+        """
+        return identity_of(self.module, self.config, self.name, self.family, self.dtype)
+
+    def __repr__(self) -> str:
+        towers = ", ".join(f"{t.name}: {t.dims.blocks} blocks of {t.dims.model}" for t in self.towers.values())
+        return f"Model({self.name!r}, {self.family}, {towers or type(self.module).__name__}, {self.device}, {self.dtype})"
+
+    # Sites
+
+    def sites(self) -> dict[str, int]:
+        """Site name -> width, in the order in which they fire. Of a wrapped network: every usable module."""
+        if self.towers:
+            return {name: self.towers[s.tower].width(s) for name, s in self._sites.items()}
+        return {site.name: site.width for site in self._usable_modules()}
+
+    def resolve(self, patterns: str | Iterable[str]) -> list[str]:
+        """Names, globs, block ranges (`3-7`, `{0,4}`, `-1`), TransformerLens names, module paths -> sites.
+
+        In model order, each once. Raises UnknownSiteError, naming the nearest.
+        """
+        patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+        if all(p in self._sites for p in patterns):
+            chosen = set(patterns)
+            return [s for s in self._sites if s in chosen]
+        known = dict.fromkeys(self._sites, 0)
+        paths = [name for name, _ in self.module.named_modules() if name]
+        lens = self.adapter.transformer_lens if self.adapter else {}
+        blocks = {t.name: t.dims.blocks for t in self.towers.values()}
+        return names.resolve(patterns, known, blocks, paths, lens)
+
+    def space_of(self, site: str) -> str:
+        """The row space of a site: a tower, `<tower>.pooled` (one row a sample) or `module.<shape>`."""
+        if site in self._sites:
+            return self._sites[site].space
+        return self._module_site(site).space
+
+    def width_of(self, site: str) -> int:
+        if site in self._sites:
+            return self.towers[self._sites[site].tower].width(self._sites[site])
+        return self._module_site(site).width
+
+    def rows_per_sample(self, space: str) -> int:
+        """The most rows a sample can have in a row space."""
+        return self.towers[space].length if space in self.towers else modules.length_of(space)
+
+    def token_types(self, space: str) -> set[str]:
+        """Which token types the rows of a space can have (padding aside); empty for pooled rows."""
+        tower = self.towers.get(space)
+        if tower is None:
+            return {"patch"} if "x" in space.rpartition(".")[2] else set()
+        return {"text", "special"} if tower.spec.input == "input_ids" else {"patch", *tower.spec.prefix}
+
+    def set_length(self, tower: str, length: int) -> None:
+        """Say how many rows a sample of a tower has at most (texts: the context length to work with)."""
+        if tower not in self.towers or self.towers[tower].spec.input != "input_ids" or length < 1:
+            raise ArgumentError(
+                f"set_length: got {tower!r}, {length}, expected a text tower of this model and a positive number"
+            )
+        self.towers[tower].length = length
+        self.feeds.set_context(tower, length)
+
+    # Inputs
+
+    def encode(self, sample: Sample, towers: Sequence[str] | None = None) -> Encoded:
+        """One sample through the pipelines of the towers named (default: those it has content for)."""
+        return self.feeds.encode(sample, towers)
+
+    def collate(self, batch: Sequence[Encoded]) -> Inputs:
+        """Encoded samples -> a batch with every known row space."""
+        return self._complete(self.feeds.collate(batch))
+
+    def prepare(self, inputs: Any) -> Inputs:
+        """Pictures, strings, `dict(image=, text=)`, samples, a tensor or a dict of tensors -> `Inputs`."""
+        if isinstance(inputs, Inputs):
+            return self._complete(inputs)
+        return self._complete(self.feeds.prepare(inputs))
+
+    def _complete(self, inputs: Inputs) -> Inputs:
+        """Add row tables of the pooled spaces, and of the `module:` spaces in use."""
+        samples = next((rows[:, 0, 0] for rows in inputs.rows.values()), None)
+        known = {f"{tower}.pooled" for tower in inputs.rows if tower in self.towers}
+        known |= {s.space for s in self._modules.values() if s.space not in self.towers}
+        for space in known - set(inputs.rows):
+            inputs.rows[space] = modules.rows_of(space, inputs.batch_size, samples)
+        return inputs
+
+    # Running
+
+    def run(
+        self,
+        inputs: Any,
+        capture: str | Iterable[str] = (),
+        edit: Mapping[str, Edit | Sequence[Edit]] | None = None,
+        grad: Callable[[Any], torch.Tensor] | bool | None = None,
+        stop: bool = False,
+        read: Mapping[str, Reader] | None = None,
+    ) -> Run:
+        """Run the model once: read, edit and differentiate sites.
+
+        capture: sites to bring back. edit: site (or glob) -> function or functions, `[B, T, D] -> [B, T, D]`;
+        what is captured and read is the edited value, and a result of another dtype is cast back. grad: a
+        metric, called on the model's output, whose gradients at the captured sites are brought back (zeros
+        where it does not depend on one); True keeps the autograd graph instead, for your own backward. stop:
+        end the forward after the last site asked for (`out` is None). read: site -> function that gets
+        the native tensor while the model runs; nothing is kept.
+
+        Raises UnknownSiteError, SiteNotFiredError, CompiledModelError, ArgumentError.
+        """
+        inputs = self.prepare(inputs)
+        edits = self._by_site(edit or {})
+        readers = self._by_site(read or {})
+        captured = self.resolve(capture) if capture else []
+        chosen = {*captured, *edits, *readers}
+        ordered = self.resolve(chosen) if chosen else []
+        self._check(ordered, captured, readers, edits, grad, stop, inputs)
+        requests = [
+            Request(
+                site,
+                self._point(site),
+                capture=site in captured,
+                readers=readers.get(site, ()),
+                edits=edits.get(site, ()),
+                grad=bool(grad) and site in captured,
+            )
+            for site in ordered
+        ]
+        inputs = self._complete(inputs)
+        moved = inputs.to(self.device, self.dtype)
+        only = {self._sites[s].tower for s in ordered if s in self._sites} if stop else set()
+        if any(s not in self._sites for s in ordered):
+            only = set()
+        differentiate = torch.enable_grad() if grad else torch.no_grad()
+        with torch.inference_mode(False) if grad else nullcontext(), differentiate:
+            out = run_hooked(self.module, requests, lambda: self._forward(moved.tensors, only), stop=stop)
+            result = Run(None if stop else out, {}, rows=inputs.rows)
+            if callable(grad):
+                result.value = grad(out)
+                result.grads = dict(gradients(result.value, requests))
+                result.value = result.value.detach()
+        for request in requests:
+            if request.capture:
+                result.acts[request.site] = request.value.detach() if grad is not True else request.value
+        return result
+
+    def capture(self, inputs: Any, sites: str | Iterable[str]) -> tuple[Any, Batch]:
+        """Activations of one batch as rows `[N, D]`, padding dropped; all sites in one row space."""
+        sites = self.resolve(sites)
+        spaces = {self.space_of(s) for s in sites}
+        if len(spaces) != 1:
+            raise RowSpaceError(
+                f"capture: got sites of row spaces {sorted(spaces)}, expected one; capture them one space at a "
+                f"time, or use model.run"
+            )
+        run = self.run(inputs, capture=sites)
+        space = spaces.pop()
+        rows = run.rows[space]
+        keep = rows[..., ROW_COLUMNS.index("token_type")] != TOKEN_CODES["pad"]
+        acts = {site: run.acts[site][keep.to(run.acts[site].device)] for site in sites}
+        return run.out, Batch(acts, Rows(rows[keep]), space=space)
+
+    def _forward(self, tensors: Mapping[str, Any], only: set[str]) -> Any:
+        if not self.towers:
+            return self.feeds.call(self.module, tensors)
+        active = [t for t in self.towers.values() if t.spec.input in tensors and t.name in (only or self.towers)]
+        kwargs = {k: v for k, v in tensors.items() if _belongs(k, [t.spec.input for t in active])}
+        for tower in active:
+            kwargs.update(tower.spec.kwargs)
+        if len(active) == 1 and len(self.towers) > 1:
+            return getattr(self.module, active[0].spec.method)(**kwargs)
+        return self.module(**kwargs)
+
+    def _check(
+        self,
+        ordered: Sequence[str],
+        captured: Sequence[str],
+        readers: Mapping[str, Any],
+        edits: Mapping[str, Any],
+        grad: Any,
+        stop: bool,
+        inputs: Inputs,
+    ) -> None:
+        for site in ordered:
+            tower = self.towers.get(self._sites[site].tower) if site in self._sites else None
+            if tower is not None and tower.spec.input not in inputs.tensors:
+                raise ArgumentError(
+                    f"site {site} needs {tower.spec.input}, got inputs with {sorted(inputs.tensors)}; "
+                    f"give the model what its {tower.name} tower reads"
+                )
+        if grad and not captured:
+            raise ArgumentError("grad: got no captured sites, expected at least one in capture=")
+        if stop:
+            last = max((i for i, s in enumerate(ordered) if s in captured or s in readers), default=-1)
+            late = [s for s in ordered[last + 1 :] if s in edits]
+            if grad or last < 0 or late:
+                why = "grad needs the output" if grad else f"edits after the last site: {late}" if late else "no sites"
+                raise ArgumentError(f"stop=True: {why}, expected only reads after which nothing matters; use stop=False")
+
+    def _by_site(self, functions: Mapping[str, Any]) -> dict[str, list[Callable]]:
+        out: dict[str, list[Callable]] = {}
+        for pattern, given in functions.items():
+            for site in self.resolve(pattern):
+                out.setdefault(site, []).extend([given] if callable(given) else given)
+        return out
+
+    def _point(self, site: str) -> Point:
+        return self._sites[site].point if site in self._sites else self._module_site(site).point
+
+    # module: sites
+
+    def _module_site(self, site: str) -> modules.ModuleSite:
+        if site not in self._modules:
+            if not site.startswith(names.MODULE):
+                raise UnknownSiteError(f"no site {site!r} in this model; model.resolve understands globs and ranges")
+            path = site.removeprefix(names.MODULE)
+            self.resolve(site)
+            self._modules[site] = modules.module_site(self.module, path, *self._example())
+        return self._modules[site]
+
+    def _usable_modules(self) -> list[modules.ModuleSite]:
+        outputs, batch, towers = self._example()
+        usable = [p for p, o in outputs.items() if modules.usable(o, batch)]
+        return [self._module_site(names.MODULE + path) for path in usable]
+
+    def _example(self) -> tuple[dict[str, modules.Output], int, dict[str, tuple[str, int]]]:
+        example = self.feeds.example()
+        moved = example.to(self.device, self.dtype)
+        if self._outputs is None:
+            self._outputs = modules.discover(self.module, lambda: self._forward(moved.tensors, set()))
+        towers = {t.name: (t.path, example.rows[t.name].shape[1]) for t in self.towers.values()}
+        return self._outputs, example.batch_size, towers
+
+
+_TEXT_ONLY = {"input_ids", "attention_mask", "position_ids", "token_type_ids"}
+
+
+def _belongs(argument: str, inputs: Sequence[str]) -> bool:
+    return "input_ids" in inputs if argument in _TEXT_ONLY else "pixel_values" in inputs
