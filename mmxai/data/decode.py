@@ -30,26 +30,37 @@ _DECODE_ERRORS = (
 
 
 def decode_image(data: bytes, *, key: str) -> Image.Image:
-    """Decode an image file to RGB, first frame, EXIF orientation applied (so all sizes are of the upright
-    picture).
+    """Decode an image file to upright RGB, first frame.
 
     Raises `UnreadableSampleError` for damaged and truncated files, and for pictures of more than
     `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
     try:
         image = Image.open(io.BytesIO(data))
+    except _DECODE_ERRORS as error:
+        raise _unreadable(key, error) from error
+    return upright_rgb(image, key=key)
+
+
+def upright_rgb(image: Image.Image, *, key: str) -> Image.Image:
+    """Load a picture, apply its EXIF orientation (so every size is the upright picture's), convert to RGB."""
+    try:
         limit = Image.MAX_IMAGE_PIXELS  # Pillow itself only warns up to twice the limit
         if limit is not None and image.width * image.height > limit:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, limit {limit}")
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
     except _DECODE_ERRORS as error:
-        raise UnreadableSampleError(
-            f"{key}: got an image of {len(data)} bytes that cannot be decoded "
-            f"({error or type(error).__name__}), "
-            'expected a whole image file; repair or remove it, or skip such samples with on_error="skip"',
-            key=key,
-        ) from error
+        raise _unreadable(key, error) from error
+
+
+def _unreadable(key: str, error: Exception) -> UnreadableSampleError:
+    return UnreadableSampleError(
+        f"{key}: got an image that cannot be decoded ({error or type(error).__name__}), expected a whole "
+        "image "
+        'file; repair or remove it, or skip such samples with on_error="skip"',
+        key=key,
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmxai.data.decode import decode_image, to_rgb
+from mmxai.data.decode import decode_image, upright_rgb
 
 
 class Sample:
@@ -20,7 +20,7 @@ class Sample:
     from long documents carry them, for tokenising their text again need not give the same ids).
     """
 
-    __slots__ = ("_digest", "_image", "columns", "key", "nbytes", "text", "tokens")
+    __slots__ = ("_digest", "_image", "_upright", "columns", "key", "nbytes", "text", "tokens")
 
     def __init__(
         self,
@@ -33,11 +33,14 @@ class Sample:
     ):
         self.key = key
         self._image = image
+        self._upright = False
         self.text = text
         self.columns = dict(columns or {})
         self.tokens = tokens
         self._digest = digest
-        self.nbytes = len(image) if isinstance(image, bytes) else 0 if image is None else _pixels(image)
+        self.nbytes = (
+            len(image) if isinstance(image, bytes) else 0 if image is None else 3 * image.width * image.height
+        )
         self.nbytes += len(text.encode("utf-8", "surrogatepass")) if text else 0
         if isinstance(image, bytes):
             self._digest = self.digest  # once decoded the bytes are gone
@@ -51,16 +54,16 @@ class Sample:
         """The picture, upright and RGB, or None. Raises `UnreadableSampleError`."""
         if isinstance(self._image, bytes):
             self._image = decode_image(self._image, key=self.key)
-        elif self._image is not None and self._image.mode != "RGB":
-            self._image = to_rgb(self._image)
+        elif self._image is not None and not self._upright:
+            self._image = upright_rgb(self._image, key=self.key)
+        self._upright = True
         return self._image
 
     @property
     def digest(self) -> str:
         """BLAKE2b-128 (hex) of the raw content: bytes of the image file (or pixels), text, tokens."""
         if self._digest is None:
-            image = self._image
-            raw = image if isinstance(image, bytes) else _raw(image)
+            raw = self._image if isinstance(self._image, bytes) else _raw(self.image)
             text = None if self.text is None else self.text.encode("utf-8", "surrogatepass")
             tokens = None if self.tokens is None else ",".join(map(str, self.tokens)).encode()
             self._digest = digest(raw, text, tokens)
@@ -87,8 +90,4 @@ def digest(*fields: bytes | None) -> str:
 
 
 def _raw(image: Image.Image | None) -> bytes | None:
-    return None if image is None else f"{image.mode}{image.size}".encode() + image.tobytes()
-
-
-def _pixels(image: Image.Image) -> int:
-    return image.width * image.height * len(image.getbands())
+    return None if image is None else f"{image.size}".encode() + image.tobytes()

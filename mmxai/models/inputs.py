@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from mmxai.data.sample import Sample
-from mmxai.errors import ArgumentError, DataError
+from mmxai.errors import ArgumentError, DataError, UnreadableSampleError
 from mmxai.models.images import ImagePipeline
 from mmxai.models.texts import TextPipeline
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
@@ -130,7 +130,8 @@ class Inputs:
 
 
 def encode(sample: Sample, towers: Sequence[TowerInputs]) -> Encoded:
-    """Run a sample through the towers' pipelines. Raises `DataError` where it lacks what a tower needs."""
+    """Run a sample through the towers' pipelines. Raises `UnreadableSampleError` where it lacks what a tower
+    needs."""
     out = Encoded(sample.key, sample.digest, sample.text, sample.columns)
     for tower in towers:
         if tower.images is not None:
@@ -259,8 +260,9 @@ def _pad(batch: Sequence[Encoded], name: str, pad_id: int) -> tuple[torch.Tensor
     return ids, special, mask
 
 
-def _lacks(sample: Sample, tower: TowerInputs, what: str) -> DataError:
-    return DataError(
+def _lacks(sample: Sample, tower: TowerInputs, what: str) -> UnreadableSampleError:
+    return UnreadableSampleError(
         f"{sample.key}: got no {what}, expected one for tower {tower.name}; name the column that holds it "
-        "(image_column, text_column), or leave that tower's sites out"
+        "(image_column, text_column), or leave that tower's sites out",
+        key=sample.key,
     )
