@@ -103,6 +103,8 @@ class Build(build_ext):
         compiler = nvcc()
         known = set(re.findall(r"compute_(\d+)", self.output([compiler, "--list-gpu-arch"])))
         targets = [g for g in GPUS if g in known]
+        if not targets:
+            raise CompileError(f"{compiler} compiles for none of sm_{', sm_'.join(GPUS)}")
         codes = [f"-gencode=arch=compute_{g},code=sm_{g}" for g in targets]
         codes.append(f"-gencode=arch=compute_{targets[-1]},code=compute_{targets[-1]}")
         target = Path(self.get_ext_fullpath(extension.name))

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from mmxai.errors import ArgumentError
+from mmxai.errors import ArgumentError, BackendError
 
 _V3_FLAGS = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "sse4_2", "popcnt", "xsave"}
 
@@ -27,6 +27,12 @@ class Native:
     module: ModuleType | None
     name: str | None
     reason: str | None
+
+    def loaded(self) -> ModuleType:
+        """The module, for backends already known to be available."""
+        if self.module is None:
+            raise BackendError(f"mmxai's compiled extension: {self.reason}")
+        return self.module
 
 
 @cache
@@ -57,14 +63,6 @@ def cuda_devices() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def cpu_module() -> ModuleType:
-    """The CPU extension, for backends already known to be available."""
-    module = cpu().module
-    if module is None:
-        raise ImportError(f"mmxai's CPU extension: {cpu().reason}")
-    return module
 
 
 def _built(extension: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmxai.kernels._native import cpu_module
+from mmxai.kernels import _native
 
 
 def supports() -> str | None:
@@ -12,8 +12,8 @@ def supports() -> str | None:
 
 
 def crc32c(data: np.ndarray, value: int) -> int:
-    return cpu_module().crc32c(data, value)
+    return _native.cpu().loaded().crc32c(data, value)
 
 
 def crc32c_chunks(data: np.ndarray, chunk_bytes: int, threads: int) -> np.ndarray:
-    return cpu_module().crc32c_chunks(data, chunk_bytes, threads)
+    return _native.cpu().loaded().crc32c_chunks(data, chunk_bytes, threads)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mmxai.kernels import _native
 from mmxai.kernels._args import bits
-from mmxai.kernels._native import cpu_module
 
 if TYPE_CHECKING:
     from mmxai.kernels.gather import PartTable
@@ -22,6 +22,6 @@ def supports() -> str | None:
 
 def gather(table: PartTable, rows: np.ndarray, out: torch.Tensor, threads: int) -> None:
     widening = 0 if out.dtype == table.dtype else _WIDENING[table.dtype]
-    cpu_module().gather(
+    _native.cpu().loaded().gather(
         table.addresses, table.starts, table.width, table.dtype.itemsize, rows, bits(out), widening, threads
     )

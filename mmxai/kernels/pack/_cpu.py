@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mmxai.kernels import _native
 from mmxai.kernels._args import FLOATS, bits
-from mmxai.kernels._native import cpu_module
 
 
 def supports(x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor) -> str | None:
@@ -14,6 +14,8 @@ def supports(x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor) -> 
 
 def pack(x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor, threads: int) -> int:
     rows = None if index is None else index.numpy()
-    return cpu_module().pack(
-        bits(x), FLOATS.index(x.dtype), rows, bits(out), FLOATS.index(out.dtype), threads
+    return (
+        _native.cpu()
+        .loaded()
+        .pack(bits(x), FLOATS.index(x.dtype), rows, bits(out), FLOATS.index(out.dtype), threads)
     )

@@ -13,7 +13,7 @@ def supports(x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor) -> 
 
 
 def pack(x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor, threads: int) -> int:
-    module = _native.cuda().module
+    module = _native.cuda().loaded()
     with torch.cuda.device(x.device):
         overflow = torch.zeros(1, dtype=torch.int64, device=x.device)
         module.pack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmxai.kernels._native import cpu_module
+from mmxai.kernels import _native
 
 
 def supports() -> str | None:
@@ -14,4 +14,4 @@ def supports() -> str | None:
 def feistel(
     values: np.ndarray, n: int, half: int, keys: np.ndarray, forward: bool, threads: int
 ) -> np.ndarray:
-    return cpu_module().feistel(values, n, half, keys, forward, threads)
+    return _native.cpu().loaded().feistel(values, n, half, keys, forward, threads)
