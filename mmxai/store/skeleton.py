@@ -78,14 +78,21 @@ def part_directories(plan: Plan) -> Iterator[str]:
     yield STATS
 
 
+def part_of(name: str) -> int | None:
+    """The part to which a file of a part directory belongs, by its final name."""
+    match = _PART_FILE.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 def staged_files(root: Path, plan: Plan) -> Iterator[tuple[Path, int | None, str]]:
     """Hidden files in the store: (path, part or None, attempt)."""
-    for directory in (".", layout.STATE, COMMITS, SEGMENTS, layout.ROWS_GROUP, *part_directories(plan)):
-        with os.scandir(root / directory) as entries:
-            hidden = [(e.name, m) for e in entries if (m := STAGED.fullmatch(e.name))]
-        for name, match in hidden:
-            part = _PART_FILE.fullmatch(match["name"]) if directory in part_directories(plan) else None
-            yield root / directory / name, int(part[1]) if part else None, match["attempt"]
+    with_parts = list(part_directories(plan))
+    for directory in (".", layout.STATE, COMMITS, SEGMENTS, layout.ROWS_GROUP, *with_parts):
+        for entry in os.listdir(root / directory):
+            match = STAGED.fullmatch(entry)
+            if match:
+                part = part_of(match["name"]) if directory in with_parts else None
+                yield root / directory / entry, part, match["attempt"]
 
 
 def clean(root: Path, snapshot: Snapshot) -> int:

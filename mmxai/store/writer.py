@@ -82,7 +82,7 @@ class StoreWriter:
             if stored.hash != plan.hash:
                 differences = "\n  ".join(stored.differences(plan))
                 raise PlanMismatchError(
-                    f"{root}: made by another plan; give another path, or the options of then:\n  {differences}"
+                    f"{root}: made by another plan; give another path, or the same options:\n  {differences}"
                 )
             skeleton.build(root, stored, durable=durable)
             snapshot = read_commits(root, stored)
@@ -241,7 +241,10 @@ class PartWriter:
             record = self._stage(samples, stats or {}, producer or {})
             if self._plan.samples is None:
                 self._store._grow(self.part_number + 1)
-            published = publish(self._root, record, durable=self._store.durable)
+            # A folded part has no record to collide with; folding cannot happen while the store is open.
+            published = not self._store.is_committed(self.part_number) and publish(
+                self._root, record, durable=self._store.durable
+            )
             if published:
                 roll_forward(self._root, record)
         except BaseException:
@@ -267,7 +270,7 @@ class PartWriter:
                 shard.path.unlink(missing_ok=True)
             for key in self._small:
                 staged(self._root / key, self.attempt).unlink(missing_ok=True)
-        self._end(committed=record is not None)
+        self._end(committed=record is not None or self._store.is_committed(self.part_number))
 
     def __enter__(self) -> PartWriter:
         return self
@@ -356,7 +359,11 @@ class PartWriter:
     def _check_samples(self, samples: Sequence[Mapping[str, Any]]) -> int:
         """The plan position of the first sample; ArgumentError where they are not the part's."""
         for s in samples:
-            if not (isinstance(s.get("sample"), int) and isinstance(s.get("key"), str) and s.get("hash")):
+            if not (
+                isinstance(s.get("sample"), int)
+                and isinstance(s.get("key"), str)
+                and isinstance(s.get("hash"), str)
+            ):
                 raise ArgumentError(
                     f"samples of part {self.part_number}: got {dict(s)!r}, expected at least "
                     "{'sample': int, 'key': str, 'hash': str}"
