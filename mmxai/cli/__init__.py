@@ -50,14 +50,14 @@ def _run(verb: str, args: list[str]) -> int:
     import tyro
 
     module = import_module(f"mmxai.cli.{verb}")
-    config = tyro.cli(
-        module.Config,
-        args=args,
-        prog=f"mmxai {verb}",
-        description=module.__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-    )
     try:
+        config = tyro.cli(
+            module.Config,
+            args=args,
+            prog=f"mmxai {verb}",
+            description=module.__doc__,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
         return int(module.run(config))
     except MmxaiError as error:
         if os.environ.get("MMXAI_TRACEBACK"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -11,7 +12,7 @@ from mmxai.cli import OK
 
 @dataclass
 class Config:
-    store: tyro.conf.Positional[str]
+    store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Path of the store; nothing else may be writing to it."""
 
 

@@ -6,6 +6,7 @@ Exit status 0: whole. 1: damaged or incomplete files; the undamaged parts still 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -14,7 +15,7 @@ from mmxai.cli import OK, PROBLEM
 
 @dataclass
 class Config:
-    store: tyro.conf.Positional[str]
+    store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Path of the store."""
     quick: bool = False
     """Check that files are there and of the recorded size, without reading them."""

@@ -91,15 +91,17 @@ class SampleLoader(Generic[E]):
         return _timed(lambda: _END if self._closed.is_set() else next(self._stream, _END))
 
     def _work(self, index: int, read: Callable[[], tuple[Any, float]]) -> tuple[Any, int, float]:
+        digest = ""
         try:
             sample, reading = read()
             if sample is _END:
                 return _END, 0, 0.0
+            digest = sample.digest
             encoded, encoding = _timed(lambda: self._encode(sample))
         except UnreadableSampleError as error:
             if not self._skip:
                 raise
-            return Skipped(index, error.key, str(error)), 0, 0.0
+            return Skipped(index, error.key, str(error), digest), 0, 0.0
         encoded.index = index
         return encoded, sample.nbytes, reading + encoding
 

@@ -16,7 +16,7 @@ from mmxai.models import inputs as pipelines
 from mmxai.models.adapter import BoundTower
 from mmxai.models.images import ImagePipeline
 from mmxai.models.inputs import Encoded, Inputs, TowerInputs
-from mmxai.models.texts import TextPipeline
+from mmxai.models.texts import Bos, Long, TextPipeline
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
 _TYPE, _TOKEN = ROW_COLUMNS.index("token_type"), ROW_COLUMNS.index("token_id")
@@ -30,7 +30,8 @@ class Feeds(Protocol):
     def prepare(self, inputs: Any) -> Inputs: ...
     def example(self) -> Inputs: ...
     def call(self, module: nn.Module, tensors: Mapping[str, Any]) -> Any: ...
-    def set_context(self, tower: str, length: int) -> None: ...
+    def identity(self) -> dict[str, Any]: ...
+    def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None: ...
 
 
 class TowerFeeds:
@@ -48,11 +49,18 @@ class TowerFeeds:
                 texts = TextPipeline(tokenizer, tower.length)
                 self.by_tower[tower.name] = TowerInputs(tower.name, texts=texts)
 
-    def set_context(self, tower: str, length: int) -> None:
+    def identity(self) -> dict[str, Any]:
+        return {name: (feed.images or feed.texts).identity for name, feed in self.by_tower.items()}  # type: ignore[union-attr]
+
+    def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None:
         feed = self.by_tower.get(tower)
-        if feed is not None and feed.texts is not None:
-            texts = TextPipeline(feed.texts.tokenizer, length, bos=feed.texts.bos, long=feed.texts.long)
-            self.by_tower[tower] = replace(feed, texts=texts)
+        if feed is None or feed.texts is None:
+            return None
+        was = feed.texts
+        bos, long = was.bos if bos is None else bos, long or was.long
+        texts = TextPipeline(was.tokenizer, context, bos=bos, long=long)
+        self.by_tower[tower] = replace(feed, texts=texts)
+        return texts
 
     def encode(self, sample: Sample, towers: Sequence[str] | None) -> Encoded:
         if towers is None:

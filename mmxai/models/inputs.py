@@ -85,6 +85,11 @@ class Encoded:
     cut: int | None = None
     index: int | None = None
 
+    def at(self, index: int) -> Encoded:
+        """This sample, known by its number in the data set."""
+        self.index = index
+        return self
+
     def record(self) -> dict[str, Any]:
         """The line of the store's sample table (FORMAT.md, Samples)."""
         out: dict[str, Any] = {"sample": self.index, "key": self.key, "hash": self.digest}

@@ -18,6 +18,7 @@ from mmxai.models.adapter import BoundTower, Family
 from mmxai.models.feeds import Feeds
 from mmxai.models.identity import identity_of
 from mmxai.models.inputs import Inputs
+from mmxai.models.texts import Bos, Long, TextPipeline
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES, Batch, Rows
 
 if TYPE_CHECKING:
@@ -134,16 +135,36 @@ class Model:
             return {"patch"} if "x" in space.rpartition(".")[2] else set()
         return {"text", "special"} if tower.spec.input == "input_ids" else {"patch", *tower.spec.prefix}
 
-    def set_length(self, tower: str, length: int) -> None:
-        """Say how many rows a sample of a tower has at most (texts: the context length to work with)."""
-        if tower not in self.towers or self.towers[tower].spec.input != "input_ids" or length < 1:
-            raise ArgumentError(
-                f"set_length: got {tower!r}, {length}, expected a text tower of this model and a positive number"
-            )
-        self.towers[tower].length = length
-        self.feeds.set_context(tower, length)
-
     # Inputs
+
+    def modality(self, tower: str) -> str:
+        """What a tower reads: "image" or "text"."""
+        return "text" if self.towers[tower].spec.input == "input_ids" else "image"
+
+    def inputs_identity(self) -> dict[str, Any]:
+        """JSON of the pipelines that feed the towers: all that decides pixels and tokens."""
+        return self.feeds.identity()
+
+    def set_length(self, tower: str, length: int) -> None:
+        """Say how many tokens a text has at most: the context length to work with."""
+        self.set_texts(tower, context=length)
+
+    def set_texts(
+        self, tower: str, *, context: int | None = None, bos: Bos | None = None, long: Long | None = None
+    ) -> TextPipeline | None:
+        """Choose how texts are fed (see `TextPipeline`); None leaves a setting as it was.
+
+        Returns the pipeline that will be used, None for a model without a tokenizer.
+        """
+        if tower not in self.towers or self.modality(tower) != "text" or (context is not None and context < 1):
+            raise ArgumentError(
+                f"set_texts: got {tower!r} and context {context}, expected a text tower of this model and a "
+                f"positive number of tokens"
+            )
+        context = context or self.towers[tower].length
+        pipeline = self.feeds.set_texts(tower, context, bos, long)
+        self.towers[tower].length = context
+        return pipeline
 
     def encode(self, sample: Sample, towers: Sequence[str] | None = None) -> Encoded:
         """One sample through the pipelines of the towers named (default: those it has content for)."""

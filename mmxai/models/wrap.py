@@ -14,6 +14,7 @@ from mmxai.models.feeds import samples_of
 from mmxai.models.inputs import Encoded, Inputs
 from mmxai.models.model import Model
 from mmxai.models.modules import rows_of
+from mmxai.models.texts import Bos, Long, TextPipeline
 
 Prepare = Callable[[Any], torch.Tensor | Mapping[str, torch.Tensor]]
 _ONLY = "input"
@@ -90,7 +91,11 @@ class PlainFeeds:
             return module(tensors[_ONLY])
         return module(**tensors)
 
-    def set_context(self, tower: str, length: int) -> None:
+    def identity(self) -> dict[str, Any]:
+        """The name of the function alone: what it does is its owner's affair."""
+        return {"prepare": None if self._prepare is None else getattr(self._prepare, "__qualname__", "callable")}
+
+    def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None:
         raise ArgumentError(f"wrapped model: has no tower {tower!r}")
 
     def _seen(self, inputs: Inputs) -> Inputs:

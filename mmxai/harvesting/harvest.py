@@ -1,0 +1,195 @@
+"""`harvest`: stream a model's activations over a data set into a store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mmxai.capture.engine import Extractor
+from mmxai.capture.select import Selection
+from mmxai.data import Skipped, Source, contexts, open_data
+from mmxai.errors import ArgumentError
+from mmxai.harvesting.batching import fastest_batch
+from mmxai.harvesting.config import HarvestConfig
+from mmxai.harvesting.feed import Feed, Peeked
+from mmxai.harvesting.planning import Estimate, encode, make_plan
+from mmxai.harvesting.report import HarvestReport, size
+from mmxai.harvesting.sink import WriterThread
+from mmxai.models import Model, load_model
+from mmxai.models.inputs import Encoded
+from mmxai.store import Plan, StoreWriter
+from mmxai.store.commit import PLAN
+
+_BOS: dict[str, Any] = {"auto": "auto", "always": True, "never": False}
+
+
+def harvest(
+    model: Model | str,
+    data: Any,
+    config: HarvestConfig | None = None,
+    *,
+    progress: bool | None = None,
+    **options: Any,
+) -> HarvestReport | Estimate:
+    """Write the activations of `model` at `sites` over `data` to the Zarr store `store`; resume it if there.
+
+    model: a `Model`, or what `load_model` takes. data: what `open_data` takes: a folder of images, a text,
+    CSV or JSON-lines file, tar shards, any sequence or iterable. options: the fields of `HarvestConfig`
+    (`sites=`, `store=`, `tokens=`, `per_sample=`, ...), over those of `config`. progress: a bar on
+    stderr; by default where that is a terminal.
+
+    Interrupted by anything, the same call goes on where it stopped; several workers may run it at once.
+    Returns a `HarvestReport`, or with `dry_run=True` an `Estimate`. Raises `MmxaiError`s that say what to do.
+    """
+    config = _config(config, options)
+    model = load_model(model) if isinstance(model, str) else model
+    sites = model.resolve(config.sites)
+    towers = towers_of(model, sites)
+    source = open_source(model, data, towers, config)
+    selection = Selection.parse(config.tokens, config.per_sample, config.pool, config.seed)
+    stored = Plan.load(Path(config.store) / PLAN) if (Path(config.store) / PLAN).is_file() else None
+    batch_size = _batch_size(model, source, towers, config, stored)
+    plan, estimate = make_plan(model, source, towers, sites, selection, config, stored, batch_size)
+    if config.dry_run:
+        return estimate
+    with StoreWriter.open(config.store, plan) as store:
+        estimate.check_free(len(store.committed()))
+        extract = Extractor(model, sites, selection, getattr(torch, config.store_dtype))
+        report = HarvestReport(config.store, batch_size=batch_size, resumed=len(store.committed()))
+        bar = tqdm(
+            total=plan.samples,
+            unit=" samples",
+            disable=not (sys.stderr.isatty() if progress is None else progress),
+            initial=min(report.resumed * plan.samples_per_part, plan.samples or sys.maxsize),
+            desc=f"harvest, {report.resumed} parts resumed" if report.resumed else "harvest",
+            dynamic_ncols=True,
+        )
+        with bar:
+            _run(model, store, source, towers, extract, config, report, bar)
+        report.parts = store.parts
+        if report.parts is not None:
+            done = len(store.committed())
+            report.elsewhere = report.parts - done
+            report.resumed = done - report.written - report.lost
+    return report
+
+
+def towers_of(model: Model, sites: Sequence[str]) -> list[str]:
+    """The towers that must be fed for `sites`; all of them for `module:` sites, which may lie anywhere."""
+    spaces = {model.space_of(site).partition(".")[0] for site in sites}
+    return [t for t in model.towers if t in spaces or not spaces <= set(model.towers)]
+
+
+def open_source(model: Model, data: Any, towers: Sequence[str], config: HarvestConfig) -> Source | Peeked:
+    """The data set, cut into contexts where the options say so."""
+    source = open_data(data)
+    texts = [t for t in towers if model.modality(t) == "text"]
+    cuts = config.pack or config.stride is not None or config.long == "split"
+    if not texts and (cuts or config.context is not None):
+        raise ArgumentError(
+            f"got context, stride, pack or long='split' for sites of {list(towers) or 'modules'}, expected a text "
+            f"tower; leave them out"
+        )
+    if cuts and len(towers) > 1:
+        raise ArgumentError(
+            f"got stride, pack or long='split' for towers {list(towers)}, expected a text tower alone: a picture "
+            f"has no contexts; harvest one tower at a time, or use long='truncate'"
+        )
+    for tower in texts:
+        pipeline = model.set_texts(tower, context=config.context, bos=_BOS[config.bos], long=config.long)
+        if cuts and pipeline is not None:
+            source = contexts(source, pipeline, stride=config.stride, pack=config.pack)
+    source = open_data(source, limit=config.limit)
+    return source if isinstance(source, Source) else Peeked(source)
+
+
+def _config(config: HarvestConfig | None, options: dict[str, Any]) -> HarvestConfig:
+    known = HarvestConfig.__dataclass_fields__
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ArgumentError(f"harvest: got options {unknown}, expected some of {sorted(known)}")
+    if isinstance(options.get("sites"), str):
+        options["sites"] = (options["sites"],)
+    if "store" in options:
+        options["store"] = str(options["store"])
+    for name in ("tokens", "pool"):
+        if isinstance(options.get(name), (list, tuple)):
+            options[name] = ",".join(map(str, options[name]))
+    return replace(config or HarvestConfig(), **options)
+
+
+def _batch_size(
+    model: Model, source: Source | Peeked, towers: Sequence[str], config: HarvestConfig, stored: Plan | None
+) -> int:
+    if config.batch_size != "auto":
+        if config.batch_size < 1:
+            raise ArgumentError(f"batch_size: got {config.batch_size}, expected at least 1 or 'auto'")
+        return config.batch_size
+    if stored is not None and isinstance(stored.notes.get("batch_size"), int):
+        return int(stored.notes["batch_size"])
+    return fastest_batch(model, source, towers)
+
+
+def _run(
+    model: Model,
+    store: StoreWriter,
+    source: Source | Peeked,
+    towers: Sequence[str],
+    extract: Extractor,
+    config: HarvestConfig,
+    report: HarvestReport,
+    bar: Any,
+) -> None:
+    clock, start = report.clock, time.perf_counter()
+    prefetch = max(4 * config.workers, 2 * report.batch_size)
+    feed = Feed(store, source, lambda sample: encode(model, sample, towers), config, prefetch)
+    producer = {
+        "torch": torch.__version__,
+        "device": str(model.device),
+        "batch_size": report.batch_size,
+        "command": "harvest",
+    }
+    sink = WriterThread(store, extract.buffers, report, stats=config.stats, producer=producer)
+    records: list[dict[str, Any]] = []
+    batch: list[Encoded] = []
+    try:
+        with sink:
+            waited = time.perf_counter()
+            for part, item, last in feed:
+                clock.wait_data += time.perf_counter() - waited
+                records.append(item.record())
+                if isinstance(item, Skipped):
+                    report.skipped += 1
+                else:
+                    batch.append(item)
+                # A batch never crosses a part: whoever makes a part makes the same batches, hence bytes.
+                if batch and (last or len(batch) == report.batch_size):
+                    begun = time.perf_counter()
+                    packed = extract(model.collate(batch))
+                    clock.forward += time.perf_counter() - begun
+                    sink.write(part, packed)
+                    report.samples += len(batch)
+                    batch = []
+                if last:
+                    sink.finish(part, records)
+                    records = []
+                bar.update()
+                if bar.n % 64 == 0:
+                    bar.set_postfix_str(_postfix(report, time.perf_counter() - start), refresh=False)
+                waited = time.perf_counter()
+    finally:
+        feed.close()
+        clock.decode, report.read = feed.loader.seconds, feed.loader.bytes
+        clock.wall = time.perf_counter() - start
+
+
+def _postfix(report: HarvestReport, seconds: float) -> str:
+    rows = sum(report.rows.values())
+    return f"{rows / seconds:,.0f} rows/s, {size(report.nbytes)} written"

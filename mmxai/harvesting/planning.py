@@ -1,0 +1,185 @@
+"""From a model, a data set and options to a plan: which rows exist, in which parts, how many bytes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmxai.capture.select import Selection
+from mmxai.data import Source
+from mmxai.errors import DiskFullError, SelectionError, UnreadableSampleError
+from mmxai.harvesting.config import HarvestConfig
+from mmxai.harvesting.feed import PROBED, Peeked
+from mmxai.harvesting.report import size
+from mmxai.store import Plan, SiteSpec
+
+if TYPE_CHECKING:
+    from mmxai.data import Sample
+    from mmxai.models import Model
+    from mmxai.models.inputs import Encoded
+
+_ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+# A part is what a crash can cost and what a file holds: large enough that ten thousand parts make a large
+# store, small enough that it is a minute's work.
+_PART_BYTES, _LARGEST_PART_BYTES, _USUAL_PARTS = 256 << 20, 4 << 30, 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a harvest would write; printed by `--dry-run`.
+
+    exact: whether every probed sample had the same number of rows, so that these are counts and no
+    estimates. samples None: the length of the data is not known, and the rest is for one part.
+    """
+
+    store: str
+    samples: int | None
+    parts: int | None
+    samples_per_part: int
+    rows: dict[str, int]
+    nbytes: int
+    files: int
+    free: int
+    exact: bool
+
+    def __str__(self) -> str:
+        about = "" if self.exact else "about "
+        scope = "" if self.samples is not None else " (one part; the length of the data is not known)"
+        spaces = ", ".join(f"{space} {about}{rows:,}" for space, rows in self.rows.items())
+        samples = "unknown" if self.samples is None else f"{self.samples:,}"
+        parts = "unknown" if self.parts is None else f"{self.parts:,}"
+        return "\n".join(
+            [
+                f"store      {self.store}",
+                f"samples    {samples} in {parts} parts of {self.samples_per_part:,}",
+                f"rows       {spaces}{scope}",
+                f"bytes      {about}{size(self.nbytes)}{scope}",
+                f"files      {self.files:,}{scope}",
+                f"free disk  {size(self.free)}",
+            ]
+        )
+
+    def check_free(self, committed: int) -> None:
+        """Refuse a harvest that cannot fit, before it starts; `committed` parts are on disk already."""
+        left = 1.0 if not self.parts else max(0.0, 1 - committed / self.parts)
+        needed = int(self.nbytes * left)
+        if self.samples is not None and needed > self.free:
+            raise DiskFullError(
+                f"{self.store}: got {size(self.free)} of free disk, expected {size(needed)} for the parts not "
+                f"yet written; select fewer rows (--tokens, --per-sample, --pool) or sites, or another disk"
+            )
+
+
+def make_plan(
+    model: Model,
+    source: Source | Peeked,
+    towers: Sequence[str],
+    sites: Sequence[str],
+    selection: Selection,
+    config: HarvestConfig,
+    stored: Plan | None,
+    batch_size: int,
+) -> tuple[Plan, Estimate]:
+    """The plan of a harvest and what it amounts to.
+
+    `stored`: the plan of the store that is there, whose samples per part hold unless the caller asks
+    otherwise. Probes a few samples to learn how many rows a sample has.
+    """
+    spaces = {site: model.space_of(site) for site in sites}
+    kept = probe(model, source, towers, dict.fromkeys(spaces.values()), selection)
+    mean = {space: float(np.mean(counts)) for space, counts in kept.items()}
+    itemsize = _ITEMSIZE[config.store_dtype]
+    per_sample = sum(mean[spaces[site]] * model.width_of(site) * itemsize for site in sites)
+    samples = len(source) if isinstance(source, Source) else None
+    per_part = config.samples_per_part or (stored.samples_per_part if stored else None)
+    per_part = per_part or _samples_per_part(samples, per_sample)
+    plan = Plan(
+        samples=samples,
+        samples_per_part=per_part,
+        order=config.order if samples is not None else "sequential",
+        seed=config.seed,
+        sites=tuple(SiteSpec(s, model.width_of(s), config.store_dtype, spaces[s]) for s in sites),
+        rows_per_sample={space: selection.capacity(model.rows_per_sample(space)) for space in kept},
+        identity={
+            "model": model.identity,
+            "data": source.identity,
+            "inputs": model.inputs_identity(),
+            "selection": selection.identity,
+        },
+        notes={"batch_size": batch_size, "token_types": {s: sorted(model.token_types(s)) for s in kept}},
+    )
+    counted = per_part if samples is None else samples
+    parts = plan.parts or 1
+    home = Path(config.store).absolute()
+    existing = next(p for p in (home, *home.parents) if p.exists())
+    estimate = Estimate(
+        store=config.store,
+        samples=samples,
+        parts=plan.parts,
+        samples_per_part=per_part,
+        rows={space: round(m * counted) for space, m in mean.items()},
+        nbytes=round((per_sample + 32 * sum(mean.values())) * counted),
+        files=parts * (len(sites) + len(kept) + 3),
+        free=shutil.disk_usage(existing).free,
+        exact=all(len(set(counts)) == 1 for counts in kept.values()),
+    )
+    return plan, estimate
+
+
+def _samples_per_part(samples: int | None, bytes_per_sample: float) -> int:
+    total = 0.0 if samples is None else samples * bytes_per_sample
+    target = min(max(total / _USUAL_PARTS, _PART_BYTES), _LARGEST_PART_BYTES)
+    count = max(1, int(target / max(bytes_per_sample, 1)))
+    return count if count < 64 else count // 64 * 64
+
+
+def probe(
+    model: Model, source: Source | Peeked, towers: Sequence[str], spaces: dict[str, Any], selection: Selection
+) -> dict[str, list[int]]:
+    """Rows kept of each of a few samples, evenly spaced, by row space. Raises SelectionError where none is."""
+    encoded = []
+    unreadable = None
+    for sample in _probed(source):
+        try:
+            encoded.append(encode(model, sample, towers))
+        except UnreadableSampleError as error:
+            unreadable = error
+    if not encoded and unreadable is not None:
+        raise unreadable
+    kept: dict[str, list[int]] = {space: [] for space in spaces}
+    for item in encoded:
+        rows = model.collate([item]).rows
+        for space in kept:
+            count = int(selection.keep(rows[space]).sum())
+            kept[space].append(min(count, 1) if selection.averages else count)
+    for space, counts in kept.items():
+        if not any(counts):
+            types = sorted(model.token_types(space)) or "no token types"
+            raise SelectionError(
+                f"the selection ({selection}) keeps no row of {space!r} in {len(counts)} samples looked at, whose "
+                f"rows are of {types}; select others, or leave those sites out"
+            )
+    return kept
+
+
+def encode(model: Model, sample: Sample | Encoded, towers: Sequence[str]) -> Encoded:
+    """Samples go through the model's pipelines."""
+    return model.encode(sample, towers)
+
+
+def _probed(source: Source | Peeked) -> list[Any]:
+    if isinstance(source, Peeked):
+        return source.head
+    picked = np.unique(np.linspace(0, len(source) - 1, min(PROBED, len(source))).astype(int))
+    out = []
+    for index in picked:
+        try:
+            out.append(source[int(index)])
+        except UnreadableSampleError:
+            continue  # the harvest itself stops at it, or skips and records it
+    return out

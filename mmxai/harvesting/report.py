@@ -1,0 +1,85 @@
+"""What a harvest did: counts, rates, and where the time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Clock:
+    """Seconds of each stage. Stages overlap, so they need not add up to `wall`."""
+
+    wall: float = 0.0
+    forward: float = 0.0  # the model, and packing inside its hooks
+    wait_data: float = 0.0  # the model waited for decoded samples
+    wait_disk: float = 0.0  # the model waited for room in the writer's queue
+    decode: float = 0.0  # summed over the decoding threads
+    statistics: float = 0.0  # in the writer thread
+    write: float = 0.0  # in the writer thread: checksums, write, fsync, commit
+
+
+@dataclass
+class HarvestReport:
+    """The result of `mmxai.harvest`; prints as the table the command line shows.
+
+    rows: row space -> rows written by this run. parts: in the plan (None: not known before the data
+    ends). resumed: parts that were there before; written: by this run; lost: parts another worker
+    committed first; elsewhere: parts left to other live workers. nbytes: activation bytes written.
+    """
+
+    store: str
+    samples: int = 0
+    skipped: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    nbytes: int = 0
+    read: int = 0
+    parts: int | None = None
+    resumed: int = 0
+    written: int = 0
+    lost: int = 0
+    elsewhere: int = 0
+    batch_size: int = 0
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned part is committed."""
+        return self.parts is not None and self.resumed + self.written + self.lost >= self.parts
+
+    def __str__(self) -> str:
+        c, wall = self.clock, max(self.clock.wall, 1e-9)
+        rows = sum(self.rows.values())
+        spaces = ", ".join(f"{space} {n:,}" for space, n in self.rows.items()) or "none"
+        planned = "?" if self.parts is None else f"{self.parts:,}"
+        parts = f"{self.written:,} written, {self.resumed:,} were there before, of {planned}"
+        if self.lost:
+            parts += f"; {self.lost:,} done first by another worker"
+        if self.elsewhere:
+            parts += f"; {self.elsewhere:,} left to other live workers"
+        lines = [
+            f"store      {self.store}",
+            f"samples    {self.samples:,}" + (f" ({self.skipped:,} skipped, see their records)" if self.skipped else ""),
+            f"rows       {spaces}",
+            f"parts      {parts}",
+            f"time       {wall:.1f} s: {self.samples / wall:,.0f} samples/s, {rows / wall:,.0f} rows/s, "
+            f"{size(self.nbytes / wall)}/s",
+            f"shares     compute {c.forward / wall:.0%}, waiting for data {c.wait_data / wall:.0%}, "
+            f"waiting for the disk {c.wait_disk / wall:.0%}; beside them, decoding {c.decode / wall:.0%}, "
+            f"statistics {c.statistics / wall:.0%}, writing {c.write / wall:.0%}",
+        ]
+        if c.decode and c.forward:
+            lines.append(
+                f"rates      decode {self.samples / c.decode:,.0f} samples/s a thread, "
+                f"forward {self.samples / c.forward:,.0f} samples/s"
+                + (f", write {size(self.nbytes / c.write)}/s" if c.write else "")
+            )
+        return "\n".join(lines)
+
+
+def size(nbytes: float) -> str:
+    """Bytes in words: "1.5 GiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(nbytes) < 1024 or unit == "TiB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    raise AssertionError("unreachable")

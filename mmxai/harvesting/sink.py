@@ -1,0 +1,165 @@
+"""The writer thread: statistics, checksums and disk beside the forward pass, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mmxai.capture.engine import Buffers, Packed
+from mmxai.harvesting.report import HarvestReport
+from mmxai.stats import StatsAccumulator
+
+if TYPE_CHECKING:
+    from mmxai.store import PartWriter, StoreWriter
+
+QUEUE_BYTES = 256 << 20
+"""Packed activations that may wait for the disk; one batch is always let in, however large."""
+
+
+class WriterThread:
+    """Takes packed rows and finished parts in order and commits them. Context manager.
+
+    An exception in the thread is raised in the harvesting thread at its next call; leaving the context
+    on an exception abandons the part that is not finished.
+    """
+
+    def __init__(
+        self,
+        store: StoreWriter,
+        buffers: Buffers,
+        report: HarvestReport,
+        *,
+        stats: bool,
+        producer: dict[str, Any],
+        limit: int = QUEUE_BYTES,
+    ):
+        self._store, self._buffers, self._report = store, buffers, report
+        self._stats, self._producer, self._limit = stats, producer, limit
+        self._queue: deque[tuple[Any, int]] = deque()
+        self._queued = 0
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._closing = False
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name="mmxai-writer", daemon=True)
+
+    def write(self, part: int, packed: Sequence[Packed]) -> None:
+        """Queue the rows of one batch of `part`; waits while the queue is full."""
+        self._put((part, list(packed)), sum(p.nbytes for p in packed))
+
+    def finish(self, part: int, records: list[dict[str, Any]]) -> None:
+        """Queue the commit of `part`."""
+        self._put((part, records), 0, end=True)
+
+    def _put(self, item: tuple[int, list[Any]], nbytes: int, end: bool = False) -> None:
+        start = time.perf_counter()
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._queued or self._queued + nbytes <= self._limit)
+            if self._error is not None:
+                raise self._error
+            self._queue.append(((*item, end), nbytes))
+            self._queued += nbytes
+            self._changed.notify_all()
+        self._report.clock.wait_disk += time.perf_counter() - start
+
+    def __enter__(self) -> WriterThread:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            self._abandoned = kind is not None
+            self._changed.notify_all()
+        start = time.perf_counter()
+        self._thread.join()
+        self._report.clock.wait_disk += time.perf_counter() - start
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _next(self) -> tuple[int, list[Any], bool] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            if self._abandoned or not self._queue:
+                return None
+            return self._queue[0][0]
+
+    def _done(self) -> None:
+        with self._changed:
+            _, nbytes = self._queue.popleft()
+            self._queued -= nbytes
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        writing: _Part | None = None
+        try:
+            while (item := self._next()) is not None:
+                part, content, end = item
+                if writing is None:
+                    writing = _Part(self._store.part(part), part, self._report, self._stats)
+                if end:
+                    writing.commit(content, self._producer)
+                    writing = None
+                else:
+                    for packed in content:
+                        writing.write(packed)
+                        self._buffers.give_back(packed)
+                self._done()
+        except BaseException as error:  # handed to the harvesting thread, which raises it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+        finally:
+            if writing is not None:
+                writing.abort()
+
+
+class _Part:
+    """One part being written: its writer and its statistics."""
+
+    def __init__(self, writer: PartWriter, part: int, report: HarvestReport, stats: bool):
+        self._writer, self._number, self._report = writer, part, report
+        self._stats: dict[str, StatsAccumulator] | None = {} if stats else None
+        self._rows: dict[str, int] = {}
+        self._nbytes = 0
+
+    def write(self, packed: Packed) -> None:
+        if not len(packed.rows):
+            return
+        clock, start = self._report.clock, time.perf_counter()
+        if self._stats is not None:
+            row0 = self._writer.num_rows(packed.space)
+            for site, x in packed.acts.items():
+                self._stats.setdefault(site, StatsAccumulator(x.shape[1])).update(x, row0)
+        middle = time.perf_counter()
+        self._writer.write(packed.space, packed.rows, packed.acts)
+        clock.statistics += middle - start
+        clock.write += time.perf_counter() - middle
+        self._rows[packed.space] = self._rows.get(packed.space, 0) + len(packed.rows)
+        self._nbytes += sum(x.nbytes for x in packed.acts.values())
+
+    def commit(self, records: list[dict[str, Any]], producer: dict[str, Any]) -> None:
+        start = time.perf_counter()
+        stats = {
+            f"{site}/{name}": array
+            for site, accumulator in (self._stats or {}).items()
+            for name, array in accumulator.state(self._number).items()
+        }
+        report = self._report
+        if self._writer.commit(records, stats, producer):
+            report.written += 1
+            report.nbytes += self._nbytes
+            for space, rows in self._rows.items():
+                report.rows[space] = report.rows.get(space, 0) + rows
+        else:
+            report.lost += 1
+        report.clock.write += time.perf_counter() - start
+
+    def abort(self) -> None:
+        self._writer.abort()
