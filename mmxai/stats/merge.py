@@ -11,27 +11,37 @@ from mmxai.errors import ArgumentError
 from mmxai.stats.accumulate import STATE_NAMES
 from mmxai.stats.topk import select
 
-_GROUP = 64  # states held at once; ten thousand parts must not all be in memory
+_GROUP = 16  # states held at once; ten thousand parts must not all be in memory
+
+
+class Merger:
+    """Merges states one at a time, in groups; see `merge`."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Mapping[str, np.ndarray]] = []
+
+    def add(self, state: Mapping[str, np.ndarray]) -> None:
+        self._waiting.append(state)
+        if len(self._waiting) == _GROUP:
+            self._waiting = [_merge_group(self._waiting)]
+
+    def result(self) -> dict[str, np.ndarray]:
+        """The merged state of all that was added."""
+        if not self._waiting:
+            raise ArgumentError("merge: got no states, expected at least one")
+        return dict(self._waiting[0]) if len(self._waiting) == 1 else _merge_group(self._waiting)
 
 
 def merge(states: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One state from states in row order (part order); see `StatsAccumulator.state` for the arrays.
+    """One state from several, usually in part order; see `StatsAccumulator.state` for the arrays.
 
-    Counts, extremes and top-k (ties to the lower row id) are exact; moments are merged in float64 in the
-    order given, so the same states in the same order give the same bytes.
+    Counts, extremes and top-k (ties to the lower row id) are exact and do not depend on the order; moments
+    are merged in float64 in the order given, so the same states in the same order give the same bytes.
     """
-    merged: dict[str, np.ndarray] | None = None
-    group: list[Mapping[str, np.ndarray]] = []
+    merger = Merger()
     for state in states:
-        group.append(state)
-        if len(group) == _GROUP:
-            merged = _merge_group(group if merged is None else [merged, *group])
-            group = []
-    if merged is None and not group:
-        raise ArgumentError("merge: got no states, expected at least one")
-    if merged is not None:
-        group = [merged, *group]
-    return _merge_group(group) if len(group) > 1 or merged is None else merged
+        merger.add(state)
+    return merger.result()
 
 
 def _merge_group(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -56,5 +66,6 @@ def _merge_group(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nda
 def _merge_topk(values: np.ndarray, rows: np.ndarray, width: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     columns = np.broadcast_to(np.arange(width)[:, None], values.shape)
     flat = [torch.from_numpy(np.ascontiguousarray(a)).flatten() for a in (columns, values, rows)]
-    best_values, best_rows = select(flat[0], flat[1], flat[2], width, k)
+    by_row = torch.argsort(flat[2])  # ties go to the lower row whatever the order of the states
+    best_values, best_rows = select(flat[0][by_row], flat[1][by_row], flat[2][by_row], width, k)
     return best_values.numpy(), best_rows.numpy()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 
-def select(columns: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, width: int, k: int):
+def select(
+    columns: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, width: int, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest of every column among flat candidates: `(values [width, k], rows [width, k])`.
 
     `columns` int64 `[M]`, `values` float32 `[M]` without NaN, `rows` int64 `[M]`; every column has at
