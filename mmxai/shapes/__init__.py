@@ -4,7 +4,7 @@ from mmxai.shapes.captions import Caption, prompt, swapped
 from mmxai.shapes.check import parse, true_of
 from mmxai.shapes.scene import Scene, Thing
 from mmxai.shapes.twins import Change, Twin
-from mmxai.shapes.world import Item, ShapesWorld, WorldBatch, WorldSource
+from mmxai.shapes.world import Item, ShapesWorld, WorldBatch
 
 __all__ = [
     "Caption",
@@ -15,7 +15,6 @@ __all__ = [
     "Thing",
     "Twin",
     "WorldBatch",
-    "WorldSource",
     "parse",
     "prompt",
     "swapped",

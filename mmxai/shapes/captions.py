@@ -111,7 +111,8 @@ def _relation_facts(scene: Scene, choose: Choices) -> Facts | None:
     if len(scene.objects) < 2:
         return None
     a, b = choose.shuffled(range(len(scene.objects)))[:2]
-    one, two = (_phrase(scene.objects[k], _some(choose, ("colour", "shape"), ("size", "fill"))) for k in (a, b))
+    names = [_some(choose, ("colour", "shape"), ("size", "fill")) for _ in range(2)]
+    one, two = _phrase(scene.objects[a], names[0]), _phrase(scene.objects[b], names[1])
     return Facts((one, two), ((0, choose.pick(scene.relations(a, b)), 1),))
 
 
@@ -138,7 +139,7 @@ def _count_facts(scene: Scene, choose: Choices) -> Facts | None:
         return None
     name, thing = choose.pick(("", "shape", "colour", "fill")), choose.pick(scene.objects)
     phrase = _phrase(thing, (name,)) if name else Phrase()
-    return Facts((replace(phrase, number=sum(map(phrase.fits, scene.objects))),))
+    return Facts((phrase.saying(number=sum(map(phrase.fits, scene.objects))),))
 
 
 _MAKERS = (
@@ -169,8 +170,8 @@ def captions(scene: Scene, key: int, index: int, *, most: int = len(_MAKERS)) ->
 def swapped(given: Caption, scene: Scene) -> Iterator[tuple[str, Caption]]:
     """Hard negatives of a caption: (what was swapped, the same wording made false of the scene).
 
-    "colour", "size", "fill", "shape": two phrases exchange that attribute; "relation": each relation becomes its
-    opposite. Swaps that leave the sentence true are left out.
+    "colour", "size", "fill", "shape": two phrases exchange that attribute; "relation": each relation
+    becomes its opposite. Swaps that leave the sentence true are left out.
     """
     facts = given.facts
     changed: list[tuple[str, Facts]] = []
@@ -180,7 +181,10 @@ def swapped(given: Caption, scene: Scene) -> Iterator[tuple[str, Caption]]:
                 one, two = getattr(facts.phrases[a], name), getattr(facts.phrases[b], name)
                 if one and two and one != two:
                     phrases = list(facts.phrases)
-                    phrases[a], phrases[b] = replace(phrases[a], **{name: two}), replace(phrases[b], **{name: one})
+                    phrases[a], phrases[b] = (
+                        phrases[a].saying(**{name: two}),
+                        phrases[b].saying(**{name: one}),
+                    )
                     changed.append((name, replace(facts, phrases=tuple(phrases))))
     mirrored = facts.mirrored()
     if mirrored is not None:
@@ -190,8 +194,9 @@ def swapped(given: Caption, scene: Scene) -> Iterator[tuple[str, Caption]]:
             yield name, replace(given, text=say(other, given.style), facts=other, unambiguous=False)
 
 
-def prompt(shape: str | None = None, colour: str | None = None, size: str | None = None, fill: str | None = None) -> str:
+def prompt(
+    shape: str | None = None, colour: str | None = None, size: str | None = None, fill: str | None = None
+) -> str:
     """A plain prompt for zero-shot classification: "a small striped red circle"."""
     words = [w for w in (size, fill, colour, shape or ANY_SHAPE[0]) if w]
     return f"{article(words[0])} {' '.join(words)}"
-

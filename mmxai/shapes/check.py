@@ -7,7 +7,16 @@ import re
 from mmxai.errors import ArgumentError
 from mmxai.shapes.facts import Facts, Phrase
 from mmxai.shapes.scene import ATTRIBUTES, BACKGROUNDS, TONES, Scene
-from mmxai.shapes.words import ANY_SHAPE, LEADS, NUMBERS, PLACE_WORDS, RELATION_WORDS, SYNONYMS, WITH_FILL, plural
+from mmxai.shapes.words import (
+    ANY_SHAPE,
+    LEADS,
+    NUMBERS,
+    PLACE_WORDS,
+    RELATION_WORDS,
+    SYNONYMS,
+    WITH_FILL,
+    plural,
+)
 
 _CANONICAL = {way: word for word, ways in SYNONYMS.items() for way in ways}
 _WORDS = {name: set(values) for name, values in ATTRIBUTES.items()}
@@ -65,7 +74,9 @@ def _phrase(part: str, text: str) -> Phrase:
         meaning = _CANONICAL.get(word, word)
         names = [name for name, values in _WORDS.items() if meaning in values]
         if len(names) != 1 or names[0] in found or (names[0] == "shape") != (word == noun):
-            raise ArgumentError(f"caption {text!r}: got word {word!r} in {part!r}, expected one of each attribute")
+            raise ArgumentError(
+                f"caption {text!r}: got word {word!r} in {part!r}, expected known words, each once"
+            )
         found[names[0]] = meaning
     return Phrase(**found, number=number)
 

@@ -32,7 +32,7 @@ def export_folder(world: ShapesWorld, out: str | Path) -> Path:
 
 
 def export_coco(world: ShapesWorld, out: str | Path) -> Path:
-    """`images/`, `annotations/instances.json` (masks as uncompressed RLE, boxes) and `annotations/captions.json`.
+    """`images/`, `annotations/instances.json` (masks as uncompressed RLE) and `annotations/captions.json`.
 
     Categories are the shapes; colour, size, fill, place and visible fraction are further fields.
     """
@@ -82,9 +82,10 @@ BRODEN = {"color": "colour", "object": "shape", "texture": "fill", "scene": "bac
 
 
 def export_broden(world: ShapesWorld, out: str | Path) -> Path:
-    """Network Dissection's layout (Bau et al. 2017): index.csv, label.csv, category.csv, c_<category>.csv, images/.
+    """Network Dissection's layout (Bau et al. 2017).
 
-    Label maps are PNG, label number = red + 256 * green, 0 none. Numbers run over all categories.
+    `index.csv`, `label.csv`, `category.csv`, `c_<category>.csv` and `images/`. Label maps are PNG, label
+    number = red + 256 * green, 0 none. Numbers run over all categories.
     """
     out = _fresh(out)
     names = {"color": COLOURS, "object": SHAPES, "texture": FILLS, "scene": CATEGORIES["background"]}
@@ -110,7 +111,8 @@ def export_broden(world: ShapesWorld, out: str | Path) -> Path:
                     found, pixels = np.unique(labels[labels > 0], return_counts=True)
                     frequency.update(found.tolist())
                     coverage.update(dict(zip(found.tolist(), (pixels / labels.size).tolist(), strict=True)))
-                    row.append(int(labels[0, 0]) if whole else _save_map(labels, out, f"{name[:-4]}_{category}.png"))
+                    file_name = f"{name[:-4]}_{category}.png"
+                    row.append(int(labels[0, 0]) if whole else _save_map(labels, out, file_name))
                 table.writerow(row)
     _broden_tables(out, names, numbers, frequency, coverage)
     return out

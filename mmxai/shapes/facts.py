@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 from mmxai.shapes.scene import ATTRIBUTES, OPPOSITE, Scene, Thing
 
@@ -25,6 +26,10 @@ class Phrase:
         said = ((name, getattr(self, name)) for name in ATTRIBUTES)
         return all(value is None or getattr(thing, name) == value for name, value in said)
 
+    def saying(self, **attributes: Any) -> Phrase:
+        """The phrase with some attributes said otherwise."""
+        return replace(self, **attributes)
+
     @property
     def complete(self) -> bool:
         return all(getattr(self, name) is not None for name in ATTRIBUTES)
@@ -42,7 +47,7 @@ class Facts:
     relations: tuple[tuple[int, str, int], ...] = ()
     background: str | None = None
     tone: str | None = None
-    only: bool = field(default=False)
+    only: bool = False
 
     def assignments(self, scene: Scene) -> Iterator[tuple[int, ...]]:
         """Every way to give the phrases different objects so that the phrases and relations hold."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mmxai.shapes.captions import prompt
 from mmxai.shapes.facts import Facts, Phrase
@@ -34,7 +34,8 @@ def questions(scene: Scene, key: int, index: int) -> list[Question]:
         asked.append(_attribute(scene, k, choose))
         asked.append(Question(f"where is the {_words(phrase)} ?", scene.objects[k].place, "place"))
     if len(named) >= 2:
-        asked.append(_relation(scene, *choose.shuffled(named)[:2], choose))
+        one, two = choose.shuffled(named)[:2]
+        asked.append(_relation(scene, one, two, choose))
     return asked
 
 
@@ -42,7 +43,7 @@ def _referent(scene: Scene, k: int) -> Phrase | None:
     """The fewest words that mean object k alone: its shape, colour and shape, and so on."""
     thing, phrase = scene.objects[k], Phrase()
     for name in ("shape", "colour", "size", "fill"):
-        phrase = replace(phrase, **{name: getattr(thing, name)})
+        phrase = phrase.saying(**{name: getattr(thing, name)})
         if sum(map(phrase.fits, scene.objects)) == 1:
             return phrase
     return None
@@ -58,14 +59,14 @@ def _attribute(scene: Scene, k: int, choose: Choices) -> Question:
     for asked in choose.shuffled(("colour", "size", "fill", "shape")):
         phrase = Phrase()
         for name in choose.shuffled([n for n in ("shape", "colour", "size", "fill") if n != asked]):
-            phrase = replace(phrase, **{name: getattr(thing, name)})
+            phrase = phrase.saying(**{name: getattr(thing, name)})
             if sum(map(phrase.fits, scene.objects)) == 1:
                 return Question(f"what {asked} is the {_words(phrase)} ?", getattr(thing, asked), "attribute")
     return Question(f"what colour is the object at the {thing.place} ?", thing.colour, "attribute")
 
 
 def _existence(scene: Scene, choose: Choices) -> Question:
-    """Yes for a phrase of an object, no for the same with one attribute not in the picture's combinations."""
+    """A phrase of an object, or for "no" the same with its shape or colour changed to what is not there."""
     yes = choose.chance(1, 2) and bool(scene.objects)
     while True:
         if scene.objects:
@@ -75,7 +76,7 @@ def _existence(scene: Scene, choose: Choices) -> Question:
             phrase = Phrase(shape=choose.pick(ATTRIBUTES["shape"]), colour=choose.pick(ATTRIBUTES["colour"]))
         if not yes:
             name = choose.pick(("shape", "colour"))
-            phrase = replace(phrase, **{name: choose.pick(ATTRIBUTES[name])})
+            phrase = phrase.saying(**{name: choose.pick(ATTRIBUTES[name])})
         if any(map(phrase.fits, scene.objects)) == yes:
             facts = Facts((phrase,))
             text = f"is there {prompt(phrase.shape, phrase.colour)} ?"
@@ -87,11 +88,11 @@ def _count(scene: Scene, choose: Choices) -> Question:
     value = choose.pick(ATTRIBUTES[name]) if name else None
     if name and scene.objects and choose.chance(3, 4):
         value = getattr(choose.pick(scene.objects), name)
-    phrase = Phrase(**{name: value}) if name else Phrase()
+    phrase = Phrase().saying(**{name: value}) if name else Phrase()
     noun = plural(phrase.shape or ANY_SHAPE[0])
     words = " ".join(w for w in (phrase.fill, phrase.colour, noun) if w)
     number = sum(map(phrase.fits, scene.objects))
-    facts = Facts((replace(phrase, number=number),))
+    facts = Facts((phrase.saying(number=number),))
     return Question(f"how many {words} are there ?", NUMBERS[number] if number else "none", "count", facts)
 
 

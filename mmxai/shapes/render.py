@@ -20,7 +20,7 @@ _LATTICE = 128  # points a side on which areas and occlusion are counted, at eve
 
 
 @njit(cache=True, nogil=True)
-def _inside(shape, x, y, r, t):  # noqa: PLR0911 - one return a shape
+def _inside(shape: int, x: int, y: int, r: int, t: int) -> bool:
     """Is (x, y), relative to the centre, in the shape of radius r shrunk by t on all sides?"""
     ax = abs(x)
     if shape == 0:  # circle
@@ -58,11 +58,12 @@ def _inside(shape, x, y, r, t):  # noqa: PLR0911 - one return a shape
 
 
 @njit(cache=True, nogil=True)
-def _inked(shape, fill, x, y, r):
+def _inked(shape: int, fill: int, x: int, y: int, r: int) -> bool:
     """Is the point of an object in its colour, rather than its paper?"""
     if fill == 1:  # striped
-        period = r * 840 >> 10
-        return (x + y + 64 * period + period // 4) % period < period * 5 // 9
+        # Neither along the edges of a square nor of a diamond, which would look like other shapes.
+        period = r * 1310 >> 10
+        return (x + 2 * y + 64 * period + period * 3 // 10) % period < period * 3 // 5
     if fill == 2:  # dotted
         period, dot = r * 676 >> 10, r * 205 >> 10
         dx = (x + 64 * period + period // 2) % period - period // 2
@@ -74,7 +75,7 @@ def _inked(shape, fill, x, y, r):
 
 
 @njit(cache=True, nogil=True)
-def _hash(word, k):
+def _hash(word: np.uint64, k: int) -> np.int64:
     """SplitMix64 of a key and a counter: the low 10 bits."""
     z = word + np.uint64(k) * np.uint64(0xD1B54A32D192ED03)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -83,7 +84,7 @@ def _hash(word, k):
 
 
 @njit(cache=True, nogil=True)
-def _ground(kind, direction, noise, x, y):
+def _ground(kind: int, direction: int, noise: np.ndarray, x: int, y: int) -> int:
     """Where between its two colours the background is at a point: 0..1024."""
     if kind == 0:
         return 0
@@ -113,9 +114,20 @@ def _ground(kind, direction, noise, x, y):
 
 
 @njit(cache=True, nogil=True)
-def _paint(count, things, geometry, inks, ground, noise_key, size, images, owners):
+def _paint(
+    count: np.ndarray,
+    things: np.ndarray,
+    geometry: np.ndarray,
+    inks: np.ndarray,
+    ground: np.ndarray,
+    noise_key: np.ndarray,
+    size: int,
+    images: np.ndarray,
+    owners: np.ndarray,
+) -> None:
     noise = np.zeros((22, 22), np.int64)
-    mids, xs, ys = np.empty(size, np.int64), np.empty((size, _SAMPLES), np.int64), np.empty((size, _SAMPLES), np.int64)
+    mids = np.empty(size, np.int64)
+    xs, ys = np.empty((size, _SAMPLES), np.int64), np.empty((size, _SAMPLES), np.int64)
     for p in range(size):
         mids[p] = (2 * p + 1) * SIDE // (2 * size)
         for s in range(_SAMPLES):
@@ -130,13 +142,23 @@ def _paint(count, things, geometry, inks, ground, noise_key, size, images, owner
             for px in range(size):
                 w = _ground(kind, direction, noise, mids[px], mids[py])
                 for c in range(3):
-                    images[n, py, px, c] = ground[n, 2 + c] + ((ground[n, 5 + c] - ground[n, 2 + c]) * w >> 10)
+                    near, far = ground[n, 2 + c], ground[n, 5 + c]
+                    images[n, py, px, c] = near + ((far - near) * w >> 10)
         if count[n]:
             _paint_objects(count[n], things[n], geometry[n], inks[n], xs, ys, images[n], owners[n])
 
 
 @njit(cache=True, nogil=True)
-def _paint_objects(count, things, geometry, inks, xs, ys, image, owners):
+def _paint_objects(
+    count: int,
+    things: np.ndarray,
+    geometry: np.ndarray,
+    inks: np.ndarray,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    image: np.ndarray,
+    owners: np.ndarray,
+) -> None:
     """Objects over a painted background: for each pixel the share of each ink, each paper, the ground."""
     size = len(xs)
     points = np.empty(_SAMPLES, np.int64)
@@ -179,22 +201,31 @@ def _paint_objects(count, things, geometry, inks, xs, ys, image, owners):
                     best, who = inked + papered, k + 1
             if free == _SAMPLES:
                 continue
-            image[py, px, 0] = (red + free * image[py, px, 0] + _SAMPLES // 2) // _SAMPLES
-            image[py, px, 1] = (green + free * image[py, px, 1] + _SAMPLES // 2) // _SAMPLES
-            image[py, px, 2] = (blue + free * image[py, px, 2] + _SAMPLES // 2) // _SAMPLES
+            image[py, px, 0] = (red + free * np.int64(image[py, px, 0]) + _SAMPLES // 2) // _SAMPLES
+            image[py, px, 1] = (green + free * np.int64(image[py, px, 1]) + _SAMPLES // 2) // _SAMPLES
+            image[py, px, 2] = (blue + free * np.int64(image[py, px, 2]) + _SAMPLES // 2) // _SAMPLES
             owners[py, px] = who if best >= free else 0
 
 
 @njit(cache=True, nogil=True)
-def _measure(count, things, geometry, area, visible, hidden):
+def _measure(
+    count: np.ndarray,
+    things: np.ndarray,
+    geometry: np.ndarray,
+    area: np.ndarray,
+    visible: np.ndarray,
+    hidden: np.ndarray,
+) -> None:
     for n in range(len(count)):
         objects = count[n]
         for k in range(objects):
             r = geometry[n, k, 2]
             x0, y0 = geometry[n, k, 0], geometry[n, k, 1]
-            for j in range(max(0, (y0 - r) * _LATTICE // SIDE), min(_LATTICE - 1, (y0 + r) * _LATTICE // SIDE) + 1):
+            left, right = max(0, (x0 - r) * _LATTICE // SIDE), min(_LATTICE - 1, (x0 + r) * _LATTICE // SIDE)
+            top, low = max(0, (y0 - r) * _LATTICE // SIDE), min(_LATTICE - 1, (y0 + r) * _LATTICE // SIDE)
+            for j in range(top, low + 1):
                 y = (2 * j + 1) * SIDE // (2 * _LATTICE)
-                for i in range(max(0, (x0 - r) * _LATTICE // SIDE), min(_LATTICE - 1, (x0 + r) * _LATTICE // SIDE) + 1):
+                for i in range(left, right + 1):
                     x = (2 * i + 1) * SIDE // (2 * _LATTICE)
                     if not _inside(things[n, k, 0], x - x0, y - y0, r, 0):
                         continue

@@ -43,7 +43,7 @@ EXTENTS = np.array(
         (974, 1024, 974, 828),
         (973, 973, 973, 973),
         (993, 850, 993, 942),
-        (809, 973, 664, 973),
+        (809, 973, 854, 973),
     ]
 )
 
@@ -116,7 +116,14 @@ class Scene:
 
 
 RELATIONS = ("above", "below", "left of", "right of", "in front of", "behind")
-OPPOSITE = dict(zip(RELATIONS, ("below", "above", "right of", "left of", "behind", "in front of"), strict=True))
+OPPOSITE = {
+    "above": "below",
+    "below": "above",
+    "left of": "right of",
+    "right of": "left of",
+    "in front of": "behind",
+    "behind": "in front of",
+}
 VISIBLE_OVERLAP = 1 / 32
 
 
@@ -210,7 +217,8 @@ def describe(scenes: Scenes, area: np.ndarray, visible: np.ndarray, hidden: np.n
     geometry = scenes.geometry()
     colours = scenes.things[..., RED:] + PALETTE[scenes.things[..., COLOUR]]
     extent = EXTENTS[scenes.things[..., SHAPE]] * geometry[..., 2:] // 1024
-    boxes = np.concatenate([geometry[..., :2] - extent[..., :2], geometry[..., :2] + extent[..., 2:]], axis=-1)
+    centre = geometry[..., :2]
+    boxes = np.concatenate([centre - extent[..., :2], centre + extent[..., 2:]], axis=-1)
     out = []
     for i in range(len(scenes)):
         n = int(scenes.count[i])
@@ -231,7 +239,16 @@ def describe(scenes: Scenes, area: np.ndarray, visible: np.ndarray, hidden: np.n
 
 
 PALETTE = np.array(
-    [(221, 38, 40), (240, 126, 24), (236, 204, 22), (38, 160, 62), (34, 186, 202), (44, 84, 222), (128, 52, 176),
-     (240, 126, 190)], np.int32,
-)  # fmt: skip
+    [
+        (221, 38, 40),
+        (240, 126, 24),
+        (236, 204, 22),
+        (38, 160, 62),
+        (34, 186, 202),
+        (44, 84, 222),
+        (128, 52, 176),
+        (240, 126, 190),
+    ],
+    np.int32,
+)
 """RGB of each colour, before an object's own jitter."""

@@ -52,7 +52,7 @@ def plural(noun: str) -> str:
 
 
 def article(word: str) -> str:
-    """"a" or "an" before a word."""
+    """ "a" or "an" before a word."""
     return "an" if word[0] in "aeiou" else "a"
 
 

@@ -1,8 +1,8 @@
-"""The shapes world: pictures, scene graphs, captions, questions and labels, each a pure function of (seed, i)."""
+"""The shapes world: pictures and all that is known of them, each a pure function of (seed, i)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,7 +28,7 @@ _CAPTIONS, _QUESTIONS = 11, 12
 
 
 class ShapesWorld(Sequence["Item"]):
-    """`n` pictures of `size` x `size` pixels.
+    """`n` pictures of `size` x `size` pixels; `open_data` and `harvest` take it as it is.
 
     `split`: None draws from everything there is. "train", "val" and "test" are streams of their own in
     which no object has a pair of `scene.HELD_OUT`; in "compositional" every picture has one that does.
@@ -38,7 +38,7 @@ class ShapesWorld(Sequence["Item"]):
         if split not in SPLITS:
             raise ArgumentError(f"shapes world: got split {split!r}, expected one of {SPLITS}")
         if n < 0 or not 8 <= size <= 4096:
-            raise ArgumentError(f"shapes world: got n={n}, size={size}, expected n >= 0 and 8 <= size <= 4096")
+            raise ArgumentError(f"shapes world: got n={n}, size={size}, expected n >= 0, size 8 to 4096")
         self.n, self.seed, self.size, self.split = n, seed, size, split
         self._key = key_of(seed, _STREAM[split])
 
@@ -46,8 +46,13 @@ class ShapesWorld(Sequence["Item"]):
     def identity(self) -> dict[str, Any]:
         """All that decides what the pictures are, as JSON."""
         return {
-            "world": "shapes", "version": VERSION, "n": self.n, "seed": self.seed, "size": self.size, "split": self.split,
-        }  # fmt: skip
+            "world": "shapes",
+            "version": VERSION,
+            "n": self.n,
+            "seed": self.seed,
+            "size": self.size,
+            "split": self.split,
+        }
 
     @property
     def concept_names(self) -> tuple[str, ...]:
@@ -75,8 +80,8 @@ class ShapesWorld(Sequence["Item"]):
     def scenes(self, indices: Sequence[int] | np.ndarray) -> Scenes:
         """The scenes of some indices as arrays, unpainted."""
         wanted = np.asarray(indices, np.int64)
-        if wanted.ndim != 1 or (wanted.size and not (0 <= wanted.min() and wanted.max() < self.n)):
-            raise ArgumentError(f"shapes world: got indices {indices!r}, expected a list within range({self.n})")
+        if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= self.n)):
+            raise ArgumentError(f"shapes world: got indices {wanted}, expected a list within range({self.n})")
         return draw_scenes(self._key, wanted, self.split)
 
     def batch(self, indices: Sequence[int] | np.ndarray, *, texts: int = 1, draw: int = 0) -> WorldBatch:
@@ -105,10 +110,6 @@ class ShapesWorld(Sequence["Item"]):
         item = self[index]
         scenes, change = changed(item.scenes, kind, object, key_of(self._key, item.index))
         return Twin(item, Item(self, item.index, scenes, twin=change), change)
-
-    def source(self) -> WorldSource:
-        """The world as a data source for `mmxai.harvest`: dicts with image, text, key and columns."""
-        return WorldSource(self)
 
     def caption_key(self, draw: int = 0) -> int:
         """Key of one set of wordings."""
@@ -140,8 +141,12 @@ class WorldBatch:
         return concepts(self.scenes)
 
 
-class Item:
-    """One picture and everything known about it, each part made when first asked for."""
+class Item(Mapping[str, Any]):
+    """One picture and everything known about it, each part made when first asked for.
+
+    As a mapping it is a data set's sample: key, image (PIL), text (a full caption), objects, background,
+    tone; so the world itself can be given wherever mmxai takes data.
+    """
 
     def __init__(self, world: ShapesWorld, index: int, scenes: Scenes, twin: Change | None = None):
         self.world, self.index, self.scenes, self.twin_of = world, index, scenes, twin
@@ -207,36 +212,29 @@ class Item:
         names = concept_names()
         return frozenset(names[k] for k in np.flatnonzero(concepts(self.scenes)[0]))
 
-    def columns(self) -> dict[str, Any]:
-        """What a data set's columns say of this picture, as JSON."""
-        scene = self.scene
-        names = ("shape", "colour", "size", "fill", "place", "box", "visible")
-        return {
-            "objects": [{name: getattr(thing, name) for name in names} for thing in scene.objects],
-            "background": scene.background,
-            "tone": scene.tone,
-        }
+    def __getitem__(self, column: str) -> Any:
+        match column:
+            case "key":
+                return self.key
+            case "image":
+                return self.pil
+            case "text":
+                return self.caption
+            case "objects":
+                names = ("shape", "colour", "size", "fill", "place", "box", "visible")
+                return [{name: getattr(thing, name) for name in names} for thing in self.scene.objects]
+            case "background" | "tone":
+                return getattr(self.scene, column)
+        raise KeyError(column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("key", "image", "text", "objects", "background", "tone"))
+
+    def __len__(self) -> int:
+        return 6
 
     def __repr__(self) -> str:
         return f"Item({self.key}: {self.caption})"
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         return self.pil.resize((256, 256), PIL.Image.Resampling.NEAREST)._repr_png_()
-
-
-class WorldSource:
-    """Indexable: `source[i]` is a dict with image (PIL), text (a full caption), key and the columns."""
-
-    def __init__(self, world: ShapesWorld):
-        self.world = world
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return self.world.identity
-
-    def __len__(self) -> int:
-        return len(self.world)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.world[index]
-        return {"key": item.key, "image": item.pil, "text": item.caption, **item.columns()}
