@@ -32,9 +32,10 @@ class FolderSource(Source):
             else:
                 kinds[suffix or "no suffix"] += 1
         if not found:
+            known = " ".join(IMAGE_SUFFIXES)
             others = ", ".join(f"{n} x {kind}" for kind, n in kinds.most_common(5)) or "nothing"
             raise DataError(
-                f"{self._root}: got a folder that holds {others}, expected images ({IMAGE_SUFFIXES}); give a "
+                f"{self._root}: got a folder that holds {others}, expected images ({known}); give a "
                 "text, CSV, JSON lines or tar file by its own path, shards as 'folder/*.tar'"
             )
         found.sort()

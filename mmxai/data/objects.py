@@ -95,7 +95,7 @@ class MapSource(Source):
 
 
 class IterableStream(Stream):
-    """Any iterable. A second pass needs one that begins again: give a list or a function's fresh generator."""
+    """Any iterable. A second pass needs one that begins again (not a generator)."""
 
     def __init__(self, items: Iterable[Any], image_column: str | None = None, text_column: str | None = None):
         self._items = items

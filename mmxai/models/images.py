@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmxai.errors import ArgumentError, ModelError
+from mmxai.errors import ArgumentError, ModelError, UnreadableSampleError
 
 # Overriding any of these may move pixels, and then the geometry below would be a guess.
 _STANDARD = ("preprocess", "_preprocess_image_like_inputs", "_preprocess", "resize", "center_crop", "pad")
@@ -133,12 +133,18 @@ class ImagePipeline:
         affine = [rw / width / pw, 0.0, left / pw, 0.0, rh / height / ph, top / ph]
         return {"affine": affine, "grid": [oh // ph, ow // pw]}
 
-    def __call__(self, image: Image.Image) -> EncodedImage:
+    def __call__(self, image: Image.Image, *, key: str = "picture") -> EncodedImage:
         p = self.processor
         if image.mode != "RGB":
             raise ArgumentError(f"picture: got mode {image.mode}, expected RGB; use Sample(...).image")
         width, height = image.size
         place = self.place(width, height)
+        if min(place.resized) < 1:
+            raise UnreadableSampleError(
+                f"{key}: got a picture of {width} x {height} pixels, expected one that the processor "
+                f"does not shrink to {place.resized} (height, width)",
+                key=key,
+            )
         if p.do_resize:
             rh, rw = place.resized
             image = image.resize((rw, rh), resample=p.resample)

@@ -140,9 +140,10 @@ def encode(sample: Sample, towers: Sequence[TowerInputs]) -> Encoded:
     out = Encoded(sample.key, sample.digest, sample.text, sample.columns)
     for tower in towers:
         if tower.images is not None:
-            if not sample.has_image:
+            picture = sample.image
+            if picture is None:
                 raise _lacks(sample, tower, "picture")
-            image = tower.images(sample.image)  # type: ignore[arg-type]
+            image = tower.images(picture, key=sample.key)
             out.tensors[tower.pixels] = image.pixels
             out.size, out.tiles = image.size, image.tiles
         elif tower.texts is not None:
