@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
-from zarr.core.dtype import DataTypeValidationError, data_type_registry
+from zarr.core.dtype import data_type_registry
 from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.dtype import ZDType
+from zarr.errors import DataTypeValidationError
 
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _CANONICAL_NAN = 0x7FC0

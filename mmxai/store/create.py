@@ -192,8 +192,8 @@ class StoreAppender:
         asked = {s.name: s for s in self._sites}
         if plan.samples is not None or stored != asked:
             raise StoreError(
-                f"{self.path}: cannot append {sorted(asked.values(), key=str)}: the store has "
-                f"{sorted(stored.values(), key=str)} and {'no' if plan.samples is None else 'a'} fixed length; "
+                f"{self.path}: cannot append to {sorted(asked.values(), key=str)}: the store has "
+                f"{sorted(stored.values(), key=str)} and {plan.samples or 'no'} planned samples; "
                 "give the same sites, or another path"
             )
         self._hold(StoreWriter.open(self.path, plan, durable=self._durable))
