@@ -1,9 +1,9 @@
 """numba, for the backends that serve where no C++ compiler was present at install.
 
 All integers in the kernels are int64 (bits of floats included) unless said otherwise: numba turns uint64
-mixed with int64 into float64. No `parallel=True`: numba's threads neither survive a fork nor bear two callers.
-numba's cache does not see that a function called from another file changed: after editing this one, delete
-`mmxai/kernels/*/__pycache__`.
+mixed with int64 into float64. No `parallel=True`: numba's threads neither survive a fork nor bear two
+callers. numba's cache does not see that a function called from another file changed: after editing this one,
+delete `mmxai/kernels/*/__pycache__`.
 """
 
 from __future__ import annotations
