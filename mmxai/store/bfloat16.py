@@ -15,7 +15,11 @@ import numpy as np
 from zarr.core.dtype import data_type_registry
 from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.dtype import ZDType
-from zarr.errors import DataTypeValidationError
+
+try:
+    from zarr.errors import DataTypeValidationError
+except ImportError:  # zarr 3.1
+    from zarr.dtype import DataTypeValidationError  # type: ignore[no-redef]
 
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _CANONICAL_NAN = 0x7FC0
