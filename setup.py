@@ -66,9 +66,13 @@ class Build(build_ext):
         if not nvcc():
             failures["_cuda"] = "mmxai was built where nvcc was not found (or with MMXAI_CUDA=0)"
         in_source = self.inplace or self.editable_mode
-        report = Path("." if in_source else self.build_lib) / "mmxai" / "_build.json"
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(json.dumps(failures, indent=1) + "\n")
+        package = Path("." if in_source else self.build_lib) / "mmxai"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "_build.json").write_text(json.dumps(failures, indent=1) + "\n")
+        built = {extension.name.rpartition(".")[2] for extension in self.extensions}
+        for name in {"_cpu_base", "_cpu_v3", "_cuda"} - built:  # leftovers of an earlier build
+            for stale in package.glob(f"{name}.*"):
+                stale.unlink()
 
     def build_extensions(self) -> None:
         import pybind11
