@@ -61,7 +61,7 @@ class StatsAccumulator:
         """
         if x.ndim != 2 or x.shape[1] != self.width or not x.is_floating_point():
             raise ArgumentError(
-                f"statistics: got {x.dtype} of shape {tuple(x.shape)}, expected floats of shape (N, {self.width})"
+                f"statistics: got {x.dtype} {tuple(x.shape)}, expected floats of shape (N, {self.width})"
             )
         if row0 < self._next_row:
             raise ArgumentError(

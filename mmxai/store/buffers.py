@@ -28,7 +28,7 @@ _UNHELD = _holders([np.empty(1, np.uint8)], 0)  # the count differs between vers
 class BufferPool:
     """CPU tensors by size; up to `limit` bytes in `most` buffers are kept for reuse, others are ordinary."""
 
-    def __init__(self, limit: int = 1 << 30, most: int = 16):
+    def __init__(self, limit: int = 1 << 30, most: int = 256):
         self._limit, self._most = limit, most
         self._buffers: list[np.ndarray] = []
         self._lock = threading.Lock()

@@ -125,7 +125,7 @@ class Loader(Iterator[Batch]):
         self._selected, self._schedule = selected, schedule
         self._identity, self._epochs, self._prefetch = identity, epochs, prefetch
         self._tables = [view.site_table(site) for site in sites]
-        self._transfer = Transfer(device, dtype, most=len(sites) * (prefetch + 4))
+        self._transfer = Transfer(device, dtype, view.buffers)
         self._asked = window
         self._window = self._decide(window)
         self._epoch = self._position = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class Table:
 
     def _open_group(self, first: int, last: int) -> _Group:
         files, views, broken = [], [], {}
-        stored: np.dtype = STORED[self.dtype]
+        stored: Any = STORED[self.dtype]
         for i in range(first, last):
             rows = int(self.rows[i])
             try:

@@ -21,10 +21,10 @@ class Transfer:
     otherwise, for the bus carries the stored dtype faster.
     """
 
-    def __init__(self, device: torch.device | str | None, dtype: torch.dtype | None, most: int):
+    def __init__(self, device: torch.device | str | None, dtype: torch.dtype | None, pool: BufferPool):
         self._device = torch.device("cpu" if device is None else device)
         self._dtype = dtype
-        self._pool = BufferPool(limit=1 << 62, most=most)
+        self._pool = pool
         self._pinned: deque[tuple[torch.Tensor, Any]] = deque()
 
     def empty(self, rows: int, table: Table) -> torch.Tensor:

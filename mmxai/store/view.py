@@ -24,7 +24,7 @@ class View:
         self.snapshot, self.verify = snapshot, verify
         self.plan = snapshot.plan
         self._maps: MapCache = MapCache(f"store {snapshot.root}")
-        self._buffers = BufferPool()
+        self.buffers = BufferPool()
         self._tables: dict[str, Table] = {}
         self._lock = threading.Lock()
         if older is not None:
@@ -64,7 +64,7 @@ class View:
         """Rows of a table as a CPU tensor `[N, width]`, recycled once nobody holds it."""
         stored = table.dtype
         fused = dtype == torch.float32 and stored != torch.int32
-        out = self._buffers.empty((len(rows), table.width), torch.float32 if fused else stored)
+        out = self.buffers.empty((len(rows), table.width), torch.float32 if fused else stored)
         table.gather(rows, out)
         return out if dtype is None else out.to(dtype)
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class WindowReader:
         n = stop - start
         tables = []
         for table, buffer in zip(self._tables, buffers, strict=True):
-            stored: np.dtype = STORED[table.dtype]
+            stored: Any = STORED[table.dtype]
             held = buffer[: n * table.spec.row_bytes].view(stored).reshape(n, table.width)
             tables.append(PartTable([held], table.dtype))
         window = Window(plan.epoch, start, stop, tables, np.empty(n, np.int64), np.empty(n, np.int64))
