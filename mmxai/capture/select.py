@@ -28,7 +28,7 @@ class Selection:
     """What to keep of every sample.
 
     tokens: token types to keep (`mmxai.types.TOKEN_TYPES`), or `("last",)` for the last row that is not
-        padding; None keeps everything but padding.
+        padding; None keeps everything but padding. Pooled outputs (one row a sample) are kept whatever it is.
     per_sample: keep at most this many rows of a sample, a random subset seeded by `seed`.
     pool: None, "mean" (the mean of the kept rows), "last" (the last of them), or a region
         `(y0, x0, y1, x1)` of grid cells, upper ends excluded, whose mean is kept. One row a sample.
@@ -97,7 +97,8 @@ class Selection:
         kind = rows[..., _TYPE]
         keep = kind != _PAD
         if self.tokens and self.tokens != ("last",):
-            codes = torch.tensor([TOKEN_CODES[t] for t in self.tokens], dtype=kind.dtype)
+            # -1: the one row of a pooled output, which is no token and is not chosen among tokens.
+            codes = torch.tensor([-1, *(TOKEN_CODES[t] for t in self.tokens)], dtype=kind.dtype)
             keep &= torch.isin(kind, codes)
         if isinstance(self.pool, tuple):
             y0, x0, y1, x1 = self.pool

@@ -129,3 +129,8 @@ def test_unusable_selections_are_refused(bad):
 def test_parse():
     assert Selection.parse("patch, cls").tokens == ("patch", "cls")
     assert Selection.parse(pool="0,1,2,3").pool == (0, 1, 2, 3)
+
+
+def test_pooled_outputs_are_kept_whatever_the_tokens():
+    rows = torch.full((2, 1, 8), -1, dtype=torch.int32)
+    assert Selection(("patch",)).keep(rows).all()
