@@ -19,13 +19,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol, overload
 
 import numpy as np
 
 from mmxai.data.sample import Sample
 from mmxai.data.source import Source, Stream, checked
-from mmxai.errors import ArgumentError, DataError
+from mmxai.errors import ArgumentError, DataError, UnreadableSampleError
 
 Spans = list[tuple[int, int]]
 
@@ -135,7 +136,7 @@ class ContextSource(Source):
         counts = []
         for first in range(0, len(source), _COUNT_AT_ONCE):
             batch = range(first, min(first + _COUNT_AT_ONCE, len(source)))
-            counts += cut.pipeline.count([_text(source[i]) for i in batch])
+            counts += cut.pipeline.count([self._text_to_count(i) for i in batch])
         tokens = np.array(counts, dtype=np.int64)
         if cut.pack:
             tokens += 1  # the EOS
@@ -163,6 +164,14 @@ class ContextSource(Source):
             return self._packed(index)
         document = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._cut.piece(*self._document(document), index - int(self._starts[document]))
+
+    def _text_to_count(self, i: int) -> str:
+        try:
+            return _text(self._source[i])
+        except UnreadableSampleError:
+            if self._cut.pack:
+                raise
+            return ""  # one context, which is unreadable in its turn, by the loader's policy
 
     def _packed(self, k: int) -> Sample:
         start = k * self._cut.stride
@@ -206,28 +215,51 @@ class ContextStream(Stream):
         return self._cut.identity(self._stream.identity)
 
     def __iter__(self) -> Iterator[Sample]:
-        return self._packed() if self._cut.pack else self._pieces()
+        return _Packed(self._stream, self._cut) if self._cut.pack else _Pieces(self._stream, self._cut)
 
-    def _pieces(self) -> Iterator[Sample]:
-        for document in self._stream:
+
+class _Pieces(Iterator[Sample]):
+    """An object rather than a generator, which an unreadable document would end for good."""
+
+    def __init__(self, documents: Stream, cut: _Cut):
+        self._documents, self._cut = iter(documents), cut
+        self._ready: Iterator[Sample] = iter(())
+
+    def __next__(self) -> Sample:
+        while (sample := next(self._ready, None)) is None:
+            document = next(self._documents)
             ids, spans = self._cut.pipeline.tokenize_spans(_text(document))
-            for k in range(self._cut.contexts(len(ids))):
-                yield self._cut.piece(document, ids, spans, k)
+            self._ready = map(
+                partial(self._cut.piece, document, ids, spans), range(self._cut.contexts(len(ids)))
+            )
+        return sample
 
-    def _packed(self) -> Iterator[Sample]:
-        cut, k = self._cut, 0
-        buffer: list[int] = []
-        origin: list[tuple[str, int, int, int]] = []  # places count from the start of the buffer
-        for document in self._stream:
-            ids, _ = cut.pipeline.tokenize_spans(_text(document))
-            origin.append((document.key, 0, len(ids), len(buffer)))
-            buffer += [*ids, cut.pipeline.eos_id or 0]
-            # More than a payload is left over, so this context is not the last.
-            while len(buffer) > cut.payload:
-                yield cut.packed(k, buffer[: cut.payload], _clip(origin, cut.payload))
-                buffer, origin, k = buffer[cut.stride :], _shift(origin, cut.stride), k + 1
-        if buffer:
-            yield cut.packed(k, buffer, _clip(origin, len(buffer)))
+
+class _Packed(Iterator[Sample]):
+    def __init__(self, documents: Stream, cut: _Cut):
+        self._documents, self._cut, self._k, self._ended = iter(documents), cut, 0, False
+        self._buffer: list[int] = []
+        self._origin: list[tuple[str, int, int, int]] = []  # places count from the start of the buffer
+
+    def __next__(self) -> Sample:
+        payload, stride = self._cut.payload, self._cut.stride
+        # A context is the last unless more than its payload is at hand.
+        while len(self._buffer) <= payload and not self._ended:
+            document = next(self._documents, None)
+            if document is None:
+                self._ended = True
+                break
+            ids, _ = self._cut.pipeline.tokenize_spans(_text(document))
+            self._origin.append((document.key, 0, len(ids), len(self._buffer)))
+            self._buffer += [*ids, self._cut.pipeline.eos_id or 0]
+        if not self._buffer:
+            raise StopIteration
+        sample = self._cut.packed(self._k, self._buffer[:payload], _clip(self._origin, payload))
+        self._k += 1
+        more = len(self._buffer) > payload
+        self._buffer = self._buffer[stride:] if more else []
+        self._origin = _shift(self._origin, stride) if more else []
+        return sample
 
 
 def _clip(origin: list[tuple[str, int, int, int]], stop: int) -> list[tuple[str, int, int, int]]:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from types import GeneratorType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from mmxai.data.sample import Sample
 from mmxai.data.source import Source, Stream
-from mmxai.errors import ArgumentError, UnreadableSampleError
+from mmxai.errors import ArgumentError, DataError, UnreadableSampleError
 
 _END = object()
 
@@ -88,7 +89,14 @@ class SampleLoader(Generic[E]):
             index += 1
 
     def _pull(self) -> tuple[Any, float]:
-        return _timed(lambda: _END if self._closed.is_set() else next(self._stream, _END))
+        try:
+            return _timed(lambda: _END if self._closed.is_set() else next(self._stream, _END))
+        except UnreadableSampleError as error:
+            if self._skip and isinstance(self._stream, GeneratorType):
+                raise DataError(
+                    f"{error} (a generator ends at its first error, so it cannot be skipped)"
+                ) from error
+            raise
 
     def _work(self, index: int, read: Callable[[], tuple[Any, float]]) -> tuple[Any, int, float]:
         digest = ""
