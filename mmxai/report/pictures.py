@@ -1,0 +1,57 @@
+"""Pictures inside a page: data URIs, and the model's grid mapped back onto original pixels."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+LARGEST = 192
+_LOSSLESS_PIXELS = 96 * 96
+_VEIL = (10, 12, 28)
+_DIMMEST = 150  # of 255: the rest of the picture stays recognisable
+
+
+def picture_uri(image: Image.Image) -> str:
+    """A picture as a data URI: small ones as they are, larger ones at most 192 pixels a side."""
+    image = image.convert("RGB")
+    small = image.width * image.height <= _LOSSLESS_PIXELS
+    if not small:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return _uri(image, "webp", lossless=small, quality=80, method=5)
+
+
+def heat_uri(heat: np.ndarray) -> str:
+    """A veil over a picture from levels `[h, w]` in 0..1: a pixel a cell, clear where the neuron is high."""
+    rgba = np.empty((*heat.shape, 4), np.uint8)
+    rgba[..., :3] = _VEIL
+    rgba[..., 3] = np.rint(_DIMMEST * (1 - np.clip(heat, 0, 1)))
+    return _uri(Image.fromarray(rgba), "png", optimize=True)
+
+
+def _uri(image: Image.Image, kind: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def inverse(affine: Sequence[float]) -> tuple[float, float, float, float, float, float] | None:
+    """The map from grid cells to original pixels, as SVG's matrix(a b c d e f); None if there is none.
+
+    `affine` is a sample's tile's: gx = a*x + b*y + c, gy = d*x + e*y + f.
+    """
+    a, b, c, d, e, f = affine
+    area = a * e - b * d
+    if abs(area) < 1e-12:
+        return None
+    return e / area, -d / area, -b / area, a / area, (b * f - c * e) / area, (c * d - a * f) / area
+
+
+def cell_outline(matrix: Sequence[float], y: int, x: int) -> list[tuple[float, float]]:
+    """Corners of cell (y, x) in original pixels, under a matrix of `inverse`."""
+    a, b, c, d, e, f = matrix
+    corners = ((x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1))
+    return [(a * u + c * v + e, b * u + d * v + f) for u, v in corners]
