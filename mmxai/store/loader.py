@@ -84,12 +84,12 @@ def make_loader(
         raise ArgumentError(f"batches: got window={window} without shuffle=True; windows only shuffle")
     chosen = RowFilter.parse(tokens, split, splits)
     selected = select_rows(view, space, chosen, rows)
+    if selected is not None and rows is not None and shuffle:
+        selected = np.sort(selected)  # a shuffle depends on which rows there are, not on how they were named
     selection = {
         "tokens": None if chosen.tokens is None else list(chosen.tokens),
         "split": None if split is None else [split, *chosen.splits],
-        "rows": None
-        if rows is None or selected is None
-        else hashlib.blake2b(selected.data, digest_size=8).hexdigest(),
+        "rows": None if rows is None or selected is None else _digest(selected),
     }
     schedule = Schedule(
         view.num_rows(space) if selected is None else len(selected), batch_size, rank, world, drop_last

@@ -96,6 +96,8 @@ def select_rows(view: View, space: str, chosen: RowFilter, rows: Any = None) -> 
             raise ArgumentError(
                 f"rows: got values in [{given.min()}, {given.max()}], expected 0 <= row < {total}"
             )
+        if len(np.unique(given)) < len(given):
+            raise ArgumentError("rows: got some rows twice, expected distinct rows")
     if chosen.everything:
         kept = given
     else:

@@ -102,7 +102,8 @@ def test_ranks_share_every_row(content, batch, world, mode, drop_last, seed):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    mode=st.sampled_from(MODES), stop=st.integers(0, 12), world=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    mode=st.sampled_from(MODES), stop=st.integers(0, 12),
+    world=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     batch=st.tuples(st.integers(5, 40), st.integers(5, 40)), prefetch=st.sampled_from([0, 2]),
     epochs=st.integers(1, 2),
 )  # fmt: skip
@@ -181,7 +182,8 @@ def test_token_filters(content, store, mode):
     for tokens in ("patch", "cls,patch", ["pad"]):
         names = tokens.split(",") if isinstance(tokens, str) else tokens
         mask = torch.isin(kind, torch.tensor([TOKEN_CODES[t] for t in names], dtype=torch.int32))
-        assert sorted(keys(store[SITE].batches(9, tokens=tokens, **mode))) == sorted(all_keys(content, mask))
+        found = keys(store[SITE].batches(9, tokens=tokens, **mode))
+        assert sorted(found) == sorted(all_keys(content, mask))
     last = {}
     for i in range(len(sample)):
         if kind[i] != TOKEN_CODES["pad"]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import mmxai
 from mmxai.errors import ArgumentError, CorruptPartError, StoreError, StoreNotFoundError, UnknownSiteError
-from mmxai.store import compact, open_store, table
+from mmxai.store import open_store, table
 from mmxai.store.buffers import BufferPool
+from mmxai.store.compact import compact
 from tests.store.memory_model import make_content, same
 
 
@@ -52,7 +53,9 @@ def test_indexing_is_that_of_a_tensor(
         if n:
             rows = data.draw(st.lists(st.integers(0, n - 1), max_size=20))
             assert same(site.gather(rows), expected[rows])
-            assert same(site.gather(rows, torch.float32), expected[rows].float())
+            # torch itself converts the payload of a float16 NaN in two ways.
+            wide = site.gather(rows, torch.float32)
+            torch.testing.assert_close(wide, expected[rows].float(), rtol=0, atol=0, equal_nan=True)
             assert same(site[rows[0] if rows else 0], expected[rows[0] if rows else 0])
 
 
@@ -123,7 +126,9 @@ def test_statistics_are_those_of_the_rows(tmp_path, compacted):
             torch.testing.assert_close(stats.positive, ((some > 0).sum(0) / finite.sum(0)).double())
             columns = torch.arange(x.shape[1])[:, None]
             assert torch.equal(x.float()[stats.topk_rows, columns], stats.topk_values)
-            order = torch.where(finite, x.float(), -torch.inf).sort(dim=0, descending=True, stable=True).indices
+            order = (
+                torch.where(finite, x.float(), -torch.inf).sort(dim=0, descending=True, stable=True).indices
+            )
             assert torch.equal(stats.topk_rows, order[:3].T)
             torch.testing.assert_close(
                 stats.quantile([0.0, 0.3, 1.0]).double(),
