@@ -4,6 +4,16 @@ from mmxai.data.contexts import contexts
 from mmxai.data.loader import SampleLoader, Skipped, load_samples
 from mmxai.data.opening import open_data
 from mmxai.data.sample import Sample
-from mmxai.data.source import Source, Stream
+from mmxai.data.source import Source, Stream, limited
 
-__all__ = ["Sample", "SampleLoader", "Skipped", "Source", "Stream", "contexts", "load_samples", "open_data"]
+__all__ = [
+    "Sample",
+    "SampleLoader",
+    "Skipped",
+    "Source",
+    "Stream",
+    "contexts",
+    "limited",
+    "load_samples",
+    "open_data",
+]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmxai.data import Source
-from mmxai.harvesting.feed import Peeked
+from mmxai.harvesting.feed import Peeked, first_of
 from mmxai.harvesting.planning import encode
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def fastest_batch(model: Model, source: Source | Peeked, towers: Sequence[str]) 
     """
     if model.device.type == "cpu":
         return CPU_BATCH
-    sample = source[0] if isinstance(source, Source) else source.head[0]
-    one = encode(model, sample, towers)
+    one = encode(model, first_of(source), towers)
     best, best_rate, count = CPU_BATCH, 0.0, CPU_BATCH
     while count <= LARGEST:
         inputs = model.collate([one] * count)

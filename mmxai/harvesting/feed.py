@@ -114,6 +114,11 @@ class Peeked(Stream):
         return chain(self.head, self._rest)
 
 
+def first_of(source: Source | Peeked) -> Sample:
+    """The first sample, without consuming it."""
+    return source[0] if isinstance(source, Source) else source.head[0]
+
+
 class _Wanted(Stream):
     """The samples of a stream that are still to be made."""
 

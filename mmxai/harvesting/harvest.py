@@ -14,17 +14,17 @@ from tqdm import tqdm
 
 from mmxai.capture.engine import Extractor
 from mmxai.capture.select import Selection
-from mmxai.data import Skipped, Source, contexts, open_data
+from mmxai.data import Skipped, Source, Stream, contexts, limited, open_data
 from mmxai.errors import ArgumentError
 from mmxai.harvesting.batching import fastest_batch
 from mmxai.harvesting.config import HarvestConfig
-from mmxai.harvesting.feed import Feed, Peeked
+from mmxai.harvesting.feed import Feed, Peeked, first_of
 from mmxai.harvesting.planning import Estimate, encode, make_plan
 from mmxai.harvesting.report import HarvestReport, size
 from mmxai.harvesting.sink import WriterThread
 from mmxai.models import Model, load_model
 from mmxai.models.inputs import Encoded
-from mmxai.store import Plan, StoreWriter
+from mmxai.store import Plan, StoreWriter, read_commits
 from mmxai.store.commit import PLAN
 
 _BOS: dict[str, Any] = {"auto": "auto", "always": True, "never": False}
@@ -50,17 +50,22 @@ def harvest(
     """
     config = _config(config, options)
     model = load_model(model) if isinstance(model, str) else model
+    source = open_data(data)
+    if not model.towers:  # a wrapped network learns its shapes from the first sample
+        source = source if isinstance(source, Source) else Peeked(source)
+        model.collate([encode(model, first_of(source), [])])
     sites = model.resolve(config.sites)
     towers = towers_of(model, sites)
-    source = open_source(model, data, towers, config)
+    source = cut_source(model, source, towers, config)
     selection = Selection.parse(config.tokens, config.per_sample, config.pool, config.seed)
     stored = Plan.load(Path(config.store) / PLAN) if (Path(config.store) / PLAN).is_file() else None
     batch_size = _batch_size(model, source, towers, config, stored)
     plan, estimate = make_plan(model, source, towers, sites, selection, config, stored, batch_size)
     if config.dry_run:
         return estimate
+    if stored is None or stored.hash == plan.hash:
+        estimate.check_free(0 if stored is None else len(read_commits(Path(config.store), stored)))
     with StoreWriter.open(config.store, plan) as store:
-        estimate.check_free(len(store.committed()))
         extract = Extractor(model, sites, selection, getattr(torch, config.store_dtype))
         report = HarvestReport(config.store, batch_size=batch_size, resumed=len(store.committed()))
         bar = tqdm(
@@ -87,9 +92,10 @@ def towers_of(model: Model, sites: Sequence[str]) -> list[str]:
     return [t for t in model.towers if t in spaces or not spaces <= set(model.towers)]
 
 
-def open_source(model: Model, data: Any, towers: Sequence[str], config: HarvestConfig) -> Source | Peeked:
-    """The data set, cut into contexts where the options say so."""
-    source = open_data(data)
+def cut_source(
+    model: Model, source: Source | Stream, towers: Sequence[str], config: HarvestConfig
+) -> Source | Peeked:
+    """The data set, cut into contexts and limited where the options say so."""
     texts = [t for t in towers if model.modality(t) == "text"]
     cuts = config.pack or config.stride is not None or config.long == "split"
     if not texts and (cuts or config.context is not None):
@@ -106,7 +112,7 @@ def open_source(model: Model, data: Any, towers: Sequence[str], config: HarvestC
         pipeline = model.set_texts(tower, context=config.context, bos=_BOS[config.bos], long=config.long)
         if cuts and pipeline is not None:
             source = contexts(source, pipeline, stride=config.stride, pack=config.pack)
-    source = open_data(source, limit=config.limit)
+    source = limited(source, config.limit)
     return source if isinstance(source, Source) else Peeked(source)
 
 

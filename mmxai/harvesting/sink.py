@@ -20,11 +20,14 @@ QUEUE_BYTES = 256 << 20
 """Packed activations that may wait for the disk; one batch is always let in, however large."""
 
 
+_Item = tuple[int, list[Any], bool]  # part, its packed rows or its records, whether it ends the part
+
+
 class WriterThread:
     """Takes packed rows and finished parts in order and commits them. Context manager.
 
     An exception in the thread is raised in the harvesting thread at its next call; leaving the context
-    on an exception abandons the part that is not finished.
+    on an exception commits the parts that are complete and abandons the one that is not.
     """
 
     def __init__(
@@ -39,29 +42,28 @@ class WriterThread:
     ):
         self._store, self._buffers, self._report = store, buffers, report
         self._stats, self._producer, self._limit = stats, producer, limit
-        self._queue: deque[tuple[Any, int]] = deque()
+        self._queue: deque[tuple[_Item, int]] = deque()
         self._queued = 0
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._closing = False
-        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="mmxai-writer", daemon=True)
 
     def write(self, part: int, packed: Sequence[Packed]) -> None:
         """Queue the rows of one batch of `part`; waits while the queue is full."""
-        self._put((part, list(packed)), sum(p.nbytes for p in packed))
+        self._put((part, list(packed), False), sum(p.nbytes for p in packed))
 
     def finish(self, part: int, records: list[dict[str, Any]]) -> None:
         """Queue the commit of `part`."""
-        self._put((part, records), 0, end=True)
+        self._put((part, records, True), 0)
 
-    def _put(self, item: tuple[int, list[Any]], nbytes: int, end: bool = False) -> None:
+    def _put(self, item: _Item, nbytes: int) -> None:
         start = time.perf_counter()
         with self._changed:
             self._changed.wait_for(lambda: self._error or not self._queued or self._queued + nbytes <= self._limit)
             if self._error is not None:
                 raise self._error
-            self._queue.append(((*item, end), nbytes))
+            self._queue.append((item, nbytes))
             self._queued += nbytes
             self._changed.notify_all()
         self._report.clock.wait_disk += time.perf_counter() - start
@@ -75,7 +77,9 @@ class WriterThread:
     ) -> None:
         with self._changed:
             self._closing = True
-            self._abandoned = kind is not None
+            # After an error what is left of an unfinished part is dropped; finished parts are still committed.
+            while kind is not None and self._queue and not self._queue[-1][0][2]:
+                self._queued -= self._queue.pop()[1]
             self._changed.notify_all()
         start = time.perf_counter()
         self._thread.join()
@@ -83,24 +87,21 @@ class WriterThread:
         if kind is None and self._error is not None:
             raise self._error
 
-    def _next(self) -> tuple[int, list[Any], bool] | None:
+    def _next(self) -> tuple[_Item, int] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            if self._abandoned or not self._queue:
-                return None
-            return self._queue[0][0]
+            return self._queue.popleft() if self._queue else None
 
-    def _done(self) -> None:
+    def _done(self, nbytes: int) -> None:
         with self._changed:
-            _, nbytes = self._queue.popleft()
             self._queued -= nbytes
             self._changed.notify_all()
 
     def _run(self) -> None:
         writing: _Part | None = None
         try:
-            while (item := self._next()) is not None:
-                part, content, end = item
+            while (queued := self._next()) is not None:
+                (part, content, end), nbytes = queued
                 if writing is None:
                     writing = _Part(self._store.part(part), part, self._report, self._stats)
                 if end:
@@ -110,7 +111,7 @@ class WriterThread:
                     for packed in content:
                         writing.write(packed)
                         self._buffers.give_back(packed)
-                self._done()
+                self._done(nbytes)
         except BaseException as error:  # handed to the harvesting thread, which raises it
             with self._changed:
                 self._error = error

@@ -96,7 +96,7 @@ class Encoded:
         if self.text is not None:
             out["text"] = self.text
         if self.cut is not None:
-            out["truncated"] = {"tokens": self.cut}
+            out["truncated"] = self.cut
         if self.size is not None:
             out["size"] = list(self.size)
             out["tiles"] = self.tiles

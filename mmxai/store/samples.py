@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
 _PARTS_KEPT = 32
-_FIELDS = ["sample", "key", "hash", "text", "size", "tiles", "skipped"]
+_FIELDS = ["sample", "key", "hash", "text", "size", "tiles", "skipped", "truncated"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class StoredSample:
     """One sample as harvested: enough to show it again and to find its pixels in the grid.
 
     `tiles`: a dict a tile, `affine` [a, b, c, d, e, f] (gx = a*x + b*y + c, gy = d*x + e*y + f from original
-    pixels to grid cells) and `grid` [h, w]. `skipped`: why it has no rows, else None.
+    pixels to grid cells) and `grid` [h, w]. `skipped`: why it has no rows, else None. `truncated`:
+    how many tokens a text had that was cut to the model's context, else None.
     """
 
     sample: int
@@ -37,6 +38,7 @@ class StoredSample:
     tiles: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     skipped: str | None = None
+    truncated: int | None = None
 
     @classmethod
     def parse(cls, line: bytes) -> StoredSample:
@@ -51,6 +53,7 @@ class StoredSample:
             tiles=fields.get("tiles") or [],
             columns=fields.get("columns") or {},
             skipped=fields.get("skipped"),
+            truncated=fields.get("truncated"),
         )
 
 

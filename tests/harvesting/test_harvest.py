@@ -219,15 +219,12 @@ def test_an_interrupted_harvest_resumes_to_the_same_bytes(clip, world, tmp_path)
 
 
 def test_workers_share_the_parts_and_the_bytes_are_the_same(clip, world, tmp_path):
-    """Two ranks in turn, then a third run that helps out with what one of them left."""
+    """A worker alone does its share, then everybody else's."""
     options = dict(sites="vision.*.resid_post", samples_per_part=10, batch_size=4)
     alone, shared = tmp_path / "alone.zarr", tmp_path / "shared.zarr"
     harvest(clip, world, store=alone, **options)
-    with pytest.raises(KeyboardInterrupt):
-        harvest(clip, Interrupting(world, 75), store=shared, part_of="1/2", **{**options, "seed": 0})
-    shutil.rmtree(shared)  # the wrapped world has another identity on purpose: begin again, properly
-    first = harvest(clip, world, store=shared, part_of="1/3", **options)
-    assert first.written == 9, "a worker alone does its share and then everybody else's"
+    report = harvest(clip, world, store=shared, part_of="1/3", **options)
+    assert report.written == 9
     assert files_of(alone) == files_of(shared)
 
 
@@ -413,7 +410,7 @@ def test_texts_longer_than_the_context(clip, tmp_path):
     cut = harvest(clip, texts, sites="text.0.resid_post", store=tmp_path / "b.zarr", long="truncate")
     assert cut.rows == {"text": 5 + 48}
     with mmxai.open_store(tmp_path / "b.zarr") as store:
-        assert store.samples[1].truncated == {"tokens": 62}
+        assert store.samples[1].truncated == 62
     split = harvest(clip, texts, sites="text.0.resid_post", store=tmp_path / "c.zarr", long="split")
     assert split.samples == 3
     assert split.rows == {"text": 5 + 48 + 16}
@@ -455,7 +452,8 @@ def test_create_store_and_harvest_make_the_same_kind_of_store(harvested, tmp_pat
         ) as w:
             w.write(keys, {"vision.1.resid_post": x}, rows=mmxai.Rows(rows[:].table))
         with mmxai.open_store(tmp_path / "c.zarr") as copy:
-            assert torch.equal(copy["vision.1.resid_post"][:], x)
+            order = rows.sample.argsort(stable=True)  # a writer's samples come in the order they are given
+            assert torch.equal(copy["vision.1.resid_post"][:], x[order])
             assert np.array_equal(
                 copy.stats["vision.1.resid_post"].topk_values, source.stats["vision.1.resid_post"].topk_values
             )
