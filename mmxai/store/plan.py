@@ -283,9 +283,11 @@ class Plan:
             claimed = document["hash"]
         except (KeyError, TypeError, AttributeError, ArgumentError) as error:
             raise StoreFormatError(f"plan: got a damaged plan ({error!r})") from error
-        if plan.hash != claimed:
-            changes = "; ".join(differences(whole, plan.identity_json)) or "its hash only"
-            raise StoreFormatError(f"plan: got a plan that differs from its own hash {claimed}: {changes}")
+        changes = differences(whole, plan.identity_json)
+        if changes or plan.hash != claimed:
+            raise StoreFormatError(
+                f"plan {claimed}: got a layout that this version would make otherwise: {'; '.join(changes)}"
+            )
         return plan
 
     def dump(self) -> bytes:

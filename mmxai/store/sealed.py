@@ -27,7 +27,7 @@ def dump(fields: Mapping[str, Any], *, indent: int | None = None) -> bytes:
     """The bytes of a sealed document with these fields."""
     seal = f"{crc32c(canonical(fields)):08x}"
     separators = (",", ":") if indent is None else None
-    return json.dumps({**fields, "seal": seal}, indent=indent, separators=separators).encode() + b"\n"
+    return json.dumps({**fields, "seal": seal}, indent=indent, separators=separators).encode()
 
 
 def load(data: bytes, path: Path) -> dict[str, Any]:

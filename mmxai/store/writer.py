@@ -39,7 +39,15 @@ from mmxai.store.commit import (
     samples_key,
     stats_key,
 )
-from mmxai.store.files import create_if_absent, fsync_directory, new_attempt, probe_link, staged, write_file
+from mmxai.store.files import (
+    create_if_absent,
+    disk_full,
+    fsync_directory,
+    new_attempt,
+    probe_link,
+    staged,
+    write_file,
+)
 from mmxai.store.locks import Claims, StoreLock
 from mmxai.store.plan import Plan
 from mmxai.store.shard import ShardWriter
@@ -70,6 +78,11 @@ class StoreWriter:
         """
         root = Path(path)
         _refuse_foreign(root, resume)
+        with disk_full(root):
+            return cls._open_or_create(root, plan, durable=durable)
+
+    @classmethod
+    def _open_or_create(cls, root: Path, plan: Plan, *, durable: bool) -> StoreWriter:
         plan = replace(plan, notes={"mmxai": mmxai.__version__, **plan.notes})
         (root / layout.STATE).mkdir(parents=True, exist_ok=True)
         lock = StoreLock(root)
@@ -238,15 +251,8 @@ class PartWriter:
         if self._done:
             raise StoreError(f"part {self.part_number}: is already committed or aborted")
         try:
-            record = self._stage(samples, stats or {}, producer or {})
-            if self._plan.samples is None:
-                self._store._grow(self.part_number + 1)
-            # A folded part has no record to collide with; folding cannot happen while the store is open.
-            published = not self._store.is_committed(self.part_number) and publish(
-                self._root, record, durable=self._store.durable
-            )
-            if published:
-                roll_forward(self._root, record)
+            with disk_full(self._root):
+                published = self._publish(self._stage(samples, stats or {}, producer or {}))
         except BaseException:
             self.abort()
             raise
@@ -283,6 +289,17 @@ class PartWriter:
     def _end(self, committed: bool) -> None:
         self._done = True
         self._store._ended(self.part_number, committed)
+
+    def _publish(self, record: PartRecord) -> bool:
+        if self._plan.samples is None:
+            self._store._grow(self.part_number + 1)
+        # A folded part has no record to collide with; folding cannot happen while the store is open.
+        if self._store.is_committed(self.part_number):
+            return False
+        if not publish(self._root, record, durable=self._store.durable):
+            return False
+        roll_forward(self._root, record)
+        return True
 
     def _published(self) -> PartRecord | None:
         try:
