@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,7 +88,9 @@ class Request:
         y = edit(x)
         if not isinstance(y, torch.Tensor) or y.shape != x.shape:
             got = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-            raise ArgumentError(f"edit of {self.site}: got {got}, expected a tensor of shape {tuple(x.shape)}")
+            raise ArgumentError(
+                f"edit of {self.site}: got {got}, expected a tensor of shape {tuple(x.shape)}"
+            )
         return y.to(device=x.device, dtype=x.dtype)
 
 
@@ -118,11 +120,8 @@ def run_hooked(
         return through
 
     out = None
-    with exclusive(module), attached([(r.point, passing(r)) for r in requests]):
-        try:
-            out = forward()
-        except _Stop:
-            pass
+    with exclusive(module), attached([(r.point, passing(r)) for r in requests]), suppress(_Stop):
+        out = forward()
     wrong = {r.site: r.fired for r in requests if r.fired != r.point.fires}
     if wrong:
         expected = {r.site: r.point.fires for r in requests if r.site in wrong}
@@ -225,6 +224,4 @@ def gradients(value: torch.Tensor, requests: Sequence[Request]) -> Mapping[str, 
         )
     wanted = [r for r in requests if r.grad]
     grads = torch.autograd.grad(value.sum(), [r.value for r in wanted], allow_unused=True)
-    return {
-        r.site: torch.zeros_like(r.value) if g is None else g for r, g in zip(wanted, grads, strict=True)
-    }
+    return {r.site: torch.zeros_like(r.value) if g is None else g for r, g in zip(wanted, grads, strict=True)}

@@ -15,13 +15,10 @@ from torch import nn
 
 from mmxai.capture.hooks import Point
 from mmxai.errors import ModelError
-from mmxai.models import attention
-from mmxai.models.parts import POOLED, WHOLE, Dims, Part
+from mmxai.models import attention, multihead
+from mmxai.models.parts import POOLED, WHOLE, Dims, Part, pair
 
-KINDS = (
-    "embed resid_pre resid_mid resid_post attn_out mlp_out mlp_pre mlp_post q k v z pattern "
-    "ln_final embeds projector"
-).split()
+KINDS = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post", "q", "k", "v", "z", "pattern", "ln_final", "embeds", "projector"]
 
 
 @dataclass(frozen=True)
@@ -30,17 +27,35 @@ class Tap:
 
     path: submodule relative to the block (or to the tower for sites without a block); "" is the block
         itself, a leading "/" starts at the loaded object.
+    side: going into the module or coming out of it; "attention" and "multihead": inside transformers'
+        attention or torch's `nn.MultiheadAttention`, shown while a run lasts.
     width: which of `Dims` the site is wide.
     in_place: see `mmxai.capture.hooks.Point`.
     optional: the submodule may be absent (a model without its projection head); then so is the site.
     """
 
     path: str
-    side: Literal["in", "out", "attention"] = "out"
+    side: Literal["in", "out", "attention", "multihead"] = "out"
     width: str = "model"
     part: Part = WHOLE
     in_place: bool = False
     optional: bool = False
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Submodules of a block from which `mmxai check` computes sites again.
+
+    norm1, norm2: the norms before attention and MLP (post-norm families: behind the sums). act: the MLP's
+    activation. gate: the second factor of a gated MLP. heads: for q and k seen behind a head norm, the
+    projection before it, and which part of its output.
+    """
+
+    norm1: str
+    norm2: str
+    act: str
+    gate: str = ""
+    heads: Mapping[str, tuple[str, Part]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,9 @@ class Tower:
     roots: paths from the loaded object to the tower, tried in order; `marker` is a submodule that only
         this tower has. blocks: path of the block list. taps are in the order in which they fire.
     dims: (tower's config, whole config) -> sizes. input: the model's keyword argument that feeds the tower. method: the method of a two-tower model that
-        runs this tower alone. prefix: token types before the grid (vision).
+        runs this tower alone. prefix: token types before the grid (vision). kwargs: passed to every forward.
+    arguments: for models whose forward names its inputs differently, our name -> theirs; nothing else is
+        passed on then.
     """
 
     name: Literal["vision", "text"]
@@ -62,10 +79,12 @@ class Tower:
     block: Mapping[str, Tap]
     after: Mapping[str, Tap]
     input: Literal["pixel_values", "input_ids"]
+    anatomy: Anatomy
     config: str = ""
     method: str = ""
     prefix: tuple[str, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +141,22 @@ class BoundTower:
         return self.dims.heads * self.length if site.kind == "pattern" else site.width
 
 
-def bind(module: nn.Module, config: Any, family: Family, length: Callable[[Tower, Any], int]) -> dict[str, BoundTower]:
+def _length(spec: Tower, config: Any) -> int:
+    """The most rows a sample has, as the config says."""
+    if spec.input == "input_ids":
+        positions = config.max_position_embeddings
+        # RoBERTa's positions start behind the padding id.
+        offset = (
+            config.pad_token_id + 1
+            if getattr(config, "model_type", None) in ("roberta", "xlm-roberta", "camembert")
+            else 0
+        )
+        return positions - offset
+    (height, width), (ph, pw) = pair(config.image_size), pair(config.patch_size)
+    return len(spec.prefix) + (height // ph) * (width // pw)
+
+
+def bind(module: nn.Module, config: Any, family: Family) -> dict[str, BoundTower]:
     """Find the family's towers in `module`. Raises ModelError where the structure does not match."""
     towers = {}
     for spec in family.towers:
@@ -131,7 +165,7 @@ def bind(module: nn.Module, config: Any, family: Family, length: Callable[[Tower
             continue
         own = getattr(config, spec.config, config) if spec.config else config
         tower = BoundTower(
-            spec, module.get_submodule(path), path, own, spec.dims(own, config), length(spec, own)
+            spec, module.get_submodule(path), path, own, spec.dims(own, config), _length(spec, own)
         )
         _bind_sites(module, tower)
         towers[spec.name] = tower
@@ -148,7 +182,9 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
     spec, dims, root = tower.spec, tower.dims, tower.root
     blocks = _find(root, spec.blocks)
     if not isinstance(blocks, nn.ModuleList | nn.Sequential) or len(blocks) != dims.blocks:
-        got = f"{len(blocks)} blocks" if isinstance(blocks, nn.ModuleList | nn.Sequential) else "no block list"
+        got = (
+            f"{len(blocks)} blocks" if isinstance(blocks, nn.ModuleList | nn.Sequential) else "no block list"
+        )
         raise ModelError(
             f"{type(module).__name__}.{_join(tower.path, spec.blocks)}: got {got}, expected {dims.blocks} blocks "
             f"as its config says"
@@ -173,17 +209,21 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
 
 
 def _site(name: str, block: int | None, kind: str, tap: Tap, module: nn.Module, tower: BoundTower) -> Site:
-    if tap.side == "attention":
-        point = Point(
-            module,
-            "switch",
-            partial(attention.read, tower),
-            attention.write,
-            switch=partial(attention.switch, tower.root),
-        )
-        return Site(name, tower.name, block, kind, 0, tower.name, point)
+    if tap.side in ("attention", "multihead"):
+        whole = tap.side == "attention"
+        switch = partial(attention.switch, tower.root) if whole else partial(multihead.switch, kind)
+        read, write = partial(_read, tap.part, tower.dims), partial(_write, tap.part, tower.dims)
+        if kind == "pattern":
+            read, write = partial(attention.read, tower), attention.write
+        width = 0 if kind == "pattern" else getattr(tower.dims, tap.width)
+        point = Point(module, "switch", read, write, switch=switch)
+        return Site(name, tower.name, block, kind, width, tower.name, point)
     point = Point(
-        module, tap.side, partial(_read, tap.part, tower.dims), partial(_write, tap.part, tower.dims), tap.in_place
+        module,
+        tap.side,
+        partial(_read, tap.part, tower.dims),
+        partial(_write, tap.part, tower.dims),
+        tap.in_place,
     )
     space = f"{tower.name}.pooled" if tap.part is POOLED else tower.name
     return Site(name, tower.name, block, kind, getattr(tower.dims, tap.width), space, point)

@@ -9,7 +9,8 @@ that the width is the same for every batch; keys beyond the sequence at hand are
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _NAME = "mmxai_eager"
 _LIMIT = 2**32
+_received: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] | None = None
 _watched: dict[nn.Module, Callable[[torch.Tensor], torch.Tensor]] = {}
 
 
@@ -68,6 +70,17 @@ def switch(
     return undo
 
 
+@contextmanager
+def receiving() -> Iterator[dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
+    """For `mmxai check`: the query and key (rotated) each switched attention is called with, by module."""
+    global _received
+    _received = {}
+    try:
+        yield _received
+    finally:
+        _received = None
+
+
 def _register() -> None:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -86,6 +99,8 @@ def _attend(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if _received is not None:
+        _received[module] = query.detach(), key.detach()
     mixed, weights = _eager(module)(module, query, key, value, attention_mask, **kwargs)
     through = _watched.get(module)
     if through is None:
@@ -103,4 +118,6 @@ def _eager(module: nn.Module) -> Callable:
         function = getattr(sys.modules.get(cls.__module__), "eager_attention_forward", None)
         if function is not None:
             return function
-    raise ModelError(f"{type(module).__name__}: its file has no eager_attention_forward, so it has no pattern site")
+    raise ModelError(
+        f"{type(module).__name__}: its file has no eager_attention_forward, so it has no pattern site"
+    )

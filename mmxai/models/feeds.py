@@ -16,6 +16,7 @@ from mmxai.models import inputs as pipelines
 from mmxai.models.adapter import BoundTower
 from mmxai.models.images import ImagePipeline
 from mmxai.models.inputs import Encoded, Inputs, TowerInputs
+from mmxai.models.parts import pair
 from mmxai.models.texts import Bos, Long, TextPipeline
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
@@ -31,7 +32,9 @@ class Feeds(Protocol):
     def example(self) -> Inputs: ...
     def call(self, module: nn.Module, tensors: Mapping[str, Any]) -> Any: ...
     def identity(self) -> dict[str, Any]: ...
-    def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None: ...
+    def set_texts(
+        self, tower: str, context: int, bos: Bos | None, long: Long | None
+    ) -> TextPipeline | None: ...
 
 
 class TowerFeeds:
@@ -42,7 +45,7 @@ class TowerFeeds:
         self.by_tower: dict[str, TowerInputs] = {}
         for tower in towers.values():
             if tower.spec.input == "pixel_values" and processor is not None:
-                images = ImagePipeline(processor, patch=patch_of(tower.config))
+                images = ImagePipeline(processor, patch=pair(tower.config.patch_size))
                 self.by_tower[tower.name] = TowerInputs(tower.name, images=images, prefix=tower.spec.prefix)
                 tower.length = _fixed_length(images, tower)
             if tower.spec.input == "input_ids" and tokenizer is not None:
@@ -84,7 +87,9 @@ class TowerFeeds:
         for tower in self.towers.values():
             if tower.spec.input == "pixel_values":
                 height, width = self._size(tower)
-                tensors["pixel_values"] = torch.zeros(2, getattr(tower.config, "num_channels", 3), height, width)
+                tensors["pixel_values"] = torch.zeros(
+                    2, getattr(tower.config, "num_channels", 3), height, width
+                )
             else:
                 tensors["input_ids"] = torch.ones(2, min(7, tower.length), dtype=torch.int64)
                 tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
@@ -111,14 +116,16 @@ class TowerFeeds:
     def _from_tensors(self, tensors: Mapping[str, Any]) -> Inputs:
         wrong = [k for k, v in tensors.items() if not isinstance(v, torch.Tensor)]
         if wrong or not tensors:
-            raise ArgumentError(f"inputs: got {list(tensors)}, where {wrong} are no tensors; expected a dict of tensors")
+            raise ArgumentError(
+                f"inputs: got {list(tensors)}, where {wrong} are no tensors; expected a dict of tensors"
+            )
         out = Inputs(dict(tensors), {})
         for tower in self.towers.values():
             if tower.spec.input not in tensors:
                 continue
             x = tensors[tower.spec.input]
             if tower.spec.input == "pixel_values":
-                ph, pw = pair(patch_of(tower.config))
+                ph, pw = pair(tower.config.patch_size)
                 grid = (x.shape[-2] // ph, x.shape[-1] // pw)
                 out.rows[tower.name] = pipelines.vision_rows_of(tower.spec.prefix, grid, len(x))
             else:
@@ -127,17 +134,10 @@ class TowerFeeds:
                 out.rows[tower.name] = rows if feed else _mark_special(rows, tower.config)
         if not out.rows:
             known = sorted(t.spec.input for t in self.towers.values())
-            raise ArgumentError(f"inputs: got tensors {list(tensors)}, expected {' or '.join(known)} among them")
+            raise ArgumentError(
+                f"inputs: got tensors {list(tensors)}, expected {' or '.join(known)} among them"
+            )
         return out
-
-
-def pair(size: Any) -> tuple[int, int]:
-    """A side or (height, width) -> (height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def patch_of(config: Any) -> tuple[int, int]:
-    return pair(config.patch_size)
 
 
 def _fixed_length(images: ImagePipeline, tower: BoundTower) -> int:

@@ -65,7 +65,9 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         flat = tensor.detach().reshape(-1)
         if not whole and flat.numel() > _SAMPLES:
-            flat = flat[torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)]
+            flat = flat[
+                torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)
+            ]
         if flat.numel():
             digest.update(flat.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from mmxai.errors import ModelError
-from mmxai.models.adapter import Tower, bind
-from mmxai.models.feeds import TowerFeeds, pair, patch_of
+from mmxai.models.adapter import bind
+from mmxai.models.feeds import TowerFeeds
 from mmxai.models.model import Model
 from mmxai.models.registry import FAMILIES, family_of
 
 _CONVERT = (
-    "convert it once, in an environment you trust: python -c \"from transformers import AutoModel; "
+    'convert it once, in an environment you trust: python -c "from transformers import AutoModel; '
     "AutoModel.from_pretrained('{path}').save_pretrained('{path}-safetensors')\""
 )
 
@@ -71,6 +71,12 @@ def from_object(
     module: nn.Module, *, device: Any = None, dtype: Any = None, processor: Any = None, tokenizer: Any = None
 ) -> Model:
     """A model around a transformers object; wrappers (LoRA, data parallel) are looked through."""
+    from mmxai.models import elsewhere
+
+    other = elsewhere.recognise(module, type(module).__name__)
+    if other is not None:
+        module.to(device=device, dtype=_dtype(dtype) if dtype else None)
+        return other
     inner = unwrap(module)
     if device is not None or dtype is not None:
         inner = inner.to(device=device, dtype=_dtype(dtype) if dtype else None)
@@ -84,7 +90,7 @@ def from_object(
 
 def build(module: nn.Module, *, name: str, config: Any, processor: Any, tokenizer: Any) -> Model:
     family = family_of(config)
-    towers = bind(module, config, family, _length)
+    towers = bind(module, config, family)
     feeds = TowerFeeds(towers, processor, tokenizer)
     return Model(module, name=name, family=family, towers=towers, feeds=feeds, config=config)
 
@@ -96,7 +102,9 @@ def unwrap(module: nn.Module) -> nn.Module:
         kind = getattr(getattr(seen, "config", None), "model_type", None)
         if kind in FAMILIES and not hasattr(seen, "peft_config") and not _is_shell(seen):
             return seen
-        inner = next((c for n in ("base_model", "model", "module") if (c := seen._modules.get(n)) is not None), None)
+        inner = next(
+            (c for n in ("base_model", "model", "module") if (c := seen._modules.get(n)) is not None), None
+        )
         if inner is None:
             break
         seen = inner
@@ -114,21 +122,11 @@ def _is_shell(module: nn.Module) -> bool:
     return "config" not in module.__dict__
 
 
-def _length(spec: Tower, config: Any) -> int:
-    """The most rows a sample has, as the config says."""
-    if spec.input == "input_ids":
-        positions = config.max_position_embeddings
-        # RoBERTa's positions start behind the padding id.
-        offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-        return positions - offset
-    (height, width), (ph, pw) = pair(config.image_size), patch_of(config)
-    return len(spec.prefix) + (height // ph) * (width // pw)
-
-
 def _from_pretrained(
     source: str, local: bool, device: Any, dtype: Any, revision: str | None
 ) -> tuple[nn.Module, Any]:
     import transformers
+    from safetensors import SafetensorError
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
@@ -148,7 +146,7 @@ def _from_pretrained(
                 output_loading_info=True,
                 **where,
             )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_explain(source, local, error)) from error
     # The pooler of a headless encoder is often absent, and no site is behind it.
     missing = [k for k in info["missing_keys"] if ".pooler." not in f".{k}"]
@@ -188,7 +186,9 @@ def _check_folder(path: Path) -> None:
     if not config.is_file():
         near = sorted(p.parent.name for p in path.glob("*/config.json"))
         hint = f"; folders in it that have one: {', '.join(near)}" if near else ""
-        raise ModelError(f"{path}: got a folder without config.json, expected a saved transformers model{hint}")
+        raise ModelError(
+            f"{path}: got a folder without config.json, expected a saved transformers model{hint}"
+        )
     try:
         declared = json.loads(config.read_text())
     except ValueError as error:
@@ -217,8 +217,14 @@ def _no_folder(path: Path) -> str:
         return f"{path}: got a file, expected the folder that holds config.json and model.safetensors"
     parent = next((p for p in path.parents if p.is_dir()), Path("."))
     missing = path.relative_to(parent).parts[0] if parent != Path(".") else path.parts[0]
-    near = difflib.get_close_matches(missing, [p.name for p in parent.iterdir() if p.is_dir()], n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(str(parent / n) for n in near)}?" if near else f"{parent} has no such folder"
+    near = difflib.get_close_matches(
+        missing, [p.name for p in parent.iterdir() if p.is_dir()], n=3, cutoff=0.4
+    )
+    hint = (
+        f"did you mean {', '.join(str(parent / n) for n in near)}?"
+        if near
+        else f"{parent} has no such folder"
+    )
     return f"{path}: no such folder; {hint} Expected a folder with config.json, a hub id, or a loaded model"
 
 
@@ -243,7 +249,9 @@ def _explain(source: str, local: bool, error: Exception) -> str:
 
 
 def _load_processor(source: str, local: bool, revision: str | None) -> Any:
-    return _load_auto("AutoImageProcessor", "preprocessor_config.json", source, local, revision, backend="pil")
+    return _load_auto(
+        "AutoImageProcessor", "preprocessor_config.json", source, local, revision, backend="pil"
+    )
 
 
 def _load_tokenizer(source: str, local: bool, revision: str | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -87,7 +88,9 @@ class Model:
         return identity_of(self.module, self.config, self.name, self.family, self.dtype)
 
     def __repr__(self) -> str:
-        towers = ", ".join(f"{t.name}: {t.dims.blocks} blocks of {t.dims.model}" for t in self.towers.values())
+        towers = ", ".join(
+            f"{t.name}: {t.dims.blocks} blocks of {t.dims.model}" for t in self.towers.values()
+        )
         return f"Model({self.name!r}, {self.family}, {towers or type(self.module).__name__}, {self.device}, {self.dtype})"
 
     # Sites
@@ -156,7 +159,11 @@ class Model:
 
         Returns the pipeline that will be used, None for a model without a tokenizer.
         """
-        if tower not in self.towers or self.modality(tower) != "text" or (context is not None and context < 1):
+        if (
+            tower not in self.towers
+            or self.modality(tower) != "text"
+            or (context is not None and context < 1)
+        ):
             raise ArgumentError(
                 f"set_texts: got {tower!r} and context {context}, expected a text tower of this model and a "
                 f"positive number of tokens"
@@ -236,7 +243,7 @@ class Model:
             only = set()
         differentiate = torch.enable_grad() if grad else torch.no_grad()
         with torch.inference_mode(False) if grad else nullcontext(), differentiate:
-            out = run_hooked(self.module, requests, lambda: self._forward(moved.tensors, only), stop=stop)
+            out = run_hooked(self.module, requests, lambda: self.forward(moved.tensors, only), stop=stop)
             result = Run(None if stop else out, {}, rows=inputs.rows)
             if callable(grad):
                 result.value = grad(out)
@@ -263,13 +270,22 @@ class Model:
         acts = {site: run.acts[site][keep.to(run.acts[site].device)] for site in sites}
         return run.out, Batch(acts, Rows(rows[keep]), space=space)
 
-    def _forward(self, tensors: Mapping[str, Any], only: set[str]) -> Any:
+    def forward(
+        self, tensors: Mapping[str, Any], only: AbstractSet[str] = frozenset(), **options: Any
+    ) -> Any:
+        """The plain forward without hooks, of the towers that `tensors` feed (of those in `only`, if any)."""
         if not self.towers:
             return self.feeds.call(self.module, tensors)
-        active = [t for t in self.towers.values() if t.spec.input in tensors and t.name in (only or self.towers)]
+        active = [
+            t for t in self.towers.values() if t.spec.input in tensors and t.name in (only or self.towers)
+        ]
         kwargs = {k: v for k, v in tensors.items() if _belongs(k, [t.spec.input for t in active])}
+        theirs = {ours: name for t in active for ours, name in t.spec.arguments.items()}
+        if theirs:
+            kwargs = {theirs[k]: v for k, v in kwargs.items() if k in theirs}
         for tower in active:
             kwargs.update(tower.spec.kwargs)
+        kwargs.update(options)
         if len(active) == 1 and len(self.towers) > 1:
             return getattr(self.module, active[0].spec.method)(**kwargs)
         return self.module(**kwargs)
@@ -297,8 +313,16 @@ class Model:
             last = max((i for i, s in enumerate(ordered) if s in captured or s in readers), default=-1)
             late = [s for s in ordered[last + 1 :] if s in edits]
             if grad or last < 0 or late:
-                why = "grad needs the output" if grad else f"edits after the last site: {late}" if late else "no sites"
-                raise ArgumentError(f"stop=True: {why}, expected only reads after which nothing matters; use stop=False")
+                why = (
+                    "grad needs the output"
+                    if grad
+                    else f"edits after the last site: {late}"
+                    if late
+                    else "no sites"
+                )
+                raise ArgumentError(
+                    f"stop=True: {why}, expected only reads after which nothing matters; use stop=False"
+                )
 
     def _by_site(self, functions: Mapping[str, Any]) -> dict[str, list[Callable]]:
         out: dict[str, list[Callable]] = {}
@@ -315,14 +339,16 @@ class Model:
     def _module_site(self, site: str) -> modules.ModuleSite:
         if site not in self._modules:
             if not site.startswith(names.MODULE):
-                raise UnknownSiteError(f"no site {site!r} in this model; model.resolve understands globs and ranges")
+                raise UnknownSiteError(
+                    f"no site {site!r} in this model; model.resolve understands globs and ranges"
+                )
             path = site.removeprefix(names.MODULE)
             self.resolve(site)
             self._modules[site] = modules.module_site(self.module, path, *self._example())
         return self._modules[site]
 
     def _usable_modules(self) -> list[modules.ModuleSite]:
-        outputs, batch, towers = self._example()
+        outputs, batch, _towers = self._example()
         usable = [p for p, o in outputs.items() if modules.usable(o, batch)]
         return [self._module_site(names.MODULE + path) for path in usable]
 
@@ -330,7 +356,7 @@ class Model:
         example = self.feeds.example()
         moved = example.to(self.device, self.dtype)
         if self._outputs is None:
-            self._outputs = modules.discover(self.module, lambda: self._forward(moved.tensors, set()))
+            self._outputs = modules.discover(self.module, lambda: self.forward(moved.tensors, set()))
         towers = {t.name: (t.path, example.rows[t.name].shape[1]) for t in self.towers.values()}
         return self._outputs, example.batch_size, towers
 

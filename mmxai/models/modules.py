@@ -81,7 +81,11 @@ def usable(output: Output, batch: int) -> bool:
 
 
 def module_site(
-    module: nn.Module, path: str, outputs: Mapping[str, Output], batch: int, towers: Mapping[str, tuple[str, int]]
+    module: nn.Module,
+    path: str,
+    outputs: Mapping[str, Output],
+    batch: int,
+    towers: Mapping[str, tuple[str, int]],
 ) -> ModuleSite:
     """Bind one site. towers: name -> (path of its root, length of the example's sequence).
 
@@ -90,7 +94,9 @@ def module_site(
     name = MODULE + path
     found = outputs.get(path)
     if found is None:
-        raise ModelError(f"{name}: did not run on the example, so its width is unknown; call another module's site")
+        raise ModelError(
+            f"{name}: did not run on the example, so its width is unknown; call another module's site"
+        )
     if found.fires != 1:
         raise ModelError(
             f"{name}: runs {found.fires} times in one forward (a module used in several places), expected once; "
@@ -142,7 +148,7 @@ def _write(ndim: int, x: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 def rows_of(space: str, batch: int, samples: torch.Tensor | None = None) -> torch.Tensor:
     """Row table int32 `[B, T, 8]` of a `module.` or `<tower>.pooled` space."""
     what = space.rpartition(".")[2]
-    height, width = (int(n) for n in what.split("x")) if "x" in what else (0, 0)
+    _height, width = (int(n) for n in what.split("x")) if "x" in what else (0, 0)
     count = length_of(space)
     table = torch.full((count, len(ROW_COLUMNS)), -1, dtype=torch.int32)
     if "x" in what:
@@ -167,4 +173,6 @@ def length_of(space: str) -> int:
         height, _, width = what.partition("x")
         return int(height) * int(width or 1)
     except ValueError:
-        raise UnknownSiteError(f"no row space {space!r}; expected a tower, <tower>.pooled or module.<shape>") from None
+        raise UnknownSiteError(
+            f"no row space {space!r}; expected a tower, <tower>.pooled or module.<shape>"
+        ) from None

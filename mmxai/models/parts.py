@@ -6,8 +6,14 @@ Every part has `read(x, dims)` (a view where possible) and `write(x, new, dims)`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+
+def pair(size: Any) -> tuple[int, int]:
+    """A side or (height, width) -> (height, width)."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ def wrap(
             f"wrap: got {type(module).__name__}, expected a torch.nn.Module (not a scripted or traced one: hooks "
             f"do not run in those)"
         )
-    return Model(module, name=name or type(module).__name__, family=None, towers={}, feeds=PlainFeeds(prepare, example))
+    return Model(
+        module, name=name or type(module).__name__, family=None, towers={}, feeds=PlainFeeds(prepare, example)
+    )
 
 
 class PlainFeeds:
@@ -54,18 +56,24 @@ class PlainFeeds:
         tensors = dict(made) if isinstance(made, Mapping) else {_ONLY: made}
         wrong = [k for k, v in tensors.items() if not isinstance(v, torch.Tensor)]
         if wrong:
-            raise ModelError(f"prepare: returned no tensor for {wrong}, expected a tensor or a dict of tensors")
+            raise ModelError(
+                f"prepare: returned no tensor for {wrong}, expected a tensor or a dict of tensors"
+            )
         size = sample.image.size if sample.image is not None else None
         return Encoded(sample.key, sample.digest, sample.text, sample.columns, size=size, tensors=tensors)
 
     def collate(self, batch: Sequence[Encoded]) -> Inputs:
         shapes = {tuple((k, tuple(v.shape)) for k, v in e.tensors.items()) for e in batch}
         if len(shapes) != 1:
-            raise ModelError(f"prepare: returned tensors of different shapes {sorted(shapes)}, expected one shape")
+            raise ModelError(
+                f"prepare: returned tensors of different shapes {sorted(shapes)}, expected one shape"
+            )
         inputs = Inputs({k: torch.stack([e.tensors[k] for e in batch]) for k in batch[0].tensors}, {})
         indices = [i if e.index is None else e.index for i, e in enumerate(batch)]
         # Every network has this space; it tells the other spaces which samples these are.
-        inputs.rows["module.vector"] = rows_of("module.vector", len(batch), torch.tensor(indices, dtype=torch.int32))
+        inputs.rows["module.vector"] = rows_of(
+            "module.vector", len(batch), torch.tensor(indices, dtype=torch.int32)
+        )
         return self._seen(inputs)
 
     def prepare(self, inputs: Any) -> Inputs:
@@ -93,7 +101,9 @@ class PlainFeeds:
 
     def identity(self) -> dict[str, Any]:
         """The name of the function alone: what it does is its owner's affair."""
-        return {"prepare": None if self._prepare is None else getattr(self._prepare, "__qualname__", "callable")}
+        return {
+            "prepare": None if self._prepare is None else getattr(self._prepare, "__qualname__", "callable")
+        }
 
     def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None:
         raise ArgumentError(f"wrapped model: has no tower {tower!r}")

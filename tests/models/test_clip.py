@@ -20,14 +20,14 @@ EOS = 61
 def config() -> CLIPConfig:
     return CLIPConfig(
         projection_dim=20,
-        text_config=dict(
-            hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, vocab_size=64,
-            max_position_embeddings=12, projection_dim=20, bos_token_id=60, eos_token_id=EOS, pad_token_id=62,
-        ),
-        vision_config=dict(
-            hidden_size=24, intermediate_size=36, num_hidden_layers=3, num_attention_heads=2, image_size=16,
-            patch_size=4, projection_dim=20,
-        ),
+        text_config={
+            "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64,
+            "max_position_embeddings": 12, "projection_dim": 20, "bos_token_id": 60, "eos_token_id": EOS, "pad_token_id": 62,
+        },
+        vision_config={
+            "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16,
+            "patch_size": 4, "projection_dim": 20,
+        },
     )  # fmt: skip
 
 
@@ -63,7 +63,11 @@ class TestCLIP(AdapterTests):
 
         def start_vision():
             e = vision.embeddings
-            patches = F.conv2d(tensors["pixel_values"], e.patch_embedding.weight, stride=4).flatten(2).transpose(1, 2)
+            patches = (
+                F.conv2d(tensors["pixel_values"], e.patch_embedding.weight, stride=4)
+                .flatten(2)
+                .transpose(1, 2)
+            )
             x = torch.cat([e.class_embedding.expand(3, 1, -1), patches], 1) + e.position_embedding.weight
             return x, layer_norm(vision.pre_layrnorm)(x)
 

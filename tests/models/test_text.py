@@ -33,10 +33,10 @@ from mmxai.models import load_model
 
 from .contract import AdapterTests, Block, Reference, layer_norm, linear, rms_norm, rope, shake
 
-SIZES = dict(
-    vocab_size=64, hidden_size=32, intermediate_size=44, num_hidden_layers=3, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
+SIZES = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 THETA = 10000.0
 
 
@@ -54,13 +54,13 @@ class TestLlama(AdapterTests):
 
     def attention(self, b, i):
         a = b.self_attn
-        return dict(
-            heads=4, q=linear(a.q_proj), k=linear(a.k_proj), v=linear(a.v_proj), o=linear(a.o_proj),
-            turn=lambda x: rope(x, THETA),
-        )  # fmt: skip
+        return {
+            "heads": 4, "q": linear(a.q_proj), "k": linear(a.k_proj), "v": linear(a.v_proj), "o": linear(a.o_proj),
+            "turn": lambda x: rope(x, THETA),
+        }  # fmt: skip
 
     def norms(self, b):
-        return dict(norm1=self.norm(b.input_layernorm), norm2=self.norm(b.post_attention_layernorm))
+        return {"norm1": self.norm(b.input_layernorm), "norm2": self.norm(b.post_attention_layernorm)}
 
     def embed(self, module, ids):
         return module.model.embed_tokens.weight[ids]
@@ -109,9 +109,9 @@ class TestQwen3(TestLlama):
 
     def attention(self, b, i):
         a = b.self_attn
-        normed = dict(
-            q=head_normed(a.q_proj, self.norm(a.q_norm), 6), k=head_normed(a.k_proj, self.norm(a.k_norm), 6)
-        )
+        normed = {
+            "q": head_normed(a.q_proj, self.norm(a.q_norm), 6), "k": head_normed(a.k_proj, self.norm(a.k_norm), 6)
+        }
         return {**super().attention(b, i), **normed}
 
 
@@ -136,7 +136,11 @@ class TestGemma2(TestGemma):
     def make(self):
         return Gemma2ForCausalLM(
             Gemma2Config(
-                **SIZES, head_dim=self.head_dim, sliding_window=3, query_pre_attn_scalar=7, attn_logit_softcapping=2.0
+                **SIZES,
+                head_dim=self.head_dim,
+                sliding_window=3,
+                query_pre_attn_scalar=7,
+                attn_logit_softcapping=2.0,
             )
         )
 
@@ -145,10 +149,10 @@ class TestGemma2(TestGemma):
         return {**super().attention(b, i), "scale": 7**-0.5, "softcap": 2.0, "window": window}
 
     def norms(self, b):
-        return dict(
-            norm1=self.norm(b.input_layernorm), norm2=self.norm(b.pre_feedforward_layernorm),
-            after_attn=self.norm(b.post_attention_layernorm), after_mlp=self.norm(b.post_feedforward_layernorm),
-        )  # fmt: skip
+        return {
+            "norm1": self.norm(b.input_layernorm), "norm2": self.norm(b.pre_feedforward_layernorm),
+            "after_attn": self.norm(b.post_attention_layernorm), "after_mlp": self.norm(b.post_feedforward_layernorm),
+        }  # fmt: skip
 
     def test_eager_and_sdpa_agree(self, model, module):
         pytest.skip("Gemma 2 has no sdpa: it cannot cap scores")
@@ -179,7 +183,9 @@ class TestGemma3(TestGemma2):
 
 class TestGPT2(AdapterTests):
     def make(self):
-        return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=16, n_inner=44))
+        return GPT2LMHeadModel(
+            GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=16, n_inner=44)
+        )
 
     def tensors(self):
         return self.text()
@@ -210,7 +216,10 @@ class TestNeoX(AdapterTests):
     parallel = True
 
     def make(self):
-        kwargs = {**SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": THETA, "partial_rotary_factor": 0.5}}
+        kwargs = {
+            **SIZES,
+            "rope_parameters": {"rope_type": "default", "rope_theta": THETA, "partial_rotary_factor": 0.5},
+        }
         del kwargs["num_key_value_heads"]
         return GPTNeoXForCausalLM(GPTNeoXConfig(**kwargs, use_parallel_residual=self.parallel))
 
@@ -308,6 +317,9 @@ def test_chunked_feed_forward_is_an_error_and_not_half_the_rows():
 
 def test_padding_does_not_reach_real_tokens():
     model = load_model(shake(TestLlama().make()))
-    long = model.run({"input_ids": torch.tensor([[5, 6, 7, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0, 0]])}, capture="text.2.resid_post")
+    long = model.run(
+        {"input_ids": torch.tensor([[5, 6, 7, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0, 0]])},
+        capture="text.2.resid_post",
+    )
     short = model.run({"input_ids": torch.tensor([[5, 6, 7]])}, capture="text.2.resid_post")
     torch.testing.assert_close(long.acts["text.2.resid_post"][:, :3], short.acts["text.2.resid_post"])

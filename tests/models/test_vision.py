@@ -20,7 +20,7 @@ from .contract import AdapterTests, Block, Reference, layer_norm, linear, shake
 
 def attention(b, heads):
     a = b.attention
-    return dict(heads=heads, q=linear(a.q_proj), k=linear(a.k_proj), v=linear(a.v_proj), o=linear(a.o_proj))
+    return {"heads": heads, "q": linear(a.q_proj), "k": linear(a.k_proj), "v": linear(a.v_proj), "o": linear(a.o_proj)}
 
 
 def patches(embeddings, pixels):
@@ -55,9 +55,8 @@ class TestViT(AdapterTests):
             )
             for b in module.layers
         ]  # fmt: skip
-        return [
-            Reference("vision", start, blocks, lambda x: {"ln_final": layer_norm(module.layernorm)(x)}, causal=False)
-        ]
+        end = lambda x: {"ln_final": layer_norm(module.layernorm)(x)}  # noqa: E731
+        return [Reference("vision", start, blocks, end, causal=False)]
 
     def test_last_hidden_state_is_ln_final(self, model):
         run = model.run(self.tensors(), capture="vision.ln_final")
@@ -73,12 +72,14 @@ class TestDinov2(AdapterTests):
     registers = 0
 
     def make(self):
-        kwargs = dict(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, image_size=16, patch_size=4,
-            use_swiglu_ffn=self.swiglu,
-        )  # fmt: skip
+        kwargs = {
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2, "image_size": 16, "patch_size": 4,
+            "use_swiglu_ffn": self.swiglu,
+        }  # fmt: skip
         if self.registers:
-            return Dinov2WithRegistersModel(Dinov2WithRegistersConfig(num_register_tokens=self.registers, **kwargs))
+            return Dinov2WithRegistersModel(
+                Dinov2WithRegistersConfig(num_register_tokens=self.registers, **kwargs)
+            )
         return Dinov2Model(Dinov2Config(**kwargs))
 
     def tensors(self):
@@ -96,8 +97,11 @@ class TestDinov2(AdapterTests):
 
         def mlp(b):
             if self.swiglu:
-                return dict(up=linear(b.mlp.gate_proj), gated=linear(b.mlp.up_proj), down=linear(b.mlp.down_proj), act=F.silu)
-            return dict(up=linear(b.mlp.fc1), down=linear(b.mlp.fc2), act=F.gelu)
+                m = b.mlp
+                return {
+                    "up": linear(m.gate_proj), "gated": linear(m.up_proj), "down": linear(m.down_proj), "act": F.silu
+                }
+            return {"up": linear(b.mlp.fc1), "down": linear(b.mlp.fc2), "act": F.gelu}
 
         blocks = [
             Block(
@@ -107,9 +111,8 @@ class TestDinov2(AdapterTests):
             )
             for b in module.encoder.layer
         ]  # fmt: skip
-        return [
-            Reference("vision", start, blocks, lambda x: {"ln_final": layer_norm(module.layernorm)(x)}, causal=False)
-        ]
+        end = lambda x: {"ln_final": layer_norm(module.layernorm)(x)}  # noqa: E731
+        return [Reference("vision", start, blocks, end, causal=False)]
 
 
 class TestDinov2SwiGLU(TestDinov2):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
 from mmxai.models.parts import Dims
 
 BLOCK = {
@@ -52,6 +52,9 @@ FAMILY = Family(
             block=BLOCK,
             after={},
             input="input_ids",
+            anatomy=Anatomy(
+                "attention.output.LayerNorm", "output.LayerNorm", "intermediate.intermediate_act_fn"
+            ),
         ),
     ),
     residual="post-norm",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
 from mmxai.models.parts import POOLED, Dims
 
 BLOCK = {
@@ -21,6 +21,7 @@ BLOCK = {
     "mlp_out": Tap("mlp"),
     "resid_post": Tap(""),
 }
+ANATOMY = Anatomy("layer_norm1", "layer_norm2", "mlp.activation_fn")
 
 
 def dims(config: Any, whole: Any) -> Dims:
@@ -50,6 +51,7 @@ VISION = Tower(
         "embeds": Tap("/visual_projection", width="joint", part=POOLED, optional=True),
     },
     input="pixel_values",
+    anatomy=ANATOMY,
     method="get_image_features",
     prefix=("cls",),
 )
@@ -68,6 +70,7 @@ TEXT = Tower(
         "embeds": Tap("/text_projection", width="joint", part=POOLED, optional=True),
     },
     input="input_ids",
+    anatomy=ANATOMY,
     method="get_text_features",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
 from mmxai.models.parts import Dims
 
 ATTENTION = {
@@ -52,6 +52,9 @@ def family(config: Any) -> Family:
                 block={**ATTENTION, **(SWIGLU if config.use_swiglu_ffn else MLP), **OUT},
                 after={"ln_final": Tap("layernorm")},
                 input="pixel_values",
+                anatomy=Anatomy("norm1", "norm2", "mlp.act_fn", "mlp.up_proj")
+                if config.use_swiglu_ffn
+                else Anatomy("norm1", "norm2", "mlp.activation_fn"),
                 prefix=("cls", *["register"] * registers),
             ),
         ),

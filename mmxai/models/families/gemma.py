@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
-from mmxai.models.families.llama import QK, dims
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.families.llama import PROJECTIONS, QK, dims
 from mmxai.models.parts import HeadsFirst
 
 QK_NORMED = {
@@ -54,6 +54,13 @@ def family(config: Any) -> Family:
                 },
                 after={"ln_final": Tap("norm")},
                 input="input_ids",
+                anatomy=Anatomy(
+                    "input_layernorm",
+                    "post_attention_layernorm" if first else "pre_feedforward_layernorm",
+                    "mlp.act_fn",
+                    "mlp.up_proj",
+                    heads=PROJECTIONS if heads_normed else {},
+                ),
                 kwargs={"use_cache": False},
             ),
         ),

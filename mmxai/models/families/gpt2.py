@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
 from mmxai.models.parts import Dims, Third
 
 BLOCK = {
@@ -48,6 +48,7 @@ FAMILY = Family(
             block=BLOCK,
             after={"ln_final": Tap("ln_f")},
             input="input_ids",
+            anatomy=Anatomy("ln_1", "ln_2", "mlp.act"),
             kwargs={"use_cache": False},
         ),
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
 from mmxai.models.parts import Dims, Interleaved
 
 ATTENTION = {
@@ -55,6 +55,7 @@ def family(config: Any) -> Family:
                 block={**ATTENTION, **({} if parallel else MID), **MLP},
                 after={"ln_final": Tap("final_layer_norm")},
                 input="input_ids",
+                anatomy=Anatomy("input_layernorm", "post_attention_layernorm", "mlp.act"),
                 kwargs={"use_cache": False},
             ),
         ),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
-from mmxai.models.parts import Dims, HeadsLast
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.parts import WHOLE, Dims, HeadsLast
 
 QK = {"q": Tap("self_attn.q_proj", width="q"), "k": Tap("self_attn.k_proj", width="kv")}
 QK_NORMED = {
     "q": Tap("self_attn.q_norm", width="q", part=HeadsLast()),
     "k": Tap("self_attn.k_norm", width="kv", part=HeadsLast()),
 }
+PROJECTIONS = {"q": ("self_attn.q_proj", WHOLE), "k": ("self_attn.k_proj", WHOLE)}
 REST = {
     "v": Tap("self_attn.v_proj", width="kv"),
     "pattern": Tap("self_attn", "attention"),
@@ -53,6 +54,13 @@ def family(config: Any) -> Family:
                 block={"resid_pre": Tap("", "in"), **(QK_NORMED if normed else QK), **REST},
                 after={"ln_final": Tap("norm")},
                 input="input_ids",
+                anatomy=Anatomy(
+                    "input_layernorm",
+                    "post_attention_layernorm",
+                    "mlp.act_fn",
+                    "mlp.up_proj",
+                    heads=PROJECTIONS if normed else {},
+                ),
                 kwargs={"use_cache": False},
             ),
         ),

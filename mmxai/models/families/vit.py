@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, Tap, Tower
 from mmxai.models.parts import Dims
 
 BLOCK = {
@@ -48,6 +48,7 @@ FAMILY = Family(
             block=BLOCK,
             after={"ln_final": Tap("layernorm")},
             input="pixel_values",
+            anatomy=Anatomy("layernorm_before", "layernorm_after", "mlp.activation_fn"),
             prefix=("cls",),
         ),
     ),
