@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 import re
 from collections.abc import Iterable, Mapping
 from itertools import product
@@ -60,10 +61,12 @@ def open_data(
 
 def _open_path(path: Path, image_column: str | None, text_column: str | None) -> Source:
     suffix = path.suffix.lower()
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, a text in place of a path does not make it raise
         shards = _expand(str(path))
         if shards is None:
-            raise DataError(f"{path}: got no such file or folder{_nearest(path)}, expected an existing path")
+            raise DataError(
+                f"{str(path)[:200]}: got no such file or folder{_nearest(path)}, expected an existing path"
+            )
         return TarSource(shards, image_column, text_column)
     if path.is_dir():
         return FolderSource(path)
@@ -116,7 +119,7 @@ def _alternatives(inside: str) -> list[str]:
 def _nearest(path: Path) -> str:
     """What exists beside a path that does not."""
     missing, parent = path.name, path.parent
-    while not parent.is_dir() and parent != parent.parent:
+    while not os.path.isdir(parent) and parent != parent.parent:
         missing, parent = parent.name, parent.parent
     close = difflib.get_close_matches(missing, [p.name for p in parent.iterdir()], n=1)
     return f" (did you mean {parent / close[0]}?)" if close else f" (nothing like it in {parent})"

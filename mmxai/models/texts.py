@@ -14,7 +14,6 @@ from mmxai.errors import ArgumentError, DataError, ModelError
 Bos = bool | Literal["auto"]
 Long = Literal["error", "split", "truncate"]
 
-_PROBE = "a b"
 _UNLIMITED = 10**9  # tokenizers without a limit say 10**30
 
 
@@ -56,12 +55,12 @@ class TextPipeline:
         if long not in ("error", "split", "truncate"):
             raise ArgumentError(f'long: got {long!r}, expected "error", "split" or "truncate"')
         self.tokenizer, self.context, self.bos, self.long = tokenizer, context, bos, long
+        self.special_ids = _special_ids(tokenizer)
         self.prefix, self.suffix = self._template()
         if context <= len(self.prefix) + len(self.suffix):
             raise ArgumentError(
                 f"context: got {context}, expected more than the special tokens of an empty text"
             )
-        self.special_ids = _special_ids(tokenizer)
 
     @property
     def pad_id(self) -> int:
@@ -132,12 +131,21 @@ class TextPipeline:
             'cut texts into contexts with long="split", or keep only their beginning with long="truncate"'
         )
 
+    def _probe(self) -> str:
+        """A text of one token, from the vocabulary itself: a small one may not even know unknown words."""
+        for i in sorted(set(self.tokenizer.get_vocab().values()) - self.special_ids):
+            text = self.tokenizer.decode([i]).strip()
+            if text and self.tokenize(text) == [i]:
+                return text
+        raise ModelError(f"tokenizer {type(self.tokenizer).__name__}: no token of its vocabulary is text")
+
     def _template(self) -> tuple[list[int], list[int]]:
         """Ids before and after every text."""
-        body = self.tokenize(_PROBE)
-        whole = self.tokenizer(_PROBE, verbose=False)["input_ids"]
+        probe = self._probe()
+        body = self.tokenize(probe)
+        whole = self.tokenizer(probe, verbose=False)["input_ids"]
         at = next((i for i in range(len(whole)) if whole[i : i + len(body)] == body), None)
-        if at is None or not body:
+        if at is None:
             raise ModelError(
                 f"tokenizer {type(self.tokenizer).__name__}: special tokens do not surround the text"
             )

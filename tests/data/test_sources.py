@@ -57,6 +57,8 @@ class TestFolder:
             open_data(tmp_path / "fotos")
         with pytest.raises(DataError, match=r"did you mean .*photos"):
             open_data(tmp_path / "fotos" / "deeper")
+        with pytest.raises(DataError, match=r"no such file or folder"):
+            open_data("a text, not a path. " * 500)
         (tmp_path / "texts").mkdir()
         (tmp_path / "texts" / "a.txt").write_text("a")
         with pytest.raises(DataError, match=r"1 x \.txt, expected images"):

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from mmxai.data import contexts, open_data
 from mmxai.errors import ArgumentError, DataError
 from mmxai.models.texts import TextPipeline
 from tests.models.tokenizers_ import word_tokenizer
@@ -102,6 +104,32 @@ def test_identity_tells_pipelines_apart():
     before = pipelines[0].identity
     pipelines[0]("the cat")
     assert pipelines[0].identity == before
+
+
+def test_a_vocabulary_without_unknown_words():
+    inner = Tokenizer(models.WordLevel({"<s>": 0, "red": 1, "square": 2}, unk_token="none"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+    out = TextPipeline(tokenizer, 8, bos=True)("red square")
+    assert out.ids.tolist() == [0, 1, 2] and out.special.tolist() == [True, False, False]
+
+
+def test_bytes_as_tokens():
+    """GPT-2's kind: byte-level BPE without a template."""
+    inner = Tokenizer(
+        models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
+    )
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    end = {"bos_token": "<|end|>", "eos_token": "<|end|>", "unk_token": "<|end|>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **end)
+    pipeline = TextPipeline(tokenizer, 64, bos=True)
+    out = pipeline("naïve 🙂")
+    assert out.ids.tolist() == [256, *tokenizer("naïve 🙂")["input_ids"]] and len(out.ids) == 1 + 11
+    assert out.special.tolist() == [True] + [False] * 11
+    cut = contexts(open_data(["naïve 🙂 " * 9]), pipeline, 8)
+    assert sum(len(s.tokens) - 1 for s in cut) == 12 * 9
+    assert all(s.text for s in cut)
 
 
 def test_a_real_tokenizer(shared_data):
