@@ -82,7 +82,7 @@ def test_record(towers):
         "columns": {"label": 2},
     }
     cut = TowerInputs("text", texts=TextPipeline(word_tokenizer("clip"), 4, long="truncate"))
-    assert encode(samples()[2], [cut]).record()["truncated"] == {"tokens": 6}
+    assert encode(samples()[2], [cut]).record()["truncated"] == 6
 
 
 def test_ready_tokens_are_taken_as_they_are(towers):
