@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.types import TOKEN_TYPES, Rows
+from mmxai.types import TOKEN_CODES, TOKEN_TYPES, Rows
 
 if TYPE_CHECKING:
     from mmxai.store.reader import Site, Store
@@ -32,14 +32,14 @@ class Token:
 
 @dataclass(frozen=True)
 class Example:
-    """One sample high on a neuron. `cell` (y, x) of the grid and `heat` `[h, w]` 0..1 where they apply."""
+    """A sample high on a neuron; where they apply, the cell (y, x) of its tile and heat `[h, w]` in 0..1."""
 
     sample: StoredSample
     value: float
     kind: str
     position: int
     cell: tuple[int, int] | None = None
-    affine: Sequence[float] | None = None
+    tile: dict[str, Any] | None = None
     heat: np.ndarray | None = None
     tokens: list[Token] = field(default_factory=list)
 
@@ -70,15 +70,20 @@ def neurons_of(store: Store, name: str, units: int | Sequence[int], top: int) ->
 def pick_units(site: Site, stats: SiteStats, number: int) -> list[int]:
     """Neurons that stand out: whose median top-k value lies most standard deviations above the mean.
 
-    Those whose top rows come from at least four different samples go first. The median, for a few
-    outliers do not make a neuron worth showing.
+    Those whose top rows come from at least four different samples, and are patches or words rather than
+    class or special tokens, go first. The median, for a few outliers do not make a neuron worth showing.
     """
     typical = stats.topk_values.double().median(dim=1).values
     score = torch.where(stats.std > 0, (typical - stats.mean) / stats.std, -torch.inf)
     score = score.nan_to_num(nan=-torch.inf)
     order = score.argsort(descending=True, stable=True)[: _CANDIDATES * number]
-    varied = {int(u): len(set(_top_rows(site, stats, int(u))[1].sample.tolist())) for u in order}
-    return sorted(varied, key=lambda u: varied[u] < _ENOUGH)[:number]
+    telling = {int(u): _different_samples(_top_rows(site, stats, int(u))[1]) for u in order}
+    return sorted(telling, key=lambda u: telling[u] < _ENOUGH)[:number]
+
+
+def _different_samples(rows: Rows) -> int:
+    special = torch.tensor([TOKEN_CODES["cls"], TOKEN_CODES["special"], TOKEN_CODES["register"]])
+    return len(set(rows.sample[~torch.isin(rows.token_type, special)].tolist()))
 
 
 def _top_rows(site: Site, stats: SiteStats, unit: int) -> tuple[np.ndarray, Rows]:
@@ -146,9 +151,7 @@ def _example(
     if number >= len(sample.tiles) or site.name.startswith("text."):
         return Example(sample, value, kind, position, cell)
     tile = sample.tiles[number]
-    return Example(
-        sample, value, kind, position, cell, tile["affine"], _heat(near, level, image, tile["grid"])
-    )
+    return Example(sample, value, kind, position, cell, tile, _heat(near, level, image, tile["grid"]))
 
 
 def _heat(near: Rows, level: np.ndarray, image: int, grid: Sequence[int]) -> np.ndarray | None:

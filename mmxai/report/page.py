@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmxai.errors import ArgumentError
 from mmxai.report.examples import Example, neurons_of
-from mmxai.report.pictures import cell_outline, heat_uri, inverse, picture_uri
+from mmxai.report.pictures import heat_uri, inverse, outline, picture_uri
 
 if TYPE_CHECKING:
     from mmxai.store.reader import Store
@@ -101,15 +101,20 @@ def _card(example: Example, picture: str | None, decode: Callable[[int], str] | 
         return card
     if picture is None:
         return card
-    card |= {"picture": picture, "heat": None, "outline": None, "matrix": None}
-    matrix = None if example.affine is None else inverse(example.affine)
-    if matrix is not None:
+    card |= {"picture": picture, "heat": None, "outline": None, "matrix": None, "seen": None}
+    matrix = None if example.tile is None else inverse(example.tile["affine"])
+    if example.tile is not None and matrix is not None:
         card["matrix"] = " ".join(f"{v:.6g}" for v in matrix)
+        card["seen"] = _points(outline(matrix, 0, 0, *example.tile["grid"]))
         if example.cell is not None:
-            card["outline"] = " ".join(f"{x:.6g},{y:.6g}" for x, y in cell_outline(matrix, *example.cell))
+            card["outline"] = _points(outline(matrix, *example.cell))
         if example.heat is not None:
             card |= {"heat": heat_uri(example.heat), "grid": example.heat.shape}
     return card
+
+
+def _points(corners: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.6g},{y:.6g}" for x, y in corners)
 
 
 def _number(value: float) -> str:

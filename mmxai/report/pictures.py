@@ -50,8 +50,10 @@ def inverse(affine: Sequence[float]) -> tuple[float, float, float, float, float,
     return e / area, -d / area, -b / area, a / area, (b * f - c * e) / area, (c * d - a * f) / area
 
 
-def cell_outline(matrix: Sequence[float], y: int, x: int) -> list[tuple[float, float]]:
-    """Corners of cell (y, x) in original pixels, under a matrix of `inverse`."""
+def outline(
+    matrix: Sequence[float], y: int, x: int, height: int = 1, width: int = 1
+) -> list[tuple[float, float]]:
+    """Corners of `height` x `width` cells from (y, x) on, in original pixels, under a matrix of `inverse`."""
     a, b, c, d, e, f = matrix
-    corners = ((x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1))
+    corners = ((x, y), (x + width, y), (x + width, y + height), (x, y + height))
     return [(a * u + c * v + e, b * u + d * v + f) for u, v in corners]

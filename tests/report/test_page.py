@@ -12,7 +12,7 @@ from PIL import Image
 from mmxai.errors import ArgumentError
 from mmxai.report import neuron_page
 from mmxai.report.examples import neurons_of
-from mmxai.report.pictures import cell_outline, inverse
+from mmxai.report.pictures import inverse, outline
 from mmxai.shapes import ShapesWorld
 from mmxai.store import create_store, open_store
 from mmxai.types import TOKEN_CODES, Rows
@@ -97,8 +97,9 @@ def test_outlines_undo_resize_and_crop():
     affine = [0.04, 0, -2, 0, 0.04, 0]
     matrix = inverse(affine)
     assert matrix is not None
-    corners = cell_outline(matrix, 1, 2)
+    corners = outline(matrix, 1, 2)
     np.testing.assert_allclose(corners, [(100, 25), (125, 25), (125, 50), (100, 50)])
+    np.testing.assert_allclose(outline(matrix, 0, 0, 8, 8)[::2], [(50, 0), (250, 200)])
     assert inverse([0, 0, 0, 0, 0, 0]) is None
 
 
