@@ -73,7 +73,7 @@ class Op:
                 )
             return self._module(backend)
         self.skipped = {}
-        for candidate in self.backends(device):
+        for candidate in self._existing(device):
             reason = self._refusal(candidate, device, args)
             if reason is None:
                 return self._module(candidate)
