@@ -66,8 +66,9 @@ def make_loader(
         of consecutive rows (4 MiB or more) in permuted order, gathered to windows of about so many rows,
         permuted inside. "auto": windows where the sites take more than half of the memory available.
         Windows are read in sequence, one ahead; memory is two windows (each at most 1 GiB and an eighth of
-        what is available under "auto"), whatever the store's size.
-    prefetch: batches prepared ahead by a thread; 0 prepares them in the caller's.
+        what is available under "auto"), whatever the store's size. Every rank reads every window.
+    prefetch: batches prepared ahead by a thread; 0 prepares them in the caller's. At most `prefetch` + 1
+        batches are held beside those of the caller, and their memory is used again.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("world", world, 1), ("prefetch", prefetch, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

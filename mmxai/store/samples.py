@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class SampleTable:
     def __init__(self, view: Callable[[], View]):
         self._view = view
         self._lines: OrderedDict[tuple[str, int], list[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Samples committed, the skipped ones among them."""
@@ -118,12 +120,14 @@ class SampleTable:
 
     def _part(self, view: View, part: int) -> list[bytes]:
         key = view.snapshot.attempt(part), part
-        if key not in self._lines:
-            self._lines[key] = view.snapshot.samples_text(part).splitlines()
-            while len(self._lines) > _PARTS_KEPT:
-                self._lines.popitem(last=False)
-        self._lines.move_to_end(key)
-        return self._lines[key]
+        with self._lock:
+            if key not in self._lines:
+                # JSON escapes line ends within text, and bytes split at "\n" and "\r" alone.
+                self._lines[key] = view.snapshot.samples_text(part).splitlines()
+                if len(self._lines) > _PARTS_KEPT:
+                    self._lines.popitem(last=False)
+            self._lines.move_to_end(key)
+            return self._lines[key]
 
     def __repr__(self) -> str:
         return f"SampleTable({len(self):,} samples)"

@@ -313,7 +313,6 @@ def test_refresh_keeps_what_is_verified(tmp_path):
 
 def test_many_groups_of_maps(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "GROUP_PARTS", 2)
-    monkeypatch.setattr("mmxai.store.maps.MAX_MAPS", 3)
     content = make_content(tmp_path / "a", samples=30, per_part=4)
     with open_store(content.path) as store:
         store.view._maps._limit = 3
