@@ -202,7 +202,7 @@ def small_disk(tmp_path: Path) -> object:
     path = tmp_path / "disk"
     path.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)],
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)],
         capture_output=True,
         text=True,
         check=False,
