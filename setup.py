@@ -17,23 +17,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
-CPU_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CPU_FLAGS = ["-std=c++17", "-O3", "-g0", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra"]
 GPUS = ("80", "90", "100")  # Ampere, Hopper, Blackwell
 
 
-def openmp() -> tuple[list[str], list[str]]:
-    """Compile and link flags; Apple's clang has no OpenMP, where the loops run on one thread."""
-    return ([], []) if sys.platform == "darwin" else (["-fopenmp"], ["-fopenmp"])
-
-
 def cpu_extension(name: str, flags: list[str]) -> Extension:
-    compile_flags, link_flags = openmp()
     return Extension(
         f"mmxai.{name}",
         ["csrc/bind/cpu.cpp"],
         define_macros=[("MMXAI_MODULE", name)],
-        extra_compile_args=CPU_FLAGS + compile_flags + flags,
-        extra_link_args=link_flags,
+        extra_compile_args=[*CPU_FLAGS, *flags],
+        extra_link_args=["-pthread"],
         depends=[str(p) for p in Path("csrc/core").glob("*.h")],
         language="c++",
     )

@@ -121,12 +121,10 @@ inline uint32_t crc32c(uint32_t value, const uint8_t* data, size_t n) { return c
 // out[i] = checksum of the i-th run of `chunk` bytes; the last may be shorter.
 inline void crc32c_chunks(const uint8_t* data, int64_t n, int64_t chunk, uint32_t* out, int threads) {
   const int64_t chunks = (n + chunk - 1) / chunk;
-  threads = usable_threads(threads);
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1 && chunks > 1)
-  for (int64_t i = 0; i < chunks; ++i) {
+  parallel_for(chunks, threads, [=](int64_t i) {
     const int64_t start = i * chunk;
     out[i] = crc32c(0, data + start, static_cast<size_t>(start + chunk < n ? chunk : n - start));
-  }
+  });
 }
 
 }  // namespace mmxai

@@ -77,11 +77,10 @@ inline void gather(const Table& t, const int64_t* rows, int64_t count, uint8_t* 
                    int threads) {
   const int64_t out_row = t.width * (widening == Widening::none ? t.itemsize : 4);
   if (t.width == 0) return;
-  threads = usable_threads(threads);
   // Slices of 256 KiB of output: large against the cost of a thread, small enough to balance.
   const int64_t slice = std::max<int64_t>(1, (1 << 18) / out_row);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && count > slice)
-  for (int64_t start = 0; start < count; start += slice) {
+  parallel_for((count + slice - 1) / slice, threads, [=](int64_t task) {
+    const int64_t start = task * slice;
     const int64_t size = std::min(slice, count - start);
     const int64_t* from = rows + start;
     uint8_t* to = out + start * out_row;
@@ -99,7 +98,7 @@ inline void gather(const Table& t, const int64_t* rows, int64_t count, uint8_t* 
         convert_run<F16, F32>(reinterpret_cast<const uint16_t*>(src), reinterpret_cast<uint32_t*>(dst), values);
       });
     }
-  }
+  });
 }
 
 }  // namespace mmxai

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -75,16 +76,14 @@ int64_t pack_turned(const Grid<S>& x, const int64_t* index, int64_t begin, int64
 // out [count, width] contiguous; returns how many values were finite and became infinite.
 template <class S, class D>
 int64_t pack(const Grid<S>& x, const int64_t* index, int64_t count, typename D::bits* out, int threads) {
-  int64_t overflow = 0;
-  threads = usable_threads(threads);
+  std::atomic<int64_t> overflow{0};
+  // Slices of 128 Ki values: large against waking a thread, and whole tiles of pack_turned.
   const int64_t slice = std::max<int64_t>(32, (1 << 17) / std::max<int64_t>(1, x.width) / 32 * 32);
   const bool contiguous = x.value_stride == 1 || x.width == 1;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : overflow) \
-    if (threads > 1 && count > slice)
-  for (int64_t begin = 0; begin < count; begin += slice) {
-    const int64_t end = std::min(begin + slice, count);
+  parallel_for((count + slice - 1) / slice, threads, [=, &overflow](int64_t task) {
+    const int64_t begin = task * slice, end = std::min(begin + slice, count);
     overflow += contiguous ? pack_rows<S, D>(x, index, begin, end, out) : pack_turned<S, D>(x, index, begin, end, out);
-  }
+  });
   return overflow;
 }
 

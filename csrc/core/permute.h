@@ -1,6 +1,7 @@
 // The walk of a keyed permutation of range(n); mmxai/kernels/permute/reference.py is the specification.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "threads.h"
@@ -12,6 +13,7 @@ namespace mmxai {
 
 struct Feistel {
   static constexpr int kBlock = 256;
+  static constexpr int64_t kTask = 16 * kBlock;
 
   uint64_t n;
   int half;
@@ -91,16 +93,17 @@ struct Feistel {
 
   void run(const uint64_t* in, int64_t* out, int64_t count, int threads) const {
     const bool use_wide = wide();
-    threads = usable_threads(threads);
-    // A block takes a microsecond; fewer than these are not worth waking a thread.
-#pragma omp parallel for num_threads(threads) if (threads > 1 && count >= (1 << 14))
-    for (int64_t start = 0; start < count; start += kBlock) {
-      const int size = static_cast<int>(count - start < kBlock ? count - start : kBlock);
-      if (use_wide)
-        wide_block(in + start, out + start, size);
-      else
-        plain_block(in + start, out + start, size);
-    }
+    // A task takes some 10 microseconds, the time in which a helper wakes.
+    parallel_for((count + kTask - 1) / kTask, threads, [=](int64_t task) {
+      const int64_t end = std::min(count, (task + 1) * kTask);
+      for (int64_t start = task * kTask; start < end; start += kBlock) {
+        const int size = static_cast<int>(std::min<int64_t>(kBlock, end - start));
+        if (use_wide)
+          wide_block(in + start, out + start, size);
+        else
+          plain_block(in + start, out + start, size);
+      }
+    });
   }
 };
 

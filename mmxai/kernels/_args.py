@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mmxai.errors import ArgumentError
-
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.uint16}
@@ -16,12 +14,3 @@ def bits(x: torch.Tensor) -> np.ndarray:
     """A CPU tensor as NumPy, sharing memory; bfloat16 and float16 as uint16, for NumPy lacks the first."""
     x = x.detach()
     return (x.view(_BITS[x.dtype]) if x.dtype in _BITS else x).numpy()
-
-
-def thread_count(threads: int | None) -> int:
-    """`threads`, or as many as torch uses."""
-    if threads is None:
-        return torch.get_num_threads()
-    if threads < 1:
-        raise ArgumentError(f"threads: got {threads}, expected at least 1 (or None: as many as torch uses)")
-    return threads

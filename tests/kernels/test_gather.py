@@ -1,4 +1,5 @@
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -114,6 +115,20 @@ def test_bad_arguments(rows, out):
     table = PartTable([np.zeros((5, 3), np.float32)], torch.float32)
     with pytest.raises(ArgumentError, match="expected"):
         gather(table, rows, out)
+
+
+def test_many_callers_at_once():
+    table = table_of([900], 300, torch.bfloat16)
+    draws = [np.random.default_rng(seed).integers(0, 900, 1500) for seed in range(8)]
+    want = [numbers(torch.from_numpy(table.parts[0][rows])) for rows in draws]
+
+    def call(i):
+        out = poisoned((1500, 300), torch.bfloat16, 0)
+        gather(table, draws[i % 8], out, threads=1 + i % 4)
+        return np.array_equal(numbers(out), want[i % 8])
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(call, range(200)))
 
 
 def _gather_with_threads(table):

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmxai.errors import ArgumentError
 from mmxai.kernels._dispatch import Op
+from mmxai.kernels._threads import thread_count
 
 OP = Op("crc32c")
 
@@ -27,13 +28,11 @@ def crc32c_chunks(
 ) -> np.ndarray:
     """The CRC-32C of each consecutive `chunk_bytes` of `data` (the last may be shorter): uint32 `[chunks]`.
 
-    `threads`: None takes all that OpenMP would.
+    `threads`: None takes as many as torch does.
     """
     if chunk_bytes < 1:
         raise ArgumentError(f"crc32c_chunks: got chunk_bytes {chunk_bytes}, expected at least 1")
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"crc32c_chunks: got threads {threads}, expected at least 1 or None")
-    return OP.pick(backend, "cpu").crc32c_chunks(_bytes(data), chunk_bytes, threads or 0)
+    return OP.pick(backend, "cpu").crc32c_chunks(_bytes(data), chunk_bytes, thread_count(threads))
 
 
 def _bytes(data: Any) -> np.ndarray:

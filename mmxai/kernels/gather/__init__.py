@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.kernels._args import thread_count
 from mmxai.kernels._dispatch import Op
+from mmxai.kernels._threads import thread_count
 
 OP = Op("gather")
 

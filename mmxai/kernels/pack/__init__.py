@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.kernels._args import FLOATS, thread_count
+from mmxai.kernels._args import FLOATS
 from mmxai.kernels._dispatch import Op
+from mmxai.kernels._threads import thread_count
 
 OP = Op("pack")
 

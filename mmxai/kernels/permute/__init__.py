@@ -10,6 +10,7 @@ import numpy as np
 
 from mmxai.errors import ArgumentError
 from mmxai.kernels._dispatch import Op
+from mmxai.kernels._threads import thread_count
 
 OP = Op("permute")
 
@@ -27,7 +28,7 @@ def feistel(
     """Where `values` (uint64 `[N]`, each below `n`) go: int64 `[N]`, each below `n`.
 
     The network works on `2 * half` bits, the fewest that hold `n - 1`; `keys`: uint64 `[4]`, one a round.
-    `forward=False` is the inverse. `threads`: None takes all that OpenMP would.
+    `forward=False` is the inverse. `threads`: None takes as many as torch does.
     """
     if values.dtype != np.uint64 or values.ndim != 1 or keys.dtype != np.uint64 or keys.shape != (4,):
         raise ArgumentError(
@@ -38,7 +39,7 @@ def feistel(
         raise ArgumentError(f"feistel: got n {n}, half {half}; expected 1 <= half <= 31 and n <= 4**half")
     if values.size and int(values.max()) >= n:
         raise ArgumentError(f"feistel: got value {values.max()}, expected values below {n}")
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"feistel: got threads {threads}, expected at least 1 or None")
     run = OP.pick(backend, "cpu").feistel
-    return run(np.ascontiguousarray(values), n, half, np.ascontiguousarray(keys), forward, threads or 0)
+    return run(
+        np.ascontiguousarray(values), n, half, np.ascontiguousarray(keys), forward, thread_count(threads)
+    )
