@@ -182,9 +182,9 @@ def refuse_compiled(module: nn.Module) -> None:
             or hasattr(child.forward, "_torchdynamo_orig_callable")
         ):
             raise CompiledModelError(
-                f"{type(module).__name__}: {name or 'the model'} is compiled, and hooks added after compilation "
-                f"never run; got torch.compile, expected a plain module: pass the original (model._orig_mod, or "
-                f"load it again without torch.compile)"
+                f"{type(module).__name__}: {name or 'the model'} is compiled, and hooks added after "
+                f"compilation never run; got torch.compile, expected a plain module: pass the original "
+                f"(model._orig_mod), or load it again without torch.compile"
             )
 
 
@@ -201,8 +201,8 @@ def exclusive(module: nn.Module) -> Iterator[None]:
     running: list[nn.Module] = _RUNNING.__dict__.setdefault("modules", [])
     if any(m is module for m in running):
         raise ModelError(
-            f"{type(module).__name__}: a run was started from inside an edit, reader or metric of a run of the "
-            f"same model; got nested runs, expected one at a time: compute what the edit needs beforehand"
+            f"{type(module).__name__}: a run was started from inside an edit or reader of a run of the same "
+            f"model; got nested runs, expected one at a time: compute what the edit needs beforehand"
         )
     with lock:
         running.append(module)
@@ -223,5 +223,8 @@ def gradients(value: torch.Tensor, requests: Sequence[Request]) -> Mapping[str, 
             "do not detach, and capture a site upstream of what the metric reads"
         )
     wanted = [r for r in requests if r.grad]
-    grads = torch.autograd.grad(value.sum(), [r.value for r in wanted], allow_unused=True)
-    return {r.site: torch.zeros_like(r.value) if g is None else g for r, g in zip(wanted, grads, strict=True)}
+    values = [r.value for r in wanted if r.value is not None]  # all of them: every request has fired
+    grads = torch.autograd.grad(value.sum(), values, allow_unused=True)
+    return {
+        r.site: torch.zeros_like(x) if g is None else g for r, x, g in zip(wanted, values, grads, strict=True)
+    }

@@ -18,8 +18,6 @@ from mmxai.errors import ModelError
 from mmxai.models import attention, multihead
 from mmxai.models.parts import POOLED, WHOLE, Dims, Part, pair
 
-KINDS = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post", "q", "k", "v", "z", "pattern", "ln_final", "embeds", "projector"]
-
 
 @dataclass(frozen=True)
 class Tap:
@@ -64,8 +62,9 @@ class Tower:
 
     roots: paths from the loaded object to the tower, tried in order; `marker` is a submodule that only
         this tower has. blocks: path of the block list. taps are in the order in which they fire.
-    dims: (tower's config, whole config) -> sizes. input: the model's keyword argument that feeds the tower. method: the method of a two-tower model that
-        runs this tower alone. prefix: token types before the grid (vision). kwargs: passed to every forward.
+    dims: (tower's config, whole config) -> sizes. config: name of the tower's own config, if it has one.
+    input: our name of the tensor that feeds the tower. method: the method of a two-tower model that runs
+        this tower alone. prefix: token types before the grid (vision). kwargs: passed to every forward.
     arguments: for models whose forward names its inputs differently, our name -> theirs; nothing else is
         passed on then.
     """
@@ -106,7 +105,7 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A bound site. `block` is None for sites of the whole tower; `width` is 0 for patterns (see BoundTower)."""
+    """A bound site. block: None for sites of the whole tower. width: 0 for patterns, see `BoundTower`."""
 
     name: str
     tower: str
@@ -158,7 +157,7 @@ def _length(spec: Tower, config: Any) -> int:
 
 def bind(module: nn.Module, config: Any, family: Family) -> dict[str, BoundTower]:
     """Find the family's towers in `module`. Raises ModelError where the structure does not match."""
-    towers = {}
+    towers: dict[str, BoundTower] = {}
     for spec in family.towers:
         path = next((r for r in spec.roots if _find(module, _join(r, spec.marker)) is not None), None)
         if path is None:
@@ -186,8 +185,8 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
             f"{len(blocks)} blocks" if isinstance(blocks, nn.ModuleList | nn.Sequential) else "no block list"
         )
         raise ModelError(
-            f"{type(module).__name__}.{_join(tower.path, spec.blocks)}: got {got}, expected {dims.blocks} blocks "
-            f"as its config says"
+            f"{type(module).__name__}.{_join(tower.path, spec.blocks)}: got {got}, expected "
+            f"{dims.blocks} blocks as its config says"
         )
 
     def add(base: nn.Module, taps: Mapping[str, Tap], block: int | None) -> None:
@@ -209,24 +208,19 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
 
 
 def _site(name: str, block: int | None, kind: str, tap: Tap, module: nn.Module, tower: BoundTower) -> Site:
-    if tap.side in ("attention", "multihead"):
+    read: Callable = partial(_read, tap.part, tower.dims)
+    write: Callable = partial(_write, tap.part, tower.dims)
+    if kind == "pattern":
+        read, write = partial(attention.read, tower), attention.write
+    if tap.side == "in" or tap.side == "out":
+        point = Point(module, tap.side, read, write, tap.in_place)
+    else:
         whole = tap.side == "attention"
         switch = partial(attention.switch, tower.root) if whole else partial(multihead.switch, kind)
-        read, write = partial(_read, tap.part, tower.dims), partial(_write, tap.part, tower.dims)
-        if kind == "pattern":
-            read, write = partial(attention.read, tower), attention.write
-        width = 0 if kind == "pattern" else getattr(tower.dims, tap.width)
         point = Point(module, "switch", read, write, switch=switch)
-        return Site(name, tower.name, block, kind, width, tower.name, point)
-    point = Point(
-        module,
-        tap.side,
-        partial(_read, tap.part, tower.dims),
-        partial(_write, tap.part, tower.dims),
-        tap.in_place,
-    )
+    width = 0 if kind == "pattern" else getattr(tower.dims, tap.width)
     space = f"{tower.name}.pooled" if tap.part is POOLED else tower.name
-    return Site(name, tower.name, block, kind, getattr(tower.dims, tap.width), space, point)
+    return Site(name, tower.name, block, kind, width, space, point)
 
 
 def _read(part: Part, dims: Dims, x: Any) -> Any:

@@ -38,8 +38,8 @@ def read(tower: BoundTower, weights: torch.Tensor) -> torch.Tensor:
         )
     if batch * heads * queries * tower.length * weights.element_size() > _LIMIT:
         raise ArgumentError(
-            f"{tower.name} pattern: {batch} x {queries} rows of {heads} heads x {tower.length} keys is more than 4 GiB; "
-            f"say how long your texts are: model.set_length({tower.name!r}, {keys})"
+            f"{tower.name} pattern: {batch} x {queries} rows of {heads} heads x {tower.length} keys is more "
+            f"than 4 GiB; say how long your texts are: model.set_length({tower.name!r}, {keys})"
         )
     return F.pad(weights.transpose(1, 2), (0, tower.length - keys)).flatten(-2)
 
@@ -54,7 +54,8 @@ def switch(
 ) -> Callable[[], None]:
     """Show `module`'s pattern to `through` until the returned function is called."""
     _register()
-    configs = {id(m.config): m.config for m in (root, module)}.values()
+    both: list[Any] = [root.config, module.config]
+    configs = {id(c): c for c in both}.values()
     before = [(c, c._attn_implementation_internal) for c in configs]
     if module in _watched:
         raise ModelError(f"{type(module).__name__}: its pattern is already being watched by another run")

@@ -68,9 +68,8 @@ class CheckReport:
 
     def __str__(self) -> str:
         width = max(len(what) for what in self.lines)
-        rows = [
-            f"{self.model}: {'every check passed' if self.ok else f'{len(self.problems)} problems'} ({self.seconds:.1f} s)"
-        ]
+        verdict = "every check passed" if self.ok else f"{len(self.problems)} problems"
+        rows = [f"{self.model}: {verdict} ({self.seconds:.1f} s)"]
         bad = {p.split(": ")[1] for p in self.problems}
         for line in self.lines.values():
             mark = "FAILED" if line.what in bad else "ok"
@@ -143,7 +142,7 @@ class _View:
         self.report.compare(what, site, self.acts[site][self.keep], expected[self.keep])
 
     def blocks(self) -> None:
-        stack = self.tower.root.get_submodule(self.tower.spec.blocks)
+        stack: Any = self.tower.root.get_submodule(self.tower.spec.blocks)
         for index, block in enumerate(stack):
             try:
                 self.block(index, block)
@@ -199,9 +198,9 @@ class _View:
         self.compare("z -> attn_out", prefix + "attn_out", self.through(block, "z", "attn_out", at["z"]))
         if "pattern" in at:
             self.pattern(prefix, at)
-        module = self.tower.sites[prefix + "pattern"].point.module if "pattern" in at else None
-        if module in self.received:
-            for kind, heads in zip("qk", self.received[module], strict=True):
+        pattern = self.tower.sites.get(prefix + "pattern")
+        if pattern is not None and pattern.point.module in self.received:
+            for kind, heads in zip("qk", self.received[pattern.point.module], strict=True):
                 self.same_length(prefix + kind, at[kind], heads)
 
     def projected(self, kind: str, block: nn.Module, x: torch.Tensor) -> torch.Tensor:

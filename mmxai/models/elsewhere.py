@@ -58,7 +58,7 @@ def recognise(module: nn.Module, name: str) -> Model | None:
 
 def from_open_clip(module: nn.Module, name: str) -> Model:
     """An open_clip `CLIP` or `CustomTextCLIP` object."""
-    visual = module.get_submodule("visual")
+    visual: Any = module.get_submodule("visual")
     text_root = "text" if "text" in module._modules else ""
     text: Any = module.get_submodule(text_root)
     patch, image = visual.conv1.kernel_size, visual.image_size
@@ -130,7 +130,7 @@ def _joint(text: Any) -> int:
 
 
 def _processor(size: Any, crop: float, mean: Any, std: Any) -> Any:
-    """What these libraries' evaluation transforms do, as a transformers processor: bicubic, then centre crop."""
+    """These libraries' evaluation transform as a transformers processor: bicubic, then centre crop."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     height = size if isinstance(size, int) else size[0]

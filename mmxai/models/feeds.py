@@ -53,7 +53,8 @@ class TowerFeeds:
                 self.by_tower[tower.name] = TowerInputs(tower.name, texts=texts)
 
     def identity(self) -> dict[str, Any]:
-        return {name: (feed.images or feed.texts).identity for name, feed in self.by_tower.items()}  # type: ignore[union-attr]
+        fed = {name: feed.images or feed.texts for name, feed in self.by_tower.items()}
+        return {name: pipeline.identity for name, pipeline in fed.items() if pipeline is not None}
 
     def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None:
         feed = self.by_tower.get(tower)
@@ -109,7 +110,7 @@ class TowerFeeds:
             what = "tokenizer" if self.towers[tower].spec.input == "input_ids" else "image processor"
             raise ModelError(
                 f"tower {tower}: the model came without its {what}, got raw samples, expected ready tensors; "
-                f"load it from a folder that holds the {what}'s files, or pass {what.split()[-1]}= to load_model"
+                f"load it from a folder with the {what}'s files, or pass {what.split()[-1]}= to load_model"
             )
         return self.by_tower[tower]
 

@@ -152,8 +152,8 @@ def _from_pretrained(
     missing = [k for k in info["missing_keys"] if ".pooler." not in f".{k}"]
     if missing:
         raise ModelError(
-            f"{source}: the checkpoint lacks {len(missing)} weights of {cls.__name__}, which would stay random: "
-            f"{', '.join(missing[:5])}; its config.json and its weights do not belong together"
+            f"{source}: the checkpoint lacks {len(missing)} weights of {cls.__name__}, which would stay "
+            f"random: {', '.join(missing[:5])}; its config.json and its weights do not belong together"
         )
     return module.to(device), config
 
@@ -197,8 +197,8 @@ def _check_folder(path: Path) -> None:
         old = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         if old:
             raise ModelError(
-                f"{path}: got {', '.join(old)}, expected safetensors; those files are pickles, which run code when "
-                f"read: " + _CONVERT.format(path=path)
+                f"{path}: got {', '.join(old)}, expected safetensors; those files are pickles, which run "
+                f"code when read: " + _CONVERT.format(path=path)
             )
         raise ModelError(f"{path}: got no weights, expected model.safetensors beside config.json")
     if "auto_map" in declared and declared.get("model_type") not in FAMILIES:
@@ -233,8 +233,8 @@ def _explain(source: str, local: bool, error: Exception) -> str:
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     if "trust_remote_code" in text:
         return (
-            f"{source}: this model brings its own code, which mmxai never runs; load it yourself and pass the "
-            f"object, or use mmxai.wrap(module)"
+            f"{source}: this model brings its own code, which mmxai never runs; load it yourself and pass "
+            f"the object, or use mmxai.wrap(module)"
         )
     if local:
         return f"{source}: transformers cannot load it: {first}"

@@ -91,7 +91,8 @@ class Model:
         towers = ", ".join(
             f"{t.name}: {t.dims.blocks} blocks of {t.dims.model}" for t in self.towers.values()
         )
-        return f"Model({self.name!r}, {self.family}, {towers or type(self.module).__name__}, {self.device}, {self.dtype})"
+        what = towers or type(self.module).__name__
+        return f"Model({self.name!r}, {self.family}, {what}, {self.device}, {self.dtype})"
 
     # Sites
 
@@ -250,8 +251,8 @@ class Model:
                 result.grads = dict(gradients(result.value, requests))
                 result.value = result.value.detach()
         for request in requests:
-            if request.capture:
-                result.acts[request.site] = request.value.detach() if grad is not True else request.value
+            if request.value is not None:
+                result.acts[request.site] = request.value if grad is True else request.value.detach()
         return result
 
     def capture(self, inputs: Any, sites: str | Iterable[str]) -> tuple[Any, Batch]:
@@ -260,8 +261,8 @@ class Model:
         spaces = {self.space_of(s) for s in sites}
         if len(spaces) != 1:
             raise RowSpaceError(
-                f"capture: got sites of row spaces {sorted(spaces)}, expected one; capture them one space at a "
-                f"time, or use model.run"
+                f"capture: got sites of row spaces {sorted(spaces)}, expected one; capture them one space "
+                f"at a time, or use model.run"
             )
         run = self.run(inputs, capture=sites)
         space = spaces.pop()

@@ -23,7 +23,7 @@ from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
 @dataclass(frozen=True)
 class Output:
-    """What a module put out for the example: shape without the batch (None: no floating tensor), how often."""
+    """What a module put out: shape without the batch (None: no floating tensor), and how often."""
 
     shape: tuple[int, ...] | None
     batch: int
@@ -99,7 +99,7 @@ def module_site(
         )
     if found.fires != 1:
         raise ModelError(
-            f"{name}: runs {found.fires} times in one forward (a module used in several places), expected once; "
+            f"{name}: runs {found.fires} times in one forward (used in several places), expected once; "
             f"use the site of a module around it"
         )
     if found.shape is None or len(found.shape) not in (1, 2, 3) or found.batch != batch:
@@ -108,11 +108,12 @@ def module_site(
             f"{name}: got output {got} for a batch of {batch}, expected [{batch}, C, H, W], [{batch}, T, D] "
             f"or [{batch}, D]"
         )
-    shape = found.shape
+    shape: tuple[int, ...] = found.shape
+    grid: tuple[int, ...] = shape
     if len(shape) == 3:
-        width, space, grid = shape[0], f"module.{shape[1]}x{shape[2]}", shape
+        width, space = shape[0], f"module.{shape[1]}x{shape[2]}"
     elif len(shape) == 1:
-        width, space, grid = shape[0], "module.vector", shape
+        width, space = shape[0], "module.vector"
     else:
         owner = _owner(path, shape[0], towers)
         width, space = shape[1], owner or f"module.{shape[0]}"
@@ -124,15 +125,15 @@ def module_site(
 def _owner(path: str, length: int, towers: Mapping[str, tuple[str, int]]) -> str | None:
     fitting = [t for t, (_, n) in towers.items() if n == length]
     inside = [t for t in fitting if (path + ".").startswith(towers[t][0] + ".")]
-    return (inside or fitting or [None])[0]
+    return next(iter(inside or fitting), None)
 
 
 def _read(name: str, grid: tuple[int, ...], x: torch.Tensor) -> torch.Tensor:
     shape = tuple(x.shape[1:])
     if len(shape) != len(grid) or any(g not in (-1, s) for g, s in zip(grid, shape, strict=True)):
         raise ArgumentError(
-            f"{name}: got output {shape} a sample, expected {grid} as for the example; rows of another grid are "
-            f"another row space: wrap the module again with example= of this size"
+            f"{name}: got output {shape} a sample, expected {grid} as for the example; rows of another grid "
+            f"are another row space: wrap the module again with example= of this size"
         )
     if len(grid) == 3:
         return x.flatten(2).transpose(1, 2)

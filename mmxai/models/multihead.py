@@ -25,8 +25,8 @@ def switch(kind: str, module: nn.MultiheadAttention, through: Through) -> Callab
     plain = module.bias_k is None and not module.add_zero_attn and module.in_proj_weight is not None
     if not (module.batch_first and plain):
         raise ModelError(
-            "MultiheadAttention: got one with separate projections, extra keys or the batch second, expected plain "
-            "batch-first self-attention; q, k, v, z and pattern cannot be shown"
+            "MultiheadAttention: got one with separate projections, extra keys or the batch second, expected "
+            "plain batch-first self-attention; q, k, v, z and pattern cannot be shown"
         )
     kinds = _watched.setdefault(module, {})
     kinds[kind] = through

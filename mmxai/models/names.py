@@ -78,6 +78,7 @@ def _blocks(name: str, blocks: Mapping[str, int]) -> list[str]:
     tower, _, rest = name.partition(".")
     block, _, kind = rest.partition(".")
     count = next((n for t, n in blocks.items() if fnmatchcase(t, tower)), 0)
+    numbers: Iterable[int]
     if span := re.fullmatch(r"(\d+)-(\d+)", block):
         numbers = range(int(span[1]), int(span[2]) + 1)
     elif listed := re.fullmatch(r"\{(\d+(?:,\d+)*)\}", block):

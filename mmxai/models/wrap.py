@@ -25,14 +25,14 @@ def wrap(
 ) -> Model:
     """A model with sites `module:<dotted.path>` for every submodule whose output can be rows.
 
-    prepare: `Sample` -> the tensor (or dict of tensors) of one sample, without the batch dimension; needed for
-    harvesting, not for tensors. example: a batch of inputs as the module takes them (tensor or dict of
+    prepare: `Sample` -> the tensor (or dict of tensors) of one sample, without the batch dimension; needed
+    for harvesting, not for tensors. example: a batch of inputs as the module takes them (tensor or dict of
     tensors), from which shapes are found; without it the first inputs run serve.
     """
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise ModelError(
-            f"wrap: got {type(module).__name__}, expected a torch.nn.Module (not a scripted or traced one: hooks "
-            f"do not run in those)"
+            f"wrap: got {type(module).__name__}, expected a torch.nn.Module (not a scripted or traced "
+            f"one: hooks do not run in those)"
         )
     return Model(
         module, name=name or type(module).__name__, family=None, towers={}, feeds=PlainFeeds(prepare, example)
@@ -49,8 +49,8 @@ class PlainFeeds:
     def encode(self, sample: Sample, towers: Sequence[str] | None) -> Encoded:
         if self._prepare is None:
             raise ModelError(
-                "wrapped model: got samples, expected a way to make tensors of them; wrap(module, prepare=function "
-                "from a Sample (.image, .text, .columns) to the tensor of one sample)"
+                "wrapped model: got samples, expected a way to make tensors of them; wrap(module, prepare="
+                "function from a Sample (.image, .text, .columns) to the tensor of one sample)"
             )
         made = self._prepare(sample)
         tensors = dict(made) if isinstance(made, Mapping) else {_ONLY: made}
@@ -89,8 +89,8 @@ class PlainFeeds:
     def example(self) -> Inputs:
         if self._example is None:
             raise ArgumentError(
-                "wrapped model: shapes are not known yet; got no example, expected wrap(module, example=a batch of "
-                "inputs), or run the model once first"
+                "wrapped model: shapes are not known yet; got no example, expected wrap(module, example=a "
+                "batch of inputs), or run the model once first"
             )
         return self._example
 

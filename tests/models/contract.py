@@ -174,12 +174,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tol: float = 2e-5) -> None:
 
 
 class AdapterTests:
-    """Subclass: `make()` a tiny random module, `tensors()` its inputs, `references(module, tensors)`.
-
-    hidden: tower -> how to reach the output that carries `hidden_states` when the whole model runs.
-    """
-
-    hidden_of: dict[str, str] = {"text": "", "vision": ""}
+    """Subclass: `make()` a tiny random module, `tensors()` its inputs, `references(module, tensors)`."""
 
     def make(self) -> nn.Module:
         raise NotImplementedError
@@ -370,7 +365,7 @@ class AdapterTests:
         tower = next(iter(model.towers.values()))
         block = module.get_submodule(tower.path).get_submodule(tower.spec.blocks)[1]
         block.forward = lambda x, *args, **kwargs: x
-        with pytest.raises(SiteNotFiredError, match="1.z"):
+        with pytest.raises(SiteNotFiredError, match=r"1\.z"):
             model.run(self.tensors(), capture=f"{tower.name}.1.z")
         del block.forward
 

@@ -21,14 +21,27 @@ def config() -> CLIPConfig:
     return CLIPConfig(
         projection_dim=20,
         text_config={
-            "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64,
-            "max_position_embeddings": 12, "projection_dim": 20, "bos_token_id": 60, "eos_token_id": EOS, "pad_token_id": 62,
+            "hidden_size": 32,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": 64,
+            "max_position_embeddings": 12,
+            "projection_dim": 20,
+            "bos_token_id": 60,
+            "eos_token_id": EOS,
+            "pad_token_id": 62,
         },
         vision_config={
-            "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16,
-            "patch_size": 4, "projection_dim": 20,
+            "hidden_size": 24,
+            "intermediate_size": 36,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+            "projection_dim": 20,
         },
-    )  # fmt: skip
+    )
 
 
 def blocks(encoder, heads: int) -> list[Block]:

@@ -182,10 +182,10 @@ class Twins(AdapterTests):
 
 def mha(block, heads):
     weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.embed_dim
+
     def part(i):
-        return (
-            lambda x: F.linear(x, weight[i * width : (i + 1) * width], bias[i * width : (i + 1) * width])
-        )
+        return lambda x: F.linear(x, weight[i * width : (i + 1) * width], bias[i * width : (i + 1) * width])
+
     return {"heads": heads, "q": part(0), "k": part(1), "v": part(2), "o": linear(block.attn.out_proj)}
 
 

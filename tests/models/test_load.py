@@ -152,7 +152,7 @@ def test_missing_folder_names_the_nearest(folder):
 
 
 def test_unknown_hub_id_offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="hub"):
         load_model("nobody-at-all/no-such-model")
 

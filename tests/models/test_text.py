@@ -34,9 +34,17 @@ from mmxai.models import load_model
 from .contract import AdapterTests, Block, Reference, layer_norm, linear, rms_norm, rope, shake
 
 SIZES = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 44,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 THETA = 10000.0
 
 
@@ -55,9 +63,13 @@ class TestLlama(AdapterTests):
     def attention(self, b, i):
         a = b.self_attn
         return {
-            "heads": 4, "q": linear(a.q_proj), "k": linear(a.k_proj), "v": linear(a.v_proj), "o": linear(a.o_proj),
+            "heads": 4,
+            "q": linear(a.q_proj),
+            "k": linear(a.k_proj),
+            "v": linear(a.v_proj),
+            "o": linear(a.o_proj),
             "turn": lambda x: rope(x, THETA),
-        }  # fmt: skip
+        }
 
     def norms(self, b):
         return {"norm1": self.norm(b.input_layernorm), "norm2": self.norm(b.post_attention_layernorm)}
@@ -68,11 +80,15 @@ class TestLlama(AdapterTests):
     def references(self, module, tensors):
         blocks = [
             Block(
-                **self.attention(b, i), **self.norms(b), up=linear(b.mlp.gate_proj), gated=linear(b.mlp.up_proj),
-                down=linear(b.mlp.down_proj), act=self.act,
+                **self.attention(b, i),
+                **self.norms(b),
+                up=linear(b.mlp.gate_proj),
+                gated=linear(b.mlp.up_proj),
+                down=linear(b.mlp.down_proj),
+                act=self.act,
             )
             for i, b in enumerate(module.model.layers)
-        ]  # fmt: skip
+        ]
         start = lambda: (self.embed(module, tensors["input_ids"]),) * 2  # noqa: E731
         return [Reference("text", start, blocks, lambda x: {"ln_final": self.norm(module.model.norm)(x)})]
 
@@ -110,7 +126,8 @@ class TestQwen3(TestLlama):
     def attention(self, b, i):
         a = b.self_attn
         normed = {
-            "q": head_normed(a.q_proj, self.norm(a.q_norm), 6), "k": head_normed(a.k_proj, self.norm(a.k_norm), 6)
+            "q": head_normed(a.q_proj, self.norm(a.q_norm), 6),
+            "k": head_normed(a.k_proj, self.norm(a.k_norm), 6),
         }
         return {**super().attention(b, i), **normed}
 
@@ -150,9 +167,11 @@ class TestGemma2(TestGemma):
 
     def norms(self, b):
         return {
-            "norm1": self.norm(b.input_layernorm), "norm2": self.norm(b.pre_feedforward_layernorm),
-            "after_attn": self.norm(b.post_attention_layernorm), "after_mlp": self.norm(b.post_feedforward_layernorm),
-        }  # fmt: skip
+            "norm1": self.norm(b.input_layernorm),
+            "norm2": self.norm(b.pre_feedforward_layernorm),
+            "after_attn": self.norm(b.post_attention_layernorm),
+            "after_mlp": self.norm(b.post_feedforward_layernorm),
+        }
 
     def test_eager_and_sdpa_agree(self, model, module):
         pytest.skip("Gemma 2 has no sdpa: it cannot cap scores")
@@ -162,10 +181,13 @@ class TestGemma3(TestGemma2):
     def make(self):
         return Gemma3ForCausalLM(
             Gemma3TextConfig(
-                **SIZES, head_dim=self.head_dim, sliding_window=3, query_pre_attn_scalar=7,
+                **SIZES,
+                head_dim=self.head_dim,
+                sliding_window=3,
+                query_pre_attn_scalar=7,
                 layer_types=["sliding_attention", "full_attention", "sliding_attention"],
             )
-        )  # fmt: skip
+        )
 
     def attention(self, b, i):
         a = b.self_attn
@@ -203,12 +225,19 @@ class TestGPT2(AdapterTests):
 
         blocks = [
             Block(
-                heads=4, q=part(b, 0), k=part(b, 1), v=part(b, 2), o=linear(b.attn.c_proj), up=linear(b.mlp.c_fc),
-                down=linear(b.mlp.c_proj), act=lambda x: F.gelu(x, approximate="tanh"), norm1=layer_norm(b.ln_1),
+                heads=4,
+                q=part(b, 0),
+                k=part(b, 1),
+                v=part(b, 2),
+                o=linear(b.attn.c_proj),
+                up=linear(b.mlp.c_fc),
+                down=linear(b.mlp.c_proj),
+                act=lambda x: F.gelu(x, approximate="tanh"),
+                norm1=layer_norm(b.ln_1),
                 norm2=layer_norm(b.ln_2),
             )
             for b in t.h
-        ]  # fmt: skip
+        ]
         return [Reference("text", start, blocks, lambda x: {"ln_final": layer_norm(t.ln_f)(x)})]
 
 
@@ -236,13 +265,21 @@ class TestNeoX(AdapterTests):
 
         blocks = [
             Block(
-                heads=4, q=part(b, 0), k=part(b, 1), v=part(b, 2), o=linear(b.attention.dense),
-                up=linear(b.mlp.dense_h_to_4h), down=linear(b.mlp.dense_4h_to_h), act=F.gelu,
-                norm1=layer_norm(b.input_layernorm), norm2=layer_norm(b.post_attention_layernorm),
-                turn=lambda x: rope(x, THETA, 0.5), residual="parallel" if self.parallel else "sequential",
+                heads=4,
+                q=part(b, 0),
+                k=part(b, 1),
+                v=part(b, 2),
+                o=linear(b.attention.dense),
+                up=linear(b.mlp.dense_h_to_4h),
+                down=linear(b.mlp.dense_4h_to_h),
+                act=F.gelu,
+                norm1=layer_norm(b.input_layernorm),
+                norm2=layer_norm(b.post_attention_layernorm),
+                turn=lambda x: rope(x, THETA, 0.5),
+                residual="parallel" if self.parallel else "sequential",
             )
             for b in n.layers
-        ]  # fmt: skip
+        ]
         start = lambda: (n.embed_in.weight[tensors["input_ids"]],) * 2  # noqa: E731
         return [Reference("text", start, blocks, lambda x: {"ln_final": layer_norm(n.final_layer_norm)(x)})]
 
@@ -282,12 +319,19 @@ class TestBert(AdapterTests):
             a = b.attention.self
             blocks.append(
                 Block(
-                    heads=4, q=linear(a.query), k=linear(a.key), v=linear(a.value), o=linear(b.attention.output.dense),
-                    up=linear(b.intermediate.dense), down=linear(b.output.dense), act=F.gelu,
-                    norm1=layer_norm(b.attention.output.LayerNorm), norm2=layer_norm(b.output.LayerNorm),
+                    heads=4,
+                    q=linear(a.query),
+                    k=linear(a.key),
+                    v=linear(a.value),
+                    o=linear(b.attention.output.dense),
+                    up=linear(b.intermediate.dense),
+                    down=linear(b.output.dense),
+                    act=F.gelu,
+                    norm1=layer_norm(b.attention.output.LayerNorm),
+                    norm2=layer_norm(b.output.LayerNorm),
                     residual="post-norm",
                 )
-            )  # fmt: skip
+            )
         return [Reference("text", start, blocks, causal=False)]
 
     def test_transformer_lens_names_mean_the_normed_stream(self, model):

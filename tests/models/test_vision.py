@@ -20,7 +20,13 @@ from .contract import AdapterTests, Block, Reference, layer_norm, linear, shake
 
 def attention(b, heads):
     a = b.attention
-    return {"heads": heads, "q": linear(a.q_proj), "k": linear(a.k_proj), "v": linear(a.v_proj), "o": linear(a.o_proj)}
+    return {
+        "heads": heads,
+        "q": linear(a.q_proj),
+        "k": linear(a.k_proj),
+        "v": linear(a.v_proj),
+        "o": linear(a.o_proj),
+    }
 
 
 def patches(embeddings, pixels):
@@ -31,9 +37,14 @@ def patches(embeddings, pixels):
 class TestViT(AdapterTests):
     def config(self):
         return ViTConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=44, image_size=16,
-            patch_size=4, num_labels=5,
-        )  # fmt: skip
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=44,
+            image_size=16,
+            patch_size=4,
+            num_labels=5,
+        )
 
     def make(self):
         return ViTModel(self.config())
@@ -50,11 +61,15 @@ class TestViT(AdapterTests):
 
         blocks = [
             Block(
-                **attention(b, 4), up=linear(b.mlp.fc1), down=linear(b.mlp.fc2), act=F.gelu,
-                norm1=layer_norm(b.layernorm_before), norm2=layer_norm(b.layernorm_after),
+                **attention(b, 4),
+                up=linear(b.mlp.fc1),
+                down=linear(b.mlp.fc2),
+                act=F.gelu,
+                norm1=layer_norm(b.layernorm_before),
+                norm2=layer_norm(b.layernorm_after),
             )
             for b in module.layers
-        ]  # fmt: skip
+        ]
         end = lambda x: {"ln_final": layer_norm(module.layernorm)(x)}  # noqa: E731
         return [Reference("vision", start, blocks, end, causal=False)]
 
@@ -73,9 +88,14 @@ class TestDinov2(AdapterTests):
 
     def make(self):
         kwargs = {
-            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2, "image_size": 16, "patch_size": 4,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "mlp_ratio": 2,
+            "image_size": 16,
+            "patch_size": 4,
             "use_swiglu_ffn": self.swiglu,
-        }  # fmt: skip
+        }
         if self.registers:
             return Dinov2WithRegistersModel(
                 Dinov2WithRegistersConfig(num_register_tokens=self.registers, **kwargs)
@@ -99,18 +119,24 @@ class TestDinov2(AdapterTests):
             if self.swiglu:
                 m = b.mlp
                 return {
-                    "up": linear(m.gate_proj), "gated": linear(m.up_proj), "down": linear(m.down_proj), "act": F.silu
+                    "up": linear(m.gate_proj),
+                    "gated": linear(m.up_proj),
+                    "down": linear(m.down_proj),
+                    "act": F.silu,
                 }
             return {"up": linear(b.mlp.fc1), "down": linear(b.mlp.fc2), "act": F.gelu}
 
         blocks = [
             Block(
-                **attention(b, 4), **mlp(b), norm1=layer_norm(b.norm1), norm2=layer_norm(b.norm2),
+                **attention(b, 4),
+                **mlp(b),
+                norm1=layer_norm(b.norm1),
+                norm2=layer_norm(b.norm2),
                 after_attn=lambda x, b=b: x * b.layer_scale1.lambda1,
                 after_mlp=lambda x, b=b: x * b.layer_scale2.lambda1,
             )
             for b in module.encoder.layer
-        ]  # fmt: skip
+        ]
         end = lambda x: {"ln_final": layer_norm(module.layernorm)(x)}  # noqa: E731
         return [Reference("vision", start, blocks, end, causal=False)]
 

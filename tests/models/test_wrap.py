@@ -36,10 +36,12 @@ class ResNet(nn.Module):
     def __init__(self, blocks):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+
         def stack(i, o, s):
             return nn.Sequential(
-                    *[BasicBlock(i if n == 0 else o, o, s if n == 0 else 1) for n in range(blocks)]
-                )
+                *[BasicBlock(i if n == 0 else o, o, s if n == 0 else 1) for n in range(blocks)]
+            )
+
         self.layer1, self.layer2, self.layer3 = stack(16, 16, 1), stack(16, 32, 2), stack(32, 64, 2)
         self.linear = nn.Linear(64, 10)
 

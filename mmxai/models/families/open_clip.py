@@ -1,8 +1,8 @@
 """open_clip's CLIP: `visual` and, on the model itself or under `text`, the text transformer.
 
 Its blocks attend through torch's `nn.MultiheadAttention`; see `mmxai.models.multihead` for q, k, v, z and
-pattern. The projections are bare parameters: `vision.embeds` is what `visual` returns, and `text.embeds` exists
-where the text tower is a module of its own.
+pattern. The projections are bare parameters: `vision.embeds` is what `visual` returns, and `text.embeds`
+exists where the text tower is a module of its own.
 """
 
 from __future__ import annotations
