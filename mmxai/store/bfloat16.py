@@ -17,9 +17,9 @@ from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.dtype import ZDType
 
 try:
-    from zarr.errors import DataTypeValidationError
+    from zarr.errors import DataTypeValidationError  # type: ignore[attr-defined]
 except ImportError:  # zarr 3.1
-    from zarr.dtype import DataTypeValidationError  # type: ignore[no-redef]
+    from zarr.dtype import DataTypeValidationError
 
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _CANONICAL_NAN = 0x7FC0
