@@ -175,17 +175,27 @@ def _after(through: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
 
 def refuse_compiled(module: nn.Module) -> None:
     """Raise CompiledModelError where hooks would silently never run."""
-    for name, child in module.named_modules():
+    # By hand and not by named_modules, for this runs before every forward.
+    stack, seen = [module], {id(module)}
+    while stack:
+        child = stack.pop()
+        own = child.__dict__
+        forward = own.get("forward") or type(child).forward
         if (
-            hasattr(child, "_orig_mod")
+            "_orig_mod" in own["_modules"]
             or child._compiled_call_impl is not None
-            or hasattr(child.forward, "_torchdynamo_orig_callable")
+            or hasattr(forward, "_torchdynamo_orig_callable")
         ):
+            name = next(n for n, m in module.named_modules() if m is child)
             raise CompiledModelError(
                 f"{type(module).__name__}: {name or 'the model'} is compiled, and hooks added after "
                 f"compilation never run; got torch.compile, expected a plain module: pass the original "
                 f"(model._orig_mod), or load it again without torch.compile"
             )
+        for inner in own["_modules"].values():
+            if inner is not None and id(inner) not in seen:
+                seen.add(id(inner))
+                stack.append(inner)
 
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()

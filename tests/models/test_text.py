@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    ElectraConfig,
+    ElectraModel,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -30,6 +33,7 @@ from transformers import (
 
 from mmxai.errors import UnknownSiteError
 from mmxai.models import load_model
+from mmxai.models.check import check
 
 from .contract import AdapterTests, Block, Reference, layer_norm, linear, rms_norm, rope, shake
 
@@ -367,3 +371,32 @@ def test_padding_does_not_reach_real_tokens():
     )
     short = model.run({"input_ids": torch.tensor([[5, 6, 7]])}, capture="text.2.resid_post")
     torch.testing.assert_close(long.acts["text.2.resid_post"][:, :3], short.acts["text.2.resid_post"])
+
+
+class TestElectra(TestBert):
+    """Embeddings narrower than the stream, and a projection between them."""
+
+    name = ""
+
+    def make(self):
+        sizes = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
+        return ElectraModel(ElectraConfig(**sizes, embedding_size=20))
+
+    def references(self, module, tensors):
+        (reference,) = super().references(module, tensors)
+        start = reference.start
+
+        def projected():
+            embed, x = start()
+            return embed, linear(module.embeddings_project)(x)
+
+        reference.start = projected
+        return [reference]
+
+
+@pytest.mark.parametrize("kind", ["XLMRoberta", "Camembert"])
+def test_other_names_of_the_same_structure(kind):
+    sizes = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"} | {"pad_token_id": 1}
+    module = getattr(transformers, f"{kind}ForMaskedLM")(getattr(transformers, f"{kind}Config")(**sizes))
+    report = check(load_model(shake(module)))
+    assert report.ok, str(report)
