@@ -76,11 +76,13 @@ def random_clip(out: str | Path, seed: int = 0) -> Path:
     """Writes the untrained model, tokenizer and image processor into folder `out`; returns the folder."""
     import torch
     from transformers import CLIPImageProcessorPil, CLIPModel
+    from transformers.utils import logging
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIPModel(clip_config(len(tokenizer))).eval()
+    logging.disable_progress_bar()  # over one shard of 14 MB it only breaks into what the caller prints
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
