@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,10 @@ def clean(root: Path, snapshot: Snapshot) -> int:
     removed = 0
     for path, part, attempt in list(staged_files(root, snapshot.plan)):
         if part is not None and part in snapshot and snapshot.attempt(part) == attempt:
-            path.rename(path.with_name(path.name[1 : -len(attempt) - 1]))
+            # A reader may be rolling the part forward too.
+            with suppress(FileNotFoundError):
+                path.rename(path.with_name(path.name[1 : -len(attempt) - 1]))
         elif part is None or part not in snapshot.damaged:
-            path.unlink()
+            path.unlink(missing_ok=True)
             removed += 1
     return removed
