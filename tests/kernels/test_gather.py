@@ -55,9 +55,9 @@ class TestGather(KernelTests):
     @pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float32])
     def test_long_runs_over_threads(self, backend, out_dtype):
         """Runs long enough to be copied as blocks, cut by parts and by the threads' slices."""
-        table = table_of([700, 1, 2000], 96, torch.bfloat16)
+        table = table_of([700, 1, 2000], 400, torch.bfloat16)
         rows = np.concatenate([np.arange(2701), [3], np.arange(600, 800), np.arange(2701)[::-1]])
-        got, want = (poisoned((len(rows), 96), out_dtype, 0) for _ in range(2))
+        got, want = (poisoned((len(rows), 400), out_dtype, 0) for _ in range(2))
         gather(table, rows, got, threads=2, backend=backend[0])
         gather(table, rows, want, backend="reference")
         np.testing.assert_array_equal(numbers(got), numbers(want))
@@ -118,12 +118,12 @@ def test_bad_arguments(rows, out):
 
 
 def test_many_callers_at_once():
-    table = table_of([900], 300, torch.bfloat16)
+    table = table_of([900], 1000, torch.bfloat16)
     draws = [np.random.default_rng(seed).integers(0, 900, 1500) for seed in range(8)]
     want = [numbers(torch.from_numpy(table.parts[0][rows])) for rows in draws]
 
     def call(i):
-        out = poisoned((1500, 300), torch.bfloat16, 0)
+        out = poisoned((1500, 1000), torch.bfloat16, 0)
         gather(table, draws[i % 8], out, threads=1 + i % 4)
         return np.array_equal(numbers(out), want[i % 8])
 
@@ -132,7 +132,7 @@ def test_many_callers_at_once():
 
 
 def _gather_with_threads(table):
-    rows = np.random.default_rng(0).integers(0, len(table), 5000)
+    rows = np.random.default_rng(0).integers(0, len(table), 9000)  # 4.6 MB: enough for helpers to be called
     gather(table, rows, torch.empty(len(rows), table.width, dtype=table.dtype), threads=2)
 
 
