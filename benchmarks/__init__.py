@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks CASE [--json FILE]`. Figures are ratios inside one run, each beside its floor."""
+"""Benchmarks: `python -m benchmarks CASE`. Figures are ratios inside one run, each beside its floor."""

@@ -16,8 +16,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("case", nargs="?", choices=CASES)
     parser.add_argument("--json", metavar="FILE", help="write figures, machine and commit as JSON")
-    parser.add_argument("--dir", metavar="FOLDER", help="where warm stores go (default: a tmpfs where there is one)")
+    parser.add_argument(
+        "--dir", metavar="FOLDER", help="where warm stores go (default: a tmpfs where there is one)"
+    )
     parser.add_argument("--disk", metavar="FOLDER", help="where cold stores go (default: the current folder)")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)  # memory is measured in a fresh process
     args = parser.parse_args()
     if args.case is None:
         for name, what in CASES.items():

@@ -26,7 +26,7 @@ COLD_ROWS = 1_048_576  # 1.6 GB
 
 def main(args: argparse.Namespace) -> int:
     run_tests("tests/store", "tests/kernels", "tests/stats")
-    warm = Path(tempfile.mkdtemp(prefix="mmxai-bench-", dir=args.dir or _tmpfs()))
+    warm = Path(tempfile.mkdtemp(prefix="mmxai-bench-", dir=args.dir or tmpfs()))
     cold = Path(tempfile.mkdtemp(prefix="mmxai-bench-", dir=args.disk or "."))
     try:
         figures = [*_writes(warm), *_gathers(warm), *_epochs(warm), *_cold(cold)]
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     return finish("store", figures, args.json)
 
 
-def _tmpfs() -> str | None:
+def tmpfs() -> str | None:
     return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
@@ -139,7 +139,9 @@ def _gathers(folder: Path) -> list[Figure]:
     timings = interleave(
         {"memmap": memmap, **{mode: (lambda mode=mode: ours(mode)) for mode in sites}}, repeats=7, warmup=2
     )
-    slow = interleave({"zarr": zarr_python, "ours": lambda: sites["first-touch"].gather(batches[0])}, repeats=3)
+    slow = interleave(
+        {"zarr": zarr_python, "ours": lambda: sites["first-touch"].gather(batches[0])}, repeats=3
+    )
     count = BATCH * len(batches)
     bandwidth = copy_bandwidth()
     floor = f"{2 * count * WIDTH * 2 / bandwidth * 1e3:.3g} ms (copy {bandwidth / 1e9:.1f} GB/s)"
@@ -150,8 +152,10 @@ def _gathers(folder: Path) -> list[Figure]:
     return [
         Figure("gather_vs_memmap", ratio(timings["memmap"], timings["first-touch"]), ">= 2",
                f"first-touch {rate('first-touch')}; memmap {rate('memmap')}", floor),
-        Figure("gather_vs_memmap_never", ratio(timings["memmap"], timings["never"]), None, rate("never"), floor),
-        Figure("gather_vs_memmap_always", ratio(timings["memmap"], timings["always"]), None, rate("always"), floor),
+        *(
+            Figure(f"gather_vs_memmap_{mode}", ratio(timings["memmap"], timings[mode]), None, rate(mode), floor)
+            for mode in ("never", "always")
+        ),
         Figure("gather_vs_zarr_python", ratio(slow["zarr"], slow["ours"]), ">= 100",
                f"zarr-python {BATCH / slow['zarr'].median / 1e3:.1f} k rows/s", floor),
     ]  # fmt: skip

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 from mmxai.store.bfloat16 import register as _register_bfloat16
 
 if TYPE_CHECKING:
-    from mmxai.harvesting import harvest
-    from mmxai.models import Model, load_model, wrap
-    from mmxai.store import Store, create_store, open_store
-    from mmxai.types import Batch, Rows
+    from mmxai.harvesting import harvest as harvest
+    from mmxai.models import Model as Model
+    from mmxai.models import load_model as load_model
+    from mmxai.models import wrap as wrap
+    from mmxai.store import Store as Store
+    from mmxai.store import create_store as create_store
+    from mmxai.store import open_store as open_store
+    from mmxai.types import Batch as Batch
+    from mmxai.types import Rows as Rows
 
 __version__ = "0.1.0"
 

@@ -108,7 +108,7 @@ class Batch(Mapping[str, torch.Tensor]):
     def x(self) -> torch.Tensor:
         """The activations of the batch's only site."""
         if len(self._sites) != 1:
-            raise RowSpaceError(f"batch.x: got sites {list(self._sites)}, expected exactly one; use batch[site]")
+            raise RowSpaceError(f"batch.x: got sites {self.sites}, expected exactly one; use batch[site]")
         return next(iter(self._sites.values()))
 
     @property
@@ -130,12 +130,17 @@ class Batch(Mapping[str, torch.Tensor]):
         return len(self._sites)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
     ) -> Batch:
         """Activations on another device or in another dtype; the row table stays on the CPU."""
-        moved = {s: x.to(device=device, dtype=dtype, non_blocking=non_blocking) for s, x in self._sites.items()}
+        moved = {s: x.to(device=device, dtype=dtype, non_blocking=non_blocking) for s, x in self.items()}
         return Batch(moved, self._rows, space=self.space)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{s}: {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for s, x in self.items())
+        shapes = ", ".join(
+            f"{s}: {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for s, x in self.items()
+        )
         return f"Batch({shapes})"

@@ -30,6 +30,8 @@ def run(config: Config) -> int:
     from mmxai.models import load_model
     from mmxai.models.check import check
 
-    report = check(load_model(config.model, device=config.device, dtype=config.dtype, revision=config.revision))
+    report = check(
+        load_model(config.model, device=config.device, dtype=config.dtype, revision=config.revision)
+    )
     print(report)
     return PROBLEM if report.problems else OK

@@ -17,7 +17,8 @@ import tyro
 from mmxai.cli import OK
 
 _PACKAGES = (
-    "torch", "triton", "zarr", "zarrs", "tensorstore", "numpy", "numba", "transformers", "safetensors", "pillow",
+    "torch", "triton", "zarr", "zarrs", "tensorstore", "numpy", "numba", "transformers", "safetensors",
+    "pillow",
 )  # fmt: skip
 
 

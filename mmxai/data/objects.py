@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 
 from mmxai.data.columns import Columns, to_image, to_json
@@ -21,7 +22,9 @@ class _Items:
     """Turns items into samples; the columns are chosen at the first item that has any.
 
     str: a text. `pathlib.Path`, bytes of an image file, PIL image, uint8 array: a picture. Mapping: columns.
-    Tuple: picture and text by type, one further value becomes the column `label`, several `column_<place>`.
+    Tensor, mapping of tensors: model inputs that are ready (a lone floating one is `pixel_values`, an integer
+    one `input_ids`). Tuple: picture and text by type, one further value becomes the column `label`, several
+    `column_<place>`.
     """
 
     def __init__(self, image_column: str | None, text_column: str | None):
@@ -39,6 +42,10 @@ class _Items:
         if isinstance(item, str):
             _not_a_path(item)
             return Sample(key, text=item)
+        if isinstance(item, torch.Tensor):
+            return Sample(key, tensors={_argument(item): item})
+        if isinstance(item, Mapping) and item and all(isinstance(v, torch.Tensor) for v in item.values()):
+            return Sample(key, tensors=item)
         if isinstance(item, Mapping):
             if self._columns is None:
                 self._columns = Columns.choose(list(item), *self._wanted, where=f"sample {index}")
@@ -129,23 +136,31 @@ class IterableStream(Stream):
 def _from_tuple(item: tuple[Any, ...] | list[Any], key: str) -> Sample:
     image: Any = None
     text: str | None = None
+    tensors: dict[str, torch.Tensor] = {}
     rest: dict[str, Any] = {}
     for place, value in enumerate(item):
         if image is None and _is_picture(value):
             image = to_image(value, key, Path())
+        elif not tensors and isinstance(value, torch.Tensor) and value.ndim:
+            tensors[_argument(value)] = value
         elif text is None and isinstance(value, str):
             text = value
         else:
             rest[f"column_{place}"] = to_json(value, key, f"column_{place}")
-    if image is None and text is None:
+    if image is None and text is None and not tensors:
         kinds = ", ".join(type(value).__name__ for value in item)
         raise DataError(
-            f"sample {key}: got ({kinds}), expected a picture (PIL image, path, uint8 array [H, W, 3]) or "
-            "a string in it; give pictures before the model's own normalisation"
+            f"sample {key}: got ({kinds}), expected a picture (PIL image, path, uint8 array [H, W, 3]), "
+            "a string or a tensor in it"
         )
     if len(rest) == 1:
         rest = {"label": next(iter(rest.values()))}
-    return Sample(key, image, text, rest)
+    return Sample(key, image, text, rest, tensors=tensors)
+
+
+def _argument(tensor: torch.Tensor) -> str:
+    """The argument that transformers gives a lone input."""
+    return "pixel_values" if tensor.is_floating_point() else "input_ids"
 
 
 def _is_picture(value: Any) -> bool:

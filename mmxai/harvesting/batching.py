@@ -10,7 +10,6 @@ import torch
 
 from mmxai.data import Source
 from mmxai.harvesting.feed import Peeked, first_of
-from mmxai.harvesting.planning import encode
 
 if TYPE_CHECKING:
     from mmxai.models import Model
@@ -26,7 +25,7 @@ def fastest_batch(model: Model, source: Source | Peeked, towers: Sequence[str]) 
     """
     if model.device.type == "cpu":
         return CPU_BATCH
-    one = encode(model, first_of(source), towers)
+    one = model.encode(first_of(source), towers)
     best, best_rate, count = CPU_BATCH, 0.0, CPU_BATCH
     while count <= LARGEST:
         inputs = model.collate([one] * count)

@@ -35,7 +35,7 @@ class HarvestConfig:
     seed: int = 0
     """Seed of the sample order and of --per-sample."""
     order: Literal["permuted", "sequential"] = "permuted"
-    """Order of samples in the store. Permuted (when the data can be indexed) leaves any stretch of it unbiased."""
+    """Order of samples in the store. Permuted (where data can be indexed) leaves any stretch of it unbiased."""
     samples_per_part: int | None = None
     """Samples committed at a time. By default parts of 256 MiB or more over all sites."""
     context: int | None = None
@@ -45,7 +45,7 @@ class HarvestConfig:
     pack: bool = False
     """Join texts, separated by the end token, so that every context is full."""
     long: Literal["error", "split", "truncate"] = "error"
-    """A text longer than the model's context: stop, split it into several samples, or cut it and record that."""
+    """A text longer than the model's context: stop, split it into several samples, or cut and record it."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Begin-of-sequence token: as the tokeniser does, always, or never."""
     on_error: Literal["stop", "skip"] = "stop"

@@ -39,7 +39,7 @@ class Feed:
     ):
         self._rank, self._world = config.share()
         self._store = store
-        # (part, data set index, whether it ends the part), filled ahead of the items by the loader's look-ahead.
+        # (part, data set index, whether it ends the part); the loader's look-ahead fills it ahead of the items.
         self._places: deque[tuple[int, int, bool]] = deque()
         self._seen = 0
         streamed = isinstance(source, Peeked)
@@ -90,9 +90,9 @@ class Feed:
         digest = sample_digest(s.digest for s in chunk)
         if digest != record.digest or len(chunk) != record.samples:
             raise DataError(
-                f"{self._store.path}: part {part} was made from other samples: the stream now yields {len(chunk)} "
-                f"samples with digest {digest}, the store has {record.samples} with {record.digest}; give the "
-                f"same data in the same order, or another store"
+                f"{self._store.path}: part {part} was made from other samples: the stream now yields "
+                f"{len(chunk)} samples with digest {digest}, the store has {record.samples} with "
+                f"{record.digest}; give the same data in the same order, or another store"
             )
 
 

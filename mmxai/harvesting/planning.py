@@ -19,9 +19,7 @@ from mmxai.harvesting.report import size
 from mmxai.store import Plan, SiteSpec
 
 if TYPE_CHECKING:
-    from mmxai.data import Sample
     from mmxai.models import Model
-    from mmxai.models.inputs import Encoded
 
 _ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 # A part is what a crash can cost and what a file holds: large enough that ten thousand parts make a large
@@ -70,8 +68,8 @@ class Estimate:
         needed = int(self.nbytes * left)
         if self.samples is not None and needed > self.free:
             raise DiskFullError(
-                f"{self.store}: got {size(self.free)} of free disk, expected {size(needed)} for the parts not "
-                f"yet written; select fewer rows (--tokens, --per-sample, --pool) or sites, or another disk"
+                f"{self.store}: got {size(self.free)} of free disk, expected {size(needed)} for the parts "
+                f"not yet written; select fewer rows (--tokens, --per-sample, --pool) or sites, or another disk"
             )
 
 
@@ -106,12 +104,17 @@ def make_plan(
         sites=tuple(SiteSpec(s, model.width_of(s), config.store_dtype, spaces[s]) for s in sites),
         rows_per_sample={space: selection.capacity(model.rows_per_sample(space)) for space in kept},
         identity={
-            "model": model.identity,
+            # A folder that was renamed holds the same model.
+            "model": {k: v for k, v in model.identity.items() if k != "name"},
             "data": source.identity,
             "inputs": model.inputs_identity(),
             "selection": selection.identity,
         },
-        notes={"batch_size": batch_size, "token_types": {s: sorted(model.token_types(s)) for s in kept}},
+        notes={
+            "model": model.name,
+            "batch_size": batch_size,
+            "token_types": {s: sorted(model.token_types(s)) for s in kept},
+        },
     )
     counted = per_part if samples is None else samples
     parts = plan.parts or 1
@@ -141,12 +144,12 @@ def _samples_per_part(samples: int | None, bytes_per_sample: float) -> int:
 def probe(
     model: Model, source: Source | Peeked, towers: Sequence[str], spaces: dict[str, Any], selection: Selection
 ) -> dict[str, list[int]]:
-    """Rows kept of each of a few samples, evenly spaced, by row space. Raises SelectionError where none is."""
+    """Row space -> rows kept of each of a few samples. Raises SelectionError where none is."""
     encoded = []
     unreadable = None
     for sample in _probed(source):
         try:
-            encoded.append(encode(model, sample, towers))
+            encoded.append(model.encode(sample, towers))
         except UnreadableSampleError as error:
             unreadable = error
     if not encoded and unreadable is not None:
@@ -161,15 +164,10 @@ def probe(
         if not any(counts):
             types = sorted(model.token_types(space)) or "no token types"
             raise SelectionError(
-                f"the selection ({selection}) keeps no row of {space!r} in {len(counts)} samples looked at, whose "
-                f"rows are of {types}; select others, or leave those sites out"
+                f"the selection ({selection}) keeps no row of {space!r} in {len(counts)} samples looked "
+                f"at, whose rows are of {types}; select others, or leave those sites out"
             )
     return kept
-
-
-def encode(model: Model, sample: Sample | Encoded, towers: Sequence[str]) -> Encoded:
-    """Samples go through the model's pipelines."""
-    return model.encode(sample, towers)
 
 
 def _probed(source: Source | Peeked) -> list[Any]:

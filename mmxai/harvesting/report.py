@@ -58,7 +58,8 @@ class HarvestReport:
             parts += f"; {self.elsewhere:,} left to other live workers"
         lines = [
             f"store      {self.store}",
-            f"samples    {self.samples:,}" + (f" ({self.skipped:,} skipped, see their records)" if self.skipped else ""),
+            f"samples    {self.samples:,}"
+            + (f" ({self.skipped:,} skipped, see their records)" if self.skipped else ""),
             f"rows       {spaces}",
             f"parts      {parts}",
             f"time       {wall:.1f} s: {self.samples / wall:,.0f} samples/s, {rows / wall:,.0f} rows/s, "

@@ -60,7 +60,9 @@ class WriterThread:
     def _put(self, item: _Item, nbytes: int) -> None:
         start = time.perf_counter()
         with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._queued or self._queued + nbytes <= self._limit)
+            self._changed.wait_for(
+                lambda: self._error or not self._queued or self._queued + nbytes <= self._limit
+            )
             if self._error is not None:
                 raise self._error
             self._queue.append((item, nbytes))
@@ -77,7 +79,7 @@ class WriterThread:
     ) -> None:
         with self._changed:
             self._closing = True
-            # After an error what is left of an unfinished part is dropped; finished parts are still committed.
+            # After an error the rest of an unfinished part is dropped; finished parts are still committed.
             while kind is not None and self._queue and not self._queue[-1][0][2]:
                 self._queued -= self._queue.pop()[1]
             self._changed.notify_all()

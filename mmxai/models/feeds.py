@@ -161,6 +161,8 @@ def _mark_special(rows: torch.Tensor, config: Any) -> torch.Tensor:
 
 
 def _has(sample: Sample, tower: BoundTower) -> bool:
+    if tower.spec.input in sample.tensors:
+        return True
     if tower.spec.input == "pixel_values":
         return sample.has_image
     return sample.text is not None or sample.tokens is not None

@@ -139,7 +139,9 @@ def encode(sample: Sample, towers: Sequence[TowerInputs]) -> Encoded:
     needs."""
     out = Encoded(sample.key, sample.digest, sample.text, sample.columns)
     for tower in towers:
-        if tower.images is not None:
+        if tower.images is not None and tower.pixels in sample.tensors:
+            out.tensors[tower.pixels] = sample.tensors[tower.pixels]
+        elif tower.images is not None:
             picture = sample.image
             if picture is None:
                 raise _lacks(sample, tower, "picture")
@@ -147,8 +149,9 @@ def encode(sample: Sample, towers: Sequence[TowerInputs]) -> Encoded:
             out.tensors[tower.pixels] = image.pixels
             out.size, out.tiles = image.size, image.tiles
         elif tower.texts is not None:
-            if sample.tokens is not None:
-                text = tower.texts.ready(list(sample.tokens), key=sample.key)
+            tokens = sample.tensors[tower.ids].tolist() if tower.ids in sample.tensors else sample.tokens
+            if tokens is not None:
+                text = tower.texts.ready(list(tokens), key=sample.key)
             elif sample.text is not None:
                 text = tower.texts(sample.text, key=sample.key)
             else:

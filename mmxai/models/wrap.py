@@ -47,6 +47,10 @@ class PlainFeeds:
         self._example = None if example is None else self.prepare(example)
 
     def encode(self, sample: Sample, towers: Sequence[str] | None) -> Encoded:
+        if self._prepare is None and sample.tensors:
+            ready = list(sample.tensors.values())
+            tensors = {_ONLY: ready[0]} if len(ready) == 1 else sample.tensors
+            return Encoded(sample.key, sample.digest, sample.text, sample.columns, tensors=tensors)
         if self._prepare is None:
             raise ModelError(
                 "wrapped model: got samples, expected a way to make tensors of them; wrap(module, prepare="

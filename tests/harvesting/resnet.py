@@ -1,4 +1,4 @@
-"""ResNet for CIFAR-10 with option-A shortcuts (He et al. 2015, section 4.2), named as the released weights are."""
+"""ResNet for CIFAR-10, option-A shortcuts (He et al. 2015, section 4.2), named as the released weights."""
 
 import numpy as np
 import torch
@@ -31,7 +31,11 @@ class ResNet(nn.Module):
         for stage in (1, 2, 3):
             inner, outer = widths[stage - 1], widths[stage]
             first = Block(inner, outer, 1 if stage == 1 else 2)
-            setattr(self, f"layer{stage}", nn.Sequential(first, *(Block(outer, outer, 1) for _ in range(blocks - 1))))
+            setattr(
+                self,
+                f"layer{stage}",
+                nn.Sequential(first, *(Block(outer, outer, 1) for _ in range(blocks - 1))),
+            )
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x):
@@ -43,7 +47,11 @@ def load_resnet20(folder):
     from safetensors.torch import load_file
 
     net = ResNet(3)
-    state = {k: v for k, v in load_file(folder / "resnet20.safetensors").items() if not k.endswith("batches_tracked")}
+    state = {
+        k: v
+        for k, v in load_file(folder / "resnet20.safetensors").items()
+        if not k.endswith("batches_tracked")
+    }
     missing, unexpected = net.load_state_dict(state, strict=False)
     assert not unexpected
     assert all(k.endswith("num_batches_tracked") for k in missing)

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mmxai
 from mmxai.data import Sample
@@ -86,7 +87,9 @@ def truth(clip, world):
 def harvested(clip, world, tmp_path_factory):
     """One whole harvest in float32 and its report."""
     path = tmp_path_factory.mktemp("stores") / "all.zarr"
-    report = harvest(clip, world, sites=ALL, store=path, store_dtype="float32", samples_per_part=20, batch_size=8)
+    report = harvest(
+        clip, world, sites=ALL, store=path, store_dtype="float32", samples_per_part=20, batch_size=8
+    )
     return path, report
 
 
@@ -139,7 +142,9 @@ def test_verify_finds_nothing(harvested):
 
 def test_selection_is_part_of_the_plan(clip, world, tmp_path):
     path = tmp_path / "s.zarr"
-    report = harvest(clip, world, sites="vision.*.resid_post", store=path, tokens="patch", per_sample=5, seed=3)
+    report = harvest(
+        clip, world, sites="vision.*.resid_post", store=path, tokens="patch", per_sample=5, seed=3
+    )
     assert report.rows == {"vision": 90 * 5}
     with mmxai.open_store(path) as store:
         table = store.rows["vision"]
@@ -252,7 +257,9 @@ def test_batch_size_changes_only_rounding(clip, world, tmp_path):
     kinds = {}
     for size in (1, 7, 64):
         path = tmp_path / f"{size}.zarr"
-        harvest(clip, world, sites="*.1.resid_post", store=path, batch_size=size, store_dtype="float32", limit=20)
+        harvest(
+            clip, world, sites="*.1.resid_post", store=path, batch_size=size, store_dtype="float32", limit=20
+        )
         kinds[size] = read_all(path, ["vision.1.resid_post", "text.1.resid_post"])
     for site in kinds[1]:
         for size in (7, 64):
@@ -307,8 +314,8 @@ def test_streams_are_shared_by_rank(clip, world, tmp_path):
 
 def test_unreadable_samples_stop_or_are_recorded(clip, world, tmp_path):
     good = [item["image"] for item in itertools.islice(world, 6)]
-    items = [*map(lambda image: Sample("good", image=image), good[:3]), Sample("bad.png", image=b"not an image"),
-             *map(lambda image: Sample("good", image=image), good[3:])]  # fmt: skip
+    items = [Sample("good", image=image) for image in good]
+    items.insert(3, Sample("bad.png", image=b"not an image"))
     path = tmp_path / "s.zarr"
     with pytest.raises(UnreadableSampleError, match=r"bad\.png"):
         harvest(clip, items, sites="vision.0.resid_post", store=path)
@@ -321,9 +328,14 @@ def test_unreadable_samples_stop_or_are_recorded(clip, world, tmp_path):
 
 def test_a_part_whose_samples_are_all_unreadable(clip, tmp_path):
     items = [Sample(f"{i}.png", image=b"no") for i in range(4)]
-    items[3] = Sample("ok", text="", image=__import__("PIL.Image").Image.new("RGB", (40, 30)))
+    items[3] = Sample("ok", text="", image=Image.new("RGB", (40, 30)))
     report = harvest(
-        clip, items, sites="vision.0.resid_post", store=tmp_path / "s.zarr", on_error="skip", samples_per_part=1
+        clip,
+        items,
+        sites="vision.0.resid_post",
+        store=tmp_path / "s.zarr",
+        on_error="skip",
+        samples_per_part=1,
     )
     assert (report.samples, report.skipped, report.written) == (1, 3, 4)
     assert not verify(tmp_path / "s.zarr").problems
@@ -457,3 +469,26 @@ def test_create_store_and_harvest_make_the_same_kind_of_store(harvested, tmp_pat
             assert np.array_equal(
                 copy.stats["vision.1.resid_post"].topk_values, source.stats["vision.1.resid_post"].topk_values
             )
+
+
+def test_tensors_that_are_ready(clip, world, tmp_path):
+    """A torch data set of (pixels, label) gives what the pictures give; so does a mapping of inputs."""
+    encoded = [clip.encode(Sample("x", image=world[i]["image"]), ["vision"]) for i in range(10)]
+    pixels = [e.tensors["pixel_values"] for e in encoded]
+    site, options = "vision.1.resid_post", dict(sites="vision.1.resid_post", store_dtype="float32")
+    harvest(clip, [world[i]["image"] for i in range(10)], store=tmp_path / "a.zarr", **options)
+    harvest(clip, [(x, i) for i, x in enumerate(pixels)], store=tmp_path / "b.zarr", **options)
+    harvest(clip, [{"pixel_values": x} for x in pixels], store=tmp_path / "c.zarr", **options)
+    a, b, c = (read_all(tmp_path / f"{n}.zarr", [site]) for n in "abc")
+    for key, row in a[site].items():
+        assert torch.equal(row, b[site][key])
+        assert torch.equal(row, c[site][key])
+    with mmxai.open_store(tmp_path / "b.zarr") as store:
+        assert store.samples[7].columns == {"label": 7}
+
+
+def test_a_renamed_model_folder_resumes(clip_folder, world, tmp_path):
+    moved = shutil.copytree(clip_folder, tmp_path / "another-name")
+    options = dict(sites="vision.0.resid_post", store=tmp_path / "s.zarr", limit=10)
+    harvest(str(clip_folder), world, **options)
+    assert harvest(str(moved), world, **options).resumed == 1

@@ -66,15 +66,17 @@ def test_the_real_command_is_killed_five_times(clip_folder, tmp_path):
 
     def command(store):
         return [
-            sys.executable, "-m", "mmxai.cli", "harvest", str(clip_folder), str(captions), "--store", str(store),
-            "--sites", "text.*.resid_post", "text.0.mlp_post", "--samples-per-part", "8", "--batch-size", "4",
+            sys.executable, "-m", "mmxai.cli", "harvest", str(clip_folder), str(captions),
+            "--store", str(store), "--sites", "text.*.resid_post", "text.0.mlp_post", "--samples-per-part", "8", "--batch-size", "4",
         ]  # fmt: skip
 
     subprocess.run(command(straight), env=ENV, check=True, capture_output=True)
     draw = random.Random(0)
     kills = 0
     for _ in range(5):
-        process = subprocess.Popen(command(killed), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command(killed), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         staged = killed / "text.0.mlp_post"
         deadline = time.monotonic() + 60
         before = len(list(killed.glob("mmxai/commits/*.json")))

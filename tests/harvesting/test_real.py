@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.harvesting.resnet import load_resnet20, normalise
 
 import mmxai
 from mmxai.harvesting import harvest
 from mmxai.shapes.model import random_clip
 from mmxai.store.verify import verify
+from tests.harvesting.resnet import load_resnet20, normalise
 
 
 def test_all_of_sst2_through_a_real_language_model(shared_data, tmp_path):
@@ -82,7 +82,9 @@ def test_coco_photographs_and_captions_through_a_clip(coco, tmp_path):
         assert len(vision) == 300 * 65
         for sample in range(0, 300, 17):
             record = store.samples[sample]
-            image = Image.open(coco.parent / record.key if not record.columns.get("image") else record.columns["image"])
+            image = Image.open(
+                coco.parent / record.key if not record.columns.get("image") else record.columns["image"]
+            )
             assert record.size == image.size
             pixels = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
             words = tokenizer(record.text, return_tensors="pt")
@@ -107,7 +109,10 @@ def test_a_resnet_through_wrap_against_a_plain_hook(shared_data, tmp_path):
     assert report.rows == {"module.32x32": 40 * 1024, "module.8x8": 40 * 64, "module.vector": 40}
     maps = {}
     paths = [s.removeprefix("module:") for s in sites]
-    hooks = [net.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: maps.update({p: out})) for p in paths]
+    hooks = [
+        net.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: maps.update({p: out}))
+        for p in paths
+    ]
     with torch.no_grad():
         net(torch.stack([normalise(image) for image in images]))
     for hook in hooks:

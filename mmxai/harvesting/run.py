@@ -19,7 +19,7 @@ from mmxai.errors import ArgumentError
 from mmxai.harvesting.batching import fastest_batch
 from mmxai.harvesting.config import HarvestConfig
 from mmxai.harvesting.feed import Feed, Peeked, first_of
-from mmxai.harvesting.planning import Estimate, encode, make_plan
+from mmxai.harvesting.planning import Estimate, make_plan
 from mmxai.harvesting.report import HarvestReport, size
 from mmxai.harvesting.sink import WriterThread
 from mmxai.models import Model, load_model
@@ -53,7 +53,7 @@ def harvest(
     source = open_data(data)
     if not model.towers:  # a wrapped network learns its shapes from the first sample
         source = source if isinstance(source, Source) else Peeked(source)
-        model.collate([encode(model, first_of(source), [])])
+        model.collate([model.encode(first_of(source), [])])
     sites = model.resolve(config.sites)
     towers = towers_of(model, sites)
     source = cut_source(model, source, towers, config)
@@ -100,13 +100,13 @@ def cut_source(
     cuts = config.pack or config.stride is not None or config.long == "split"
     if not texts and (cuts or config.context is not None):
         raise ArgumentError(
-            f"got context, stride, pack or long='split' for sites of {list(towers) or 'modules'}, expected a text "
-            f"tower; leave them out"
+            f"got context, stride, pack or long='split' for sites of {list(towers) or 'modules'}, expected a "
+            f"text tower; leave them out"
         )
     if cuts and len(towers) > 1:
         raise ArgumentError(
-            f"got stride, pack or long='split' for towers {list(towers)}, expected a text tower alone: a picture "
-            f"has no contexts; harvest one tower at a time, or use long='truncate'"
+            f"got stride, pack or long='split' for towers {list(towers)}, expected a text tower alone: a "
+            f"picture has no contexts; harvest one tower at a time, or use long='truncate'"
         )
     for tower in texts:
         pipeline = model.set_texts(tower, context=config.context, bos=_BOS[config.bos], long=config.long)
@@ -155,7 +155,7 @@ def _run(
 ) -> None:
     clock, start = report.clock, time.perf_counter()
     prefetch = max(4 * config.workers, 2 * report.batch_size)
-    feed = Feed(store, source, lambda sample: encode(model, sample, towers), config, prefetch)
+    feed = Feed(store, source, lambda sample: model.encode(sample, towers), config, prefetch)
     producer = {
         "torch": torch.__version__,
         "device": str(model.device),
