@@ -153,8 +153,8 @@ def _gathers(folder: Path) -> list[Figure]:
         Figure("gather_vs_memmap", ratio(timings["memmap"], timings["first-touch"]), ">= 2",
                f"first-touch {rate('first-touch')}; memmap {rate('memmap')}", floor),
         *(
-            Figure(f"gather_vs_memmap_{mode}", ratio(timings["memmap"], timings[mode]), None, rate(mode), floor)
-            for mode in ("never", "always")
+            Figure(f"gather_vs_memmap_{m}", ratio(timings["memmap"], timings[m]), None, rate(m), floor)
+            for m in ("never", "always")
         ),
         Figure("gather_vs_zarr_python", ratio(slow["zarr"], slow["ours"]), ">= 100",
                f"zarr-python {BATCH / slow['zarr'].median / 1e3:.1f} k rows/s", floor),

@@ -65,5 +65,7 @@ def test_nothing_unpickles(path):
 
 def test_import_is_light():
     """`import mmxai` loads neither torch nor transformers: a Zarr reader may import it for the data type."""
-    code = "import sys, mmxai; print([m for m in ('torch', 'transformers', 'numba', 'PIL') if m in sys.modules])"
+    code = (
+        "import sys, mmxai; print([m for m in ('torch', 'transformers', 'numba', 'PIL') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

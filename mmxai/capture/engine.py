@@ -102,4 +102,3 @@ class Extractor:
                 f"as inf; harvest with dtype bfloat16 or float32"
             )
         return out
-

@@ -35,7 +35,7 @@ class HarvestConfig:
     seed: int = 0
     """Seed of the sample order and of --per-sample."""
     order: Literal["permuted", "sequential"] = "permuted"
-    """Order of samples in the store. Permuted (where data can be indexed) leaves any stretch of it unbiased."""
+    """Order of samples in the store. Permuted (where data can be indexed) leaves any stretch unbiased."""
     samples_per_part: int | None = None
     """Samples committed at a time. By default parts of 256 MiB or more over all sites."""
     context: int | None = None

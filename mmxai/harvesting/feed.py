@@ -39,7 +39,7 @@ class Feed:
     ):
         self._rank, self._world = config.share()
         self._store = store
-        # (part, data set index, whether it ends the part); the loader's look-ahead fills it ahead of the items.
+        # (part, data set index, whether it ends the part); the loader's look-ahead fills it.
         self._places: deque[tuple[int, int, bool]] = deque()
         self._seen = 0
         streamed = isinstance(source, Peeked)

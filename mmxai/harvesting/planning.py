@@ -69,7 +69,7 @@ class Estimate:
         if self.samples is not None and needed > self.free:
             raise DiskFullError(
                 f"{self.store}: got {size(self.free)} of free disk, expected {size(needed)} for the parts "
-                f"not yet written; select fewer rows (--tokens, --per-sample, --pool) or sites, or another disk"
+                f"not yet written; select fewer rows (--tokens, --per-sample, --pool), sites, or another disk"
             )
 
 

@@ -67,7 +67,8 @@ def test_the_real_command_is_killed_five_times(clip_folder, tmp_path):
     def command(store):
         return [
             sys.executable, "-m", "mmxai.cli", "harvest", str(clip_folder), str(captions),
-            "--store", str(store), "--sites", "text.*.resid_post", "text.0.mlp_post", "--samples-per-part", "8", "--batch-size", "4",
+            "--store", str(store), "--sites", "text.*.resid_post", "text.0.mlp_post",
+            "--samples-per-part", "8", "--batch-size", "4",
         ]  # fmt: skip
 
     subprocess.run(command(straight), env=ENV, check=True, capture_output=True)
