@@ -1,10 +1,9 @@
 // parallel_for: the calling thread does the work, and helpers join it as they wake.
 //
-// Not OpenMP, for three reasons that were measured. An OpenMP region ends in a barrier that every thread of the
-// team must reach: where cores are taken (by torch's own pool, by other processes) a gather of 0.3 ms then waits
-// for the scheduler and falls far below one thread's speed, while here a helper that does not wake in time is
-// not waited for. GNU OpenMP's pool does not survive fork: a child's first region waits for ever. And its idle
-// threads spin beside those of the OpenMP that torch carries.
+// Not OpenMP. An OpenMP region ends in a barrier that every thread of the team must reach: on a machine whose
+// two cores others used too, a gather on two threads ran at a tenth to a third of one thread's speed, while here
+// a helper that does not wake in time is not waited for. And GNU OpenMP's pool does not survive fork: a child's
+// first region waits for ever.
 #pragma once
 
 #include <unistd.h>
