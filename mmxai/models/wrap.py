@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from mmxai.data.sample import Sample
-from mmxai.errors import ArgumentError, ModelError
+from mmxai.errors import ArgumentError, ModelError, UnreadableSampleError
 from mmxai.models.feeds import samples_of
+from mmxai.models.images import ImagePipeline
 from mmxai.models.inputs import Encoded, Inputs
 from mmxai.models.model import Model
 from mmxai.models.modules import rows_of
 from mmxai.models.texts import Bos, Long, TextPipeline
 
-Prepare = Callable[[Any], torch.Tensor | Mapping[str, torch.Tensor]]
+Prepare = ImagePipeline | Callable[[Any], torch.Tensor | Mapping[str, torch.Tensor]]
 _ONLY = "input"
 
 
@@ -25,9 +26,11 @@ def wrap(
 ) -> Model:
     """A model with sites `module:<dotted.path>` for every submodule whose output can be rows.
 
-    prepare: `Sample` -> the tensor (or dict of tensors) of one sample, without the batch dimension; needed
-    for harvesting, not for tensors. example: a batch of inputs as the module takes them (tensor or dict of
-    tensors), from which shapes are found; without it the first inputs run serve.
+    prepare: an `ImagePipeline` (`ImagePipeline.make(224, mean=, std=)`), which also remembers where each
+    pixel came from; or a function `Sample` -> the tensor (or dict of tensors) of one sample, without the
+    batch dimension. Needed for harvesting pictures and texts, not for data that are tensors. example: a batch
+    of inputs as the module takes them (tensor or dict of tensors), from which shapes are found; without it
+    the first inputs run serve.
     """
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise ModelError(
@@ -56,6 +59,8 @@ class PlainFeeds:
                 "wrapped model: got samples, expected a way to make tensors of them; wrap(module, prepare="
                 "function from a Sample (.image, .text, .columns) to the tensor of one sample)"
             )
+        if isinstance(self._prepare, ImagePipeline):
+            return self._picture(self._prepare, sample)
         made = self._prepare(sample)
         tensors = dict(made) if isinstance(made, Mapping) else {_ONLY: made}
         wrong = [k for k, v in tensors.items() if not isinstance(v, torch.Tensor)]
@@ -65,6 +70,23 @@ class PlainFeeds:
             )
         size = sample.image.size if sample.image is not None else None
         return Encoded(sample.key, sample.digest, sample.text, sample.columns, size=size, tensors=tensors)
+
+    def _picture(self, pipeline: ImagePipeline, sample: Sample) -> Encoded:
+        if sample.image is None:
+            raise UnreadableSampleError(
+                f"{sample.key}: got a sample without a picture, expected one for the network's pipeline",
+                key=sample.key,
+            )
+        made = pipeline(sample.image, key=sample.key)
+        return Encoded(
+            sample.key,
+            sample.digest,
+            sample.text,
+            sample.columns,
+            size=made.size,
+            tiles=made.tiles,
+            tensors={_ONLY: made.pixels},
+        )
 
     def collate(self, batch: Sequence[Encoded]) -> Inputs:
         shapes = {tuple((k, tuple(v.shape)) for k, v in e.tensors.items()) for e in batch}
@@ -104,10 +126,11 @@ class PlainFeeds:
         return module(**tensors)
 
     def identity(self) -> dict[str, Any]:
-        """The name of the function alone: what it does is its owner's affair."""
-        return {
-            "prepare": None if self._prepare is None else getattr(self._prepare, "__qualname__", "callable")
-        }
+        """Of a function its name alone: what it does is its owner's affair."""
+        if isinstance(self._prepare, ImagePipeline):
+            return {"prepare": self._prepare.identity}
+        name = None if self._prepare is None else getattr(self._prepare, "__qualname__", "callable")
+        return {"prepare": name}
 
     def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None:
         raise ArgumentError(f"wrapped model: has no tower {tower!r}")

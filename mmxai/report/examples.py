@@ -150,7 +150,7 @@ def _example(
     number = max(image, 0)
     if number >= len(sample.tiles) or site.name.startswith("text."):
         return Example(sample, value, kind, position, cell)
-    tile = sample.tiles[number]
+    tile = sample.tile_in(site.space, number)
     return Example(sample, value, kind, position, cell, tile, _heat(near, level, image, tile["grid"]))
 
 

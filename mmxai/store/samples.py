@@ -41,6 +41,22 @@ class StoredSample:
     skipped: str | None = None
     truncated: int | None = None
 
+    def tile_in(self, space: str, number: int = 0) -> dict[str, Any]:
+        """Tile `number` with its affine and grid in cells of a row space.
+
+        Tiles of a wrapped network are stored in pixels of its input; its row space `module.<H>x<W>` says how
+        many cells those make.
+        """
+        tile = self.tiles[number]
+        kind, _, shape = space.partition(".")
+        if kind != "module" or "x" not in shape:
+            return tile
+        height, width = (int(n) for n in shape.split("x"))
+        sy, sx = height / tile["grid"][0], width / tile["grid"][1]
+        scales = (sx, sx, sx, sy, sy, sy)
+        affine = [s * v for s, v in zip(scales, tile["affine"], strict=True)]
+        return {"affine": affine, "grid": [height, width]}
+
     @classmethod
     def parse(cls, line: bytes) -> StoredSample:
         fields = json.loads(line)

@@ -1,6 +1,6 @@
 """Run by test_kill.py: harvests in children forked from this preloaded process and kills them with SIGKILL.
 
-usage: kill_driver.py MODEL STORE KILLS SEED      (KILLS 0: one straight run)
+usage: kill_driver.py MODEL STORES KILLS SEED      (KILLS 0: one straight run)
 """
 
 import json
@@ -42,20 +42,15 @@ def start(model, world, store, rank):
     return pid, reader
 
 
-def main():
-    folder, store, kills, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    model, world = mmxai.load_model(folder), ShapesWorld(240, seed=5, size=32)
-    model.identity  # noqa: B018  computed once, before the forks
-    draw = random.Random(seed)
+def kill(model, world, store, draw, left):
+    """Two writers at once, one of which dies now and then, until the store is whole; returns the deaths."""
     delivered = finished = 0
     workers = {}
-    while delivered < kills:
+    while delivered < left and finished < 2:
         for rank in {0, 1} - set(workers):
             workers[rank] = start(model, world, store, rank)
-        # One of the two writers dies now; the other goes on, so deaths fall at unrelated moments.
-        rank = draw.choice((0, 1))
-        pid, reader = workers.pop(rank)
+        # The other goes on, so that deaths fall at unrelated moments.
+        pid, reader = workers.pop(draw.choice((0, 1)))
         select.select([reader], [], [], 10)
         time.sleep(draw.uniform(0, 0.15))
         os.kill(pid, signal.SIGKILL)
@@ -65,16 +60,29 @@ def main():
             delivered += 1
         elif os.WEXITSTATUS(status) == 0:
             finished += 1
-            if finished > 3:
-                break
         else:
             sys.exit(f"a worker failed with status {status}")
     for pid, reader in workers.values():
         os.close(reader)
         os.waitpid(pid, 0)
-    committed = len(list(os.scandir(os.path.join(store, "mmxai/commits")))) if kills else 0
-    report = mmxai.harvest(model, world, store=store, progress=False, **OPTIONS)
-    print(json.dumps({"killed": delivered, "committed": committed, "complete": report.complete}))
+    return delivered
+
+
+def main():
+    folder, base, kills, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    model, world = mmxai.load_model(folder), ShapesWorld(240, seed=5, size=32)
+    model.identity  # noqa: B018  computed once, before the forks
+    draw = random.Random(seed)
+    delivered, stores = [], []
+    # A fast machine completes a store before all are delivered: then another store is begun.
+    while not stores or sum(delivered) < kills:
+        stores.append(f"{base}-{len(stores)}.zarr")
+        delivered.append(kill(model, world, stores[-1], draw, kills - sum(delivered)) if kills else 0)
+        report = mmxai.harvest(model, world, store=stores[-1], progress=False, **OPTIONS)
+        if not report.complete:
+            sys.exit(f"{stores[-1]} is not complete: {report}")
+    print(json.dumps({"stores": stores, "kills": delivered}))
 
 
 main()

@@ -492,3 +492,33 @@ def test_a_renamed_model_folder_resumes(clip_folder, world, tmp_path):
     options = dict(sites="vision.0.resid_post", store=tmp_path / "s.zarr", limit=10)
     harvest(str(clip_folder), world, **options)
     assert harvest(str(moved), world, **options).resumed == 1
+
+
+def test_a_wrapped_network_knows_where_its_cells_lie_in_the_picture(tmp_path):
+    """A white box in a wide picture, cropped and resized: the cells that see white are those of the box."""
+    from mmxai.models.images import ImagePipeline
+
+    picture = np.zeros((60, 90, 3), np.uint8)
+    box = (30, 15, 60, 30)  # x0, y0, x1, y1
+    picture[box[1] : box[3], box[0] : box[2]] = 255
+    net = torch.nn.Sequential(torch.nn.AvgPool2d(8))
+    model = mmxai.wrap(net, prepare=ImagePipeline.make(32, crop=True), name="pool")
+    path = tmp_path / "s.zarr"
+    harvest(model, [Image.fromarray(picture)], sites="module:0", store=path, store_dtype="float32")
+    with mmxai.open_store(path) as store:
+        site = store["module:0"]
+        rows, sample = store.rows[site.space], store.samples[0]
+        assert (site.space, sample.size) == ("module.4x4", (90, 60))
+        tile = sample.tile_in(site.space)
+        assert tile["grid"] == [4, 4]
+        seen = {(int(y), int(x)) for y, x, v in zip(rows.y, rows.x, site[:][:, 0], strict=True) if v > 0.05}
+        a, _, c, _, e, f = tile["affine"]
+        x0, x1, y0, y1 = a * box[0] + c, a * box[2] + c, e * box[1] + f, e * box[3] + f
+        expected = {
+            (y, x)
+            for y in range(4)
+            for x in range(4)
+            if min(x + 1, x1) - max(x, x0) > 0.05 and min(y + 1, y1) - max(y, y0) > 0.05
+        }
+        assert seen == expected
+        assert len(expected) >= 2
