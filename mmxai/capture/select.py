@@ -103,7 +103,7 @@ class Selection:
         if isinstance(self.pool, tuple):
             y0, x0, y1, x1 = self.pool
             y, x = rows[..., _Y], rows[..., _X]
-            keep &= (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
+            keep &= (y >= y0) & (y < y1) & (x >= x0) & (x < x1) | (kind == -1)
         if self.pool == "last" or self.tokens == ("last",):
             keep = _last_of(keep)
         if self.per_sample is not None and rows.shape[1] > self.per_sample:

@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, args: list[str]) -> int:
-    import tyro
-
-    module = import_module(f"mmxai.cli.{verb}")
     try:
+        import tyro
+
+        module = import_module(f"mmxai.cli.{verb}")
         config = tyro.cli(
             module.Config,
             args=args,
@@ -65,12 +65,18 @@ def _run(verb: str, args: list[str]) -> int:
         print(f"mmxai {verb}: {type(error).__name__}: {error}", file=sys.stderr)
         return PROBLEM
     except KeyboardInterrupt:
-        print(f"mmxai {verb}: interrupted; what was committed is safe", file=sys.stderr)
+        hint = "; what was committed is safe, the same command goes on" if verb in ("harvest", "demo") else ""
+        print(f"mmxai {verb}: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # `mmxai info ... | head`: the reader has gone; point stdout away so that its flush at exit is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        if os.environ.get("MMXAI_TRACEBACK"):
+            raise
+        print(f"mmxai {verb}: {type(error).__name__}: {error}", file=sys.stderr)
+        return PROBLEM
 
 
 def _help() -> str:

@@ -6,6 +6,7 @@ writes a page with the pictures that drive a few neurons, and reads shuffled bat
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,16 +34,17 @@ def run(config: Config) -> int:
     from mmxai.shapes.model import random_clip
 
     out = Path(config.out)
-    folder = out / "clip"
+    folder = out / f"clip-{config.seed}"
     print("1. a CLIP of 3.4 million parameters (random weights) and a world of pictures with captions")
-    if not (folder / "model.safetensors").exists():
-        random_clip(folder, config.seed)
+    if not folder.exists():
+        shutil.rmtree(out / "clip.new", ignore_errors=True)  # of a run that was killed here
+        random_clip(out / "clip.new", config.seed).rename(folder)
     model = mmxai.load_model(str(folder))
     world = ShapesWorld(config.pictures, seed=config.seed)
     print(f"   the first: {world[0].caption!r}\n")
 
     print("2. mmxai harvest: every block of both towers")
-    store_path = out / "acts.zarr"
+    store_path = out / f"acts-{config.seed}-{config.pictures}.zarr"
     sites = ["*.resid_post", "*.mlp_post", "*.embeds"]
     report = harvest(model, world, sites=sites, store=store_path)
     if not isinstance(report, HarvestReport):

@@ -49,7 +49,7 @@ def run(config: Config) -> int:
     result = harvest(model, source, config.harvest)
     print(result)
     if not isinstance(result, HarvestReport):
-        return OK
+        return PROBLEM if result.problems else OK
     if result.elsewhere:
         print("not complete yet: run the same command again when the other workers have ended")
     return OK if result.complete or result.elsewhere or result.parts is None else PROBLEM

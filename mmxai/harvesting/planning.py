@@ -14,14 +14,18 @@ from mmxai.capture.select import Selection
 from mmxai.data import Source
 from mmxai.errors import DiskFullError, SelectionError, UnreadableSampleError
 from mmxai.harvesting.config import HarvestConfig
-from mmxai.harvesting.feed import PROBED, Peeked
+from mmxai.harvesting.feed import PROBED, Peeked, read, readable
 from mmxai.harvesting.report import size
-from mmxai.store import Plan, SiteSpec
+from mmxai.stats import state_bytes
+from mmxai.store import Plan, SiteSpec, read_commits
+from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
+    from mmxai.data import Sample
     from mmxai.models import Model
 
 _ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+ROW_BYTES = 4 * len(ROW_COLUMNS)
 # A part is what a crash can cost and what a file holds: large enough that ten thousand parts make a large
 # store, small enough that it is a minute's work.
 _PART_BYTES, _LARGEST_PART_BYTES, _USUAL_PARTS = 256 << 20, 4 << 30, 1000
@@ -32,7 +36,8 @@ class Estimate:
     """What a harvest would write; printed by `--dry-run`.
 
     exact: whether every probed sample had the same number of rows, so that these are counts and no
-    estimates. samples None: the length of the data is not known, and the rest is for one part.
+    estimates. samples None: the length of the data is not known, and the rest is for one part. committed:
+    parts that are in the store already. differences: of the plan of the store that is there.
     """
 
     store: str
@@ -44,6 +49,8 @@ class Estimate:
     files: int
     free: int
     exact: bool
+    committed: int
+    differences: list[str]
 
     def __str__(self) -> str:
         about = "" if self.exact else "about "
@@ -59,18 +66,35 @@ class Estimate:
                 f"bytes      {about}{size(self.nbytes)}{scope}",
                 f"files      {self.files:,}{scope}",
                 f"free disk  {size(self.free)}",
+                *(
+                    [f"committed  {self.committed:,} parts; {size(self.needed)} to write"]
+                    if self.committed
+                    else []
+                ),
+                *(f"problem    {problem}" for problem in self.problems),
             ]
         )
 
-    def check_free(self, committed: int) -> None:
-        """Refuse a harvest that cannot fit, before it starts; `committed` parts are on disk already."""
-        left = 1.0 if not self.parts else max(0.0, 1 - committed / self.parts)
-        needed = int(self.nbytes * left)
-        if self.samples is not None and needed > self.free:
-            raise DiskFullError(
-                f"{self.store}: got {size(self.free)} of free disk, expected {size(needed)} for the parts "
-                f"not yet written; select fewer rows (--tokens, --per-sample, --pool), sites, or another disk"
+    @property
+    def needed(self) -> int:
+        """Bytes still to be written."""
+        return int(self.nbytes * (max(0.0, 1 - self.committed / self.parts) if self.parts else 1.0))
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the harvest would be refused."""
+        out = list(self.differences)
+        if self.needed > self.free:
+            out.append(
+                f"got {size(self.free)} of free disk, expected {size(self.needed)} for the parts not yet "
+                f"written; select fewer rows (--tokens, --per-sample, --pool), fewer sites, or another disk"
             )
+        return out
+
+    def check_free(self) -> None:
+        """Refuse a harvest that cannot fit, before it starts."""
+        if self.needed > self.free:
+            raise DiskFullError(f"{self.store}: {self.problems[-1]}")
 
 
 def make_plan(
@@ -95,7 +119,8 @@ def make_plan(
     per_sample = sum(mean[spaces[site]] * model.width_of(site) * itemsize for site in sites)
     samples = len(source) if isinstance(source, Source) else None
     per_part = config.samples_per_part or (stored.samples_per_part if stored else None)
-    per_part = per_part or _samples_per_part(samples, per_sample)
+    statistics = sum(state_bytes(model.width_of(site)) for site in sites) if config.stats else 0
+    per_part = per_part or _samples_per_part(samples, per_sample, statistics, batch_size)
     plan = Plan(
         samples=samples,
         samples_per_part=per_part,
@@ -107,7 +132,7 @@ def make_plan(
             # A folder that was renamed holds the same model.
             "model": {k: v for k, v in model.identity.items() if k != "name"},
             "data": source.identity,
-            "inputs": model.inputs_identity(),
+            "inputs": {k: v for k, v in model.inputs_identity().items() if k in towers or not model.towers},
             "selection": selection.identity,
         },
         notes={
@@ -126,19 +151,22 @@ def make_plan(
         parts=plan.parts,
         samples_per_part=per_part,
         rows={space: round(m * counted) for space, m in mean.items()},
-        nbytes=round((per_sample + 32 * sum(mean.values())) * counted),
+        nbytes=round((per_sample + ROW_BYTES * sum(mean.values())) * counted) + parts * statistics,
         files=parts * (len(sites) + len(kept) + 3),
         free=shutil.disk_usage(existing).free,
         exact=all(len(set(counts)) == 1 for counts in kept.values()),
+        committed=0 if stored is None else len(read_commits(home, stored)),
+        differences=[] if stored is None else stored.differences(plan),
     )
     return plan, estimate
 
 
-def _samples_per_part(samples: int | None, bytes_per_sample: float) -> int:
+def _samples_per_part(samples: int | None, bytes_per_sample: float, statistics: int, batch_size: int) -> int:
+    """Whole batches, for a batch never crosses a part."""
     total = 0.0 if samples is None else samples * bytes_per_sample
-    target = min(max(total / _USUAL_PARTS, _PART_BYTES), _LARGEST_PART_BYTES)
-    count = max(1, int(target / max(bytes_per_sample, 1)))
-    return count if count < 64 else count // 64 * 64
+    least = max(_PART_BYTES, 16 * statistics)  # statistics are written once a part
+    target = min(max(total / _USUAL_PARTS, least), _LARGEST_PART_BYTES)
+    return batch_size * max(1, int(target / max(bytes_per_sample * batch_size, 1)))
 
 
 def probe(
@@ -149,7 +177,8 @@ def probe(
     unreadable = None
     for sample in _probed(source):
         try:
-            encoded.append(model.encode(sample, towers))
+            # An unreadable one is passed over here: the harvest itself stops at it, or skips and records it.
+            encoded.append(model.encode(readable(sample), towers))
         except UnreadableSampleError as error:
             unreadable = error
     if not encoded and unreadable is not None:
@@ -170,14 +199,8 @@ def probe(
     return kept
 
 
-def _probed(source: Source | Peeked) -> list[Any]:
+def _probed(source: Source | Peeked) -> list[Sample | UnreadableSampleError]:
     if isinstance(source, Peeked):
         return source.head
     picked = np.unique(np.linspace(0, len(source) - 1, min(PROBED, len(source))).astype(int))
-    out = []
-    for index in picked:
-        try:
-            out.append(source[int(index)])
-        except UnreadableSampleError:
-            continue  # the harvest itself stops at it, or skips and records it
-    return out
+    return [read(source, int(index)) for index in picked]

@@ -23,8 +23,8 @@ class HarvestReport:
     """The result of `mmxai.harvest`; prints as the table the command line shows.
 
     rows: row space -> rows written by this run. parts: in the plan (None: not known before the data
-    ends). resumed: parts that were there before; written: by this run; lost: parts another worker
-    committed first; elsewhere: parts left to other live workers. nbytes: activation bytes written.
+    ends). resumed: parts that were there before; written: by this run; others: committed meanwhile by other
+    workers; elsewhere: parts left to other live workers. nbytes: activation bytes written.
     """
 
     store: str
@@ -36,7 +36,7 @@ class HarvestReport:
     parts: int | None = None
     resumed: int = 0
     written: int = 0
-    lost: int = 0
+    others: int = 0
     elsewhere: int = 0
     batch_size: int = 0
     clock: Clock = field(default_factory=Clock)
@@ -44,7 +44,7 @@ class HarvestReport:
     @property
     def complete(self) -> bool:
         """Whether every planned part is committed."""
-        return self.parts is not None and self.resumed + self.written + self.lost >= self.parts
+        return self.parts is not None and self.resumed + self.written + self.others >= self.parts
 
     def __str__(self) -> str:
         c, wall = self.clock, max(self.clock.wall, 1e-9)
@@ -52,10 +52,12 @@ class HarvestReport:
         spaces = ", ".join(f"{space} {n:,}" for space, n in self.rows.items()) or "none"
         planned = "?" if self.parts is None else f"{self.parts:,}"
         parts = f"{self.written:,} written, {self.resumed:,} were there before, of {planned}"
-        if self.lost:
-            parts += f"; {self.lost:,} done first by another worker"
+        if self.others:
+            parts += f"; {self.others:,} made meanwhile by other workers"
         if self.elsewhere:
             parts += f"; {self.elsewhere:,} left to other live workers"
+        if not self.samples and not self.skipped:
+            return f"store      {self.store}\nparts      {parts}; nothing was left to do"
         lines = [
             f"store      {self.store}",
             f"samples    {self.samples:,}"

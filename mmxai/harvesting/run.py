@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mmxai.harvesting.report import HarvestReport, size
 from mmxai.harvesting.sink import WriterThread
 from mmxai.models import Model, load_model
 from mmxai.models.inputs import Encoded
-from mmxai.store import Plan, StoreWriter, read_commits
+from mmxai.store import Plan, StoreWriter
 from mmxai.store.commit import PLAN
 
 _BOS: dict[str, Any] = {"auto": "auto", "always": True, "never": False}
@@ -50,6 +51,13 @@ def harvest(
     """
     config = _config(config, options)
     model = load_model(model) if isinstance(model, str) else model
+    with _texts_restored(model):
+        return _harvest(model, data, config, progress)
+
+
+def _harvest(
+    model: Model, data: Any, config: HarvestConfig, progress: bool | None
+) -> HarvestReport | Estimate:
     source = open_data(data)
     if not model.towers:  # a wrapped network learns its shapes from the first sample
         source = source if isinstance(source, Source) else Peeked(source)
@@ -59,31 +67,44 @@ def harvest(
     source = cut_source(model, source, towers, config)
     selection = Selection.parse(config.tokens, config.per_sample, config.pool, config.seed)
     stored = Plan.load(Path(config.store) / PLAN) if (Path(config.store) / PLAN).is_file() else None
-    batch_size = _batch_size(model, source, towers, config, stored)
+    batch_size = _batch_size(model, source, towers, sites, config, stored)
     plan, estimate = make_plan(model, source, towers, sites, selection, config, stored, batch_size)
     if config.dry_run:
         return estimate
-    if stored is None or stored.hash == plan.hash:
-        estimate.check_free(0 if stored is None else len(read_commits(Path(config.store), stored)))
+    if not estimate.differences:  # else opening the store says what differs
+        estimate.check_free()
     with StoreWriter.open(config.store, plan) as store:
+        if config.batch_size == "auto":  # of workers that begin a store at once, one has chosen for all
+            batch_size = int(store.plan.notes.get("batch_size", batch_size))
         extract = Extractor(model, sites, selection, getattr(torch, config.store_dtype))
-        report = HarvestReport(config.store, batch_size=batch_size, resumed=len(store.committed()))
+        before = len(store.committed())
+        report = HarvestReport(config.store, batch_size=batch_size, resumed=before)
         bar = tqdm(
             total=plan.samples,
             unit=" samples",
             disable=not (sys.stderr.isatty() if progress is None else progress),
-            initial=min(report.resumed * plan.samples_per_part, plan.samples or sys.maxsize),
-            desc=f"harvest, {report.resumed} parts resumed" if report.resumed else "harvest",
+            initial=min(before * plan.samples_per_part, plan.samples or sys.maxsize),
+            desc=f"harvest, {before} parts resumed" if before else "harvest",
             dynamic_ncols=True,
         )
         with bar:
             _run(model, store, source, towers, extract, config, report, bar)
         report.parts = store.parts
-        if report.parts is not None:
-            done = len(store.committed())
-            report.elsewhere = report.parts - done
-            report.resumed = done - report.written - report.lost
+        done = len(store.committed())
+        report.others = done - before - report.written
+        report.elsewhere = 0 if report.parts is None else report.parts - done
     return report
+
+
+@contextmanager
+def _texts_restored(model: Model) -> Iterator[None]:
+    """How the model feeds texts is the caller's; a harvest changes it for itself alone."""
+    before = {t: model.text_settings(t) for t in model.towers if model.modality(t) == "text"}
+    try:
+        yield
+    finally:
+        for tower, settings in before.items():
+            model.set_texts(tower, **settings)
 
 
 def towers_of(model: Model, sites: Sequence[str]) -> list[str]:
@@ -132,7 +153,12 @@ def _config(config: HarvestConfig | None, options: dict[str, Any]) -> HarvestCon
 
 
 def _batch_size(
-    model: Model, source: Source | Peeked, towers: Sequence[str], config: HarvestConfig, stored: Plan | None
+    model: Model,
+    source: Source | Peeked,
+    towers: Sequence[str],
+    sites: Sequence[str],
+    config: HarvestConfig,
+    stored: Plan | None,
 ) -> int:
     if config.batch_size != "auto":
         if config.batch_size < 1:
@@ -140,7 +166,7 @@ def _batch_size(
         return config.batch_size
     if stored is not None and isinstance(stored.notes.get("batch_size"), int):
         return int(stored.notes["batch_size"])
-    return fastest_batch(model, source, towers)
+    return fastest_batch(model, source, towers, sites)
 
 
 def _run(
@@ -165,6 +191,7 @@ def _run(
     sink = WriterThread(store, extract.buffers, report, stats=config.stats, producer=producer)
     records: list[dict[str, Any]] = []
     batch: list[Encoded] = []
+    rows = nbytes = 0
     try:
         with sink:
             waited = time.perf_counter()
@@ -181,6 +208,8 @@ def _run(
                     packed = extract(model.collate(batch))
                     clock.forward += time.perf_counter() - begun
                     sink.write(part, packed)
+                    rows += sum(len(p.rows) for p in packed)
+                    nbytes += sum(p.nbytes for p in packed)
                     report.samples += len(batch)
                     batch = []
                 if last:
@@ -188,14 +217,10 @@ def _run(
                     records = []
                 bar.update()
                 if bar.n % 64 == 0:
-                    bar.set_postfix_str(_postfix(report, time.perf_counter() - start), refresh=False)
+                    seconds = time.perf_counter() - start
+                    bar.set_postfix_str(f"{rows / seconds:,.0f} rows/s, {size(nbytes)}", refresh=False)
                 waited = time.perf_counter()
     finally:
         feed.close()
         clock.decode, report.read = feed.loader.seconds, feed.loader.bytes
         clock.wall = time.perf_counter() - start
-
-
-def _postfix(report: HarvestReport, seconds: float) -> str:
-    rows = sum(report.rows.values())
-    return f"{rows / seconds:,.0f} rows/s, {size(report.nbytes)} written"

@@ -160,8 +160,6 @@ class _Part:
             report.nbytes += self._nbytes
             for space, rows in self._rows.items():
                 report.rows[space] = report.rows.get(space, 0) + rows
-        else:
-            report.lost += 1
         report.clock.write += time.perf_counter() - start
 
     def abort(self) -> None:

@@ -153,6 +153,12 @@ class Model:
         """Say how many tokens a text has at most: the context length to work with."""
         self.set_texts(tower, context=length)
 
+    def text_settings(self, tower: str) -> dict[str, Any]:
+        """How texts are fed now: the arguments of `set_texts`."""
+        pipeline = self.feeds.texts(tower)
+        settings: dict[str, Any] = {"context": self.towers[tower].length}
+        return settings if pipeline is None else {**settings, "bos": pipeline.bos, "long": pipeline.long}
+
     def set_texts(
         self, tower: str, *, context: int | None = None, bos: Bos | None = None, long: Long | None = None
     ) -> TextPipeline | None:

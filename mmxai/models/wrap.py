@@ -132,6 +132,9 @@ class PlainFeeds:
         name = None if self._prepare is None else getattr(self._prepare, "__qualname__", "callable")
         return {"prepare": name}
 
+    def texts(self, tower: str) -> TextPipeline | None:
+        return None
+
     def set_texts(self, tower: str, context: int, bos: Bos | None, long: Long | None) -> TextPipeline | None:
         raise ArgumentError(f"wrapped model: has no tower {tower!r}")
 

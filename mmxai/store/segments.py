@@ -28,6 +28,8 @@ STATS_PREFIX = "stats/"
 def numbers(root: Path) -> list[int]:
     """Numbers of the segments present, ascending."""
     directory = root / SEGMENTS
+    if not directory.is_dir():  # the making of the store was interrupted
+        return []
     found = (SEGMENT_NAME.fullmatch(p.name) for p in directory.iterdir())
     return sorted(int(m[1]) for m in found if m)
 

@@ -39,10 +39,15 @@ def documents(plan: Plan, parts: int) -> dict[str, dict[str, Any]]:
     return out
 
 
-def build(root: Path, plan: Plan, *, durable: bool) -> None:
-    """Make whatever directories and documents are missing."""
+def directories(root: Path) -> None:
+    """Make the directories of the transactional state that are missing."""
     for name in (COMMITS, SAMPLES, STATS, SEGMENTS):
         (root / name).mkdir(parents=True, exist_ok=True)
+
+
+def build(root: Path, plan: Plan, *, durable: bool) -> None:
+    """Make whatever directories and documents are missing."""
+    directories(root)
     for directory, document in documents(plan, plan.parts or 0).items():
         path = root / directory / DOCUMENT
         if not path.exists():

@@ -182,7 +182,8 @@ def load_plan(root: Path) -> Plan:
 
 def _read(root: Path, plan: Plan) -> Snapshot:
     # Records are listed before segments: a record removed before the listing is in a segment listed after.
-    names = [p.name for p in (root / COMMITS).iterdir()]
+    # A store whose making was interrupted has a plan and no record yet.
+    names = [p.name for p in (root / COMMITS).iterdir()] if (root / COMMITS).is_dir() else []
     segment = _newest_segment(root, plan)
     loose, damaged = {}, {}
     for part in sorted(int(m[1]) for m in map(RECORD_NAME.fullmatch, names) if m):

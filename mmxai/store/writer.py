@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import resource
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -89,6 +90,7 @@ class StoreWriter:
         try:
             exclusive = lock.exclusive_or_shared()
             if not (root / PLAN).exists():
+                skeleton.directories(root)  # before the plan: who sees a plan may list its records
                 probe_link(root / layout.STATE)
                 create_if_absent(root / PLAN, plan.dump(), durable=durable)
             stored = Plan.load(root / PLAN)
@@ -143,12 +145,18 @@ class StoreWriter:
         for share in range(world):
             part = (rank + share) % world
             while self.parts is None or part < self.parts:
-                if not self.is_committed(part) and self._claims.take(part):
-                    if self.is_committed(part):  # by the one whose claim has just ended
-                        self._claims.drop(part)
-                    else:
-                        yield part
+                if self.claim(part):
+                    yield part
                 part += world
+
+    def claim(self, part: int) -> bool:
+        """Claim a part until its PartWriter ends: False when it is committed or a live process has it."""
+        if self.is_committed(part) or not self._claims.take(part):
+            return False
+        if self.is_committed(part):  # by the one whose claim has just ended
+            self._claims.drop(part)
+            return False
+        return True
 
     def part(self, part: int) -> PartWriter:
         """Start an attempt at `part`."""
@@ -210,6 +218,8 @@ class PartWriter:
         self._shards: dict[str, ShardWriter] = {}
         self._small = [samples_key(part), stats_key(part)]
         self._done = False
+        # Closing the store aborts open parts, possibly while another thread commits one.
+        self._lock = threading.RLock()
         try:
             for path, array in self._plan.arrays.items():
                 self._shards[path] = ShardWriter(self._root, array, part, self.attempt)
@@ -227,15 +237,15 @@ class PartWriter:
         `rows`: int32 `[N, 8]`. `acts`: site -> `[N, width]`, contiguous, on the CPU, in the site's dtype;
         exactly the sites of the space. The tensors may be reused as soon as this returns.
         """
-        if self._done:
-            raise StoreError(f"part {self.part_number}: is already committed or aborted")
-        arrays = self._check(space, rows, acts)
-        try:
-            for path, tensor in arrays.items():
-                self._shards[path].append(tensor.view(_INT_VIEW[tensor.element_size()]).numpy())
-        except DiskFullError:
-            self.abort()
-            raise
+        with self._lock:
+            self._refuse_done()
+            arrays = self._check(space, rows, acts)
+            try:
+                for path, tensor in arrays.items():
+                    self._shards[path].append(tensor.view(_INT_VIEW[tensor.element_size()]).numpy())
+            except DiskFullError:
+                self.abort()
+                raise
 
     def commit(
         self,
@@ -248,35 +258,40 @@ class PartWriter:
         `samples`: one JSON object a planned sample, in order, with `sample`, `key` and `hash` (FORMAT.md,
         "Samples"). `stats`: `<site>/<name>` -> array. Afterwards the part is durable.
         """
-        if self._done:
-            raise StoreError(f"part {self.part_number}: is already committed or aborted")
-        try:
-            with disk_full(self._root):
-                published = self._publish(self._stage(samples, stats or {}, producer or {}))
-        except BaseException:
-            self.abort()
-            raise
-        if published:
-            self._end(committed=True)
-        else:
-            self.abort()
-        return published
+        with self._lock:
+            self._refuse_done()
+            try:
+                with disk_full(self._root):
+                    published = self._publish(self._stage(samples, stats or {}, producer or {}))
+            except BaseException:
+                self.abort()
+                raise
+            if published:
+                self._end(committed=True)
+            else:
+                self.abort()
+            return published
 
     def abort(self) -> None:
         """Give the attempt up and remove its files (unless it is committed: then it stays, whole)."""
-        if self._done:
-            return
-        for shard in self._shards.values():
-            shard.close()
-        record = self._published()
-        if record is not None and record.attempt == self.attempt:
-            roll_forward(self._root, record)
-        else:
+        with self._lock:
+            if self._done:
+                return
             for shard in self._shards.values():
-                shard.path.unlink(missing_ok=True)
-            for key in self._small:
-                staged(self._root / key, self.attempt).unlink(missing_ok=True)
-        self._end(committed=record is not None or self._store.is_committed(self.part_number))
+                shard.close()
+            record = self._published()
+            if record is not None and record.attempt == self.attempt:
+                roll_forward(self._root, record)
+            else:
+                for shard in self._shards.values():
+                    shard.path.unlink(missing_ok=True)
+                for key in self._small:
+                    staged(self._root / key, self.attempt).unlink(missing_ok=True)
+            self._end(committed=record is not None or self._store.is_committed(self.part_number))
+
+    def _refuse_done(self) -> None:
+        if self._done:
+            raise StoreError(f"part {self.part_number}: is already committed or aborted")
 
     def __enter__(self) -> PartWriter:
         return self

@@ -346,7 +346,8 @@ def test_dry_run_writes_nothing(clip, world, tmp_path):
     estimate = harvest(clip, world, sites="vision.*.resid_post", store=path, tokens="patch", dry_run=True)
     assert estimate.rows == {"vision": 90 * 16}
     assert estimate.exact
-    assert estimate.nbytes == 90 * 16 * (2 * 32 * 2 + 32)
+    assert estimate.nbytes == 90 * 16 * (2 * 32 * 2 + 32) + 2 * (248 * 32 + 8)
+    assert not estimate.problems
     assert not path.exists()
     report = harvest(clip, world, sites="vision.*.resid_post", store=path, tokens="patch")
     assert report.rows == estimate.rows
@@ -522,3 +523,71 @@ def test_a_wrapped_network_knows_where_its_cells_lie_in_the_picture(tmp_path):
         }
         assert seen == expected
         assert len(expected) >= 2
+
+
+def test_unreadable_samples_of_a_stream_keep_their_turn(clip, world, tmp_path):
+    """Items whose picture is missing are recorded in place; every later sample keeps its number."""
+    items = [{"image": world[i]["image"], "text": world[i]["text"]} for i in range(48)]
+    for bad in (0, 7, 40):
+        items[bad]["image"] = tmp_path / "missing.png"
+    path, options = tmp_path / "s.zarr", dict(sites="vision.0.resid_post", samples_per_part=8, batch_size=4)
+    report = harvest(clip, iter(items), store=path, on_error="skip", **options)
+    assert (report.samples, report.skipped, report.parts, report.complete) == (45, 3, 6, True)
+    with mmxai.open_store(path) as store:
+        assert [s.sample for s in store.samples if s.skipped] == [0, 7, 40]
+        assert sorted(set(store.rows["vision"].sample.tolist())) == [
+            i for i in range(48) if i not in (0, 7, 40)
+        ]
+    again = harvest(clip, iter(items), store=path, on_error="skip", **options)
+    assert (again.resumed, again.written) == (6, 0)
+    with pytest.raises(DataError, match="goes on"):
+        harvest(clip, iter([*items, *items]), store=path, on_error="skip", **options)
+
+
+def test_other_data_of_the_same_length_is_noticed(clip, world, tmp_path):
+    texts = [item["text"] for item in world]
+    options = dict(sites="text.0.resid_post", store=tmp_path / "s.zarr", samples_per_part=30)
+    harvest(clip, texts, **options)
+    with pytest.raises(DataError, match="is not what it was"):
+        harvest(clip, [t + " here" for t in texts], **options)
+
+
+def test_a_harvest_leaves_the_model_as_it_was(clip, world, tmp_path):
+    before = clip.text_settings("text")
+    texts = [item["text"] for item in world]
+    harvest(clip, texts, sites="text.0.resid_post", store=tmp_path / "s.zarr", long="split", context=16)
+    assert clip.text_settings("text") == before
+
+
+def test_a_store_whose_making_was_interrupted_resumes(clip, world, tmp_path):
+    """A plan without the rest: what a kill between its publication and the arrays leaves."""
+    path, options = tmp_path / "s.zarr", dict(sites="vision.0.resid_post", limit=10)
+    harvest(clip, world, store=path, **options)
+    for item in path.iterdir():
+        if item.name != "mmxai":
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    for item in (path / "mmxai").iterdir():
+        if item.name != "plan.json":
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    assert harvest(clip, world, store=path, **options).written == 1
+    assert not verify(path).problems
+
+
+def test_dry_run_says_what_would_be_refused(clip, world, tmp_path, monkeypatch):
+    path, options = tmp_path / "s.zarr", dict(sites="vision.0.resid_post", limit=10)
+    harvest(clip, world, store=path, **options)
+    other = harvest(clip, world, store=path, tokens="cls", dry_run=True, **options)
+    assert "selection.tokens" in str(other)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    full = harvest(clip, world, sites="vision.0.resid_post", store=tmp_path / "t.zarr", dry_run=True)
+    assert full.problems
+    assert "free disk" in str(full)
+
+
+def test_a_part_holds_at_least_a_batch(clip, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmxai.harvesting.planning._PART_BYTES", 1)
+    estimate = harvest(
+        clip, world, sites="vision.0.resid_post", store=tmp_path / "s.zarr", dry_run=True, stats=False
+    )
+    assert estimate.samples_per_part == 32
