@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmxai.store.create import create_store
+    from mmxai.store.part import PartWriter
     from mmxai.store.plan import Plan, SiteSpec
     from mmxai.store.reader import Store, open_store
     from mmxai.store.snapshot import Snapshot, read_commits
-    from mmxai.store.writer import PartWriter, StoreWriter
+    from mmxai.store.writer import StoreWriter
 
 _HOMES = {
-    "PartWriter": "writer",
+    "PartWriter": "part",
     "Plan": "plan",
     "SiteSpec": "plan",
     "Snapshot": "snapshot",

@@ -15,9 +15,10 @@ from mmxai.kernels.pack import pack
 from mmxai.stats import StatsAccumulator
 from mmxai.store import sealed
 from mmxai.store.commit import PLAN
+from mmxai.store.part import PartWriter
 from mmxai.store.plan import Plan, SiteSpec
 from mmxai.store.snapshot import load_plan, read_commits
-from mmxai.store.writer import PartWriter, StoreWriter
+from mmxai.store.writer import StoreWriter
 from mmxai.types import ROW_COLUMNS, Rows
 
 SAMPLE_FIELDS = ("sample", "key", "hash", "text", "size", "tiles", "columns", "skipped")

@@ -375,7 +375,7 @@ def test_a_writer_that_dies_is_heard(clip, world, tmp_path, monkeypatch):
     def die(self, *args, **kwargs):
         raise OSError("the disk caught fire")
 
-    monkeypatch.setattr("mmxai.store.writer.PartWriter.write", die)
+    monkeypatch.setattr("mmxai.store.part.PartWriter.write", die)
     with pytest.raises(OSError, match="caught fire"):
         harvest(clip, world, sites="vision.*.resid_post", store=tmp_path / "s.zarr")
 
