@@ -16,6 +16,7 @@ STATE_NAMES = (
 PART_SHIFT = 32
 """A row id is `part << PART_SHIFT | row in the part`."""
 
+
 def state_bytes(width: int, k: int = 16) -> int:
     """Bytes of the state of a site of that width, as a part keeps it."""
     return width * (4 * 8 + 2 * 8 + 2 * 4 + k * (4 + 8)) + 8
