@@ -18,6 +18,7 @@ VERBS = {
     "demo": "harvest a small model over generated pictures and write a page about it",
     "check": "verify every site of a model against recomputation, in a minute",
     "harvest": "stream a model's activations over a data set into a Zarr store",
+    "shapes": "write pictures of the shapes world, their captions and labels, to a plain folder",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
     "compact": "fold the records of many parts into one file, so that opening stays quick",

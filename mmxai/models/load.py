@@ -17,6 +17,7 @@ from mmxai.models.adapter import bind
 from mmxai.models.feeds import TowerFeeds
 from mmxai.models.model import Model
 from mmxai.models.registry import FAMILIES, family_of
+from mmxai.models.shipped import shipped_models
 
 _CONVERT = (
     'convert it once, in an environment you trust: python -c "from transformers import AutoModel; '
@@ -35,10 +36,11 @@ def load_model(
 ) -> Model:
     """A transformers model with named sites.
 
-    spec: a folder, a hub id, `open_clip:<model>/<weights>`, `timm:<model>`, or a loaded transformers object
-    (fine-tuned, quantised, LoRA). device: default CUDA where there is one, else CPU. dtype: default float32
-    on the CPU (many checkpoints are float16), the checkpoint's own elsewhere; objects keep theirs.
-    revision: of a hub id. processor, tokenizer: for objects and folders that come without.
+    spec: a folder, a hub id, a model that ships with mmxai ("shapes-clip"), `open_clip:<model>/<weights>`,
+    `timm:<model>`, or a loaded transformers object (fine-tuned, quantised, LoRA). device: default CUDA where
+    there is one, else CPU. dtype: default float32 on the CPU (many checkpoints are float16), the
+    checkpoint's own elsewhere; objects keep theirs. revision: of a hub id. processor, tokenizer: for objects
+    and folders that come without.
 
     Only safetensors are read and code from checkpoints is never run. Raises ModelError.
     """
@@ -51,6 +53,8 @@ def load_model(
 
         return elsewhere.load(prefix, rest, device=device, dtype=dtype)
     path = Path(text).expanduser()
+    if not path.is_dir():
+        path = shipped_models().get(text, path)
     local = path.is_dir()
     if local:
         _check_folder(path)
@@ -240,8 +244,11 @@ def _explain(source: str, local: bool, error: Exception) -> str:
         return f"{source}: transformers cannot load it: {first}"
     if "safetensors" in text:
         return f"{source}: has no safetensors; " + _CONVERT.format(path=source)
-    near = difflib.get_close_matches(source, [p.name for p in Path(".").iterdir() if p.is_dir()], n=2)
+    folders, shipped = [p.name for p in Path(".").iterdir() if p.is_dir()], list(shipped_models())
+    near = difflib.get_close_matches(source, folders, n=2)
+    ours = difflib.get_close_matches(source, shipped, n=1)
     hint = f" (a folder of nearly that name is here: {', '.join(near)})" if near else ""
+    hint += f" (mmxai ships {ours[0]})" if ours else ""
     return (
         f"{source}: is no folder here{hint}, and could not be had from the hub: {first} "
         f"Check the spelling and the network, or download it first and pass the folder"

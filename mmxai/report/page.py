@@ -28,12 +28,14 @@ def neuron_page(
     top: int = 8,
     title: str = "What is in the store",
     facts: Mapping[str, str] | None = None,
+    notes: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Path:
     """Write the page to file `out`, and return its path.
 
     `units`: how many neurons of each site (those that stand out), or which of each site. `images`:
     sample index -> the original picture; None shows none. `decode`: token id -> its text, with which
-    texts are shown token by token. `facts`: further figures for the header, such as rates.
+    texts are shown token by token. `facts`: further figures for the header, such as rates. `notes`: what
+    to say of a neuron, by site and unit.
 
     One file without outside resources: about 4 KB a small picture, 8 KB a photograph.
     """
@@ -58,7 +60,8 @@ def neuron_page(
         wanted = units if isinstance(units, int) else units.get(name, ())
         found = neurons_of(store, name, wanted, top)
         cards = [(n, [_card(e, picture(e), decode) for e in n.examples]) for n in found]
-        shown.append({"site": store[name], "neurons": cards})
+        said = (notes or {}).get(name, {})
+        shown.append({"site": store[name], "neurons": cards, "notes": said})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mmxai.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

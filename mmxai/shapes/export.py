@@ -14,6 +14,7 @@ import PIL.Image
 
 from mmxai.errors import ArgumentError
 from mmxai.shapes.labels import CATEGORIES
+from mmxai.shapes.outline import polygons
 from mmxai.shapes.scene import COLOURS, FILLS, SHAPES
 from mmxai.shapes.world import ShapesWorld, WorldBatch
 
@@ -31,11 +32,14 @@ def export_folder(world: ShapesWorld, out: str | Path) -> Path:
     return out
 
 
-def export_coco(world: ShapesWorld, out: str | Path) -> Path:
-    """`images/`, `annotations/instances.json` (masks as uncompressed RLE) and `annotations/captions.json`.
+def export_coco(world: ShapesWorld, out: str | Path, *, masks: str = "polygons") -> Path:
+    """`images/`, `annotations/instances.json` and `annotations/captions.json`.
 
-    Categories are the shapes; colour, size, fill, place and visible fraction are further fields.
+    Categories are the shapes; colour, size, fill, place and visible fraction are further fields. `masks`:
+    "polygons" along pixel edges, or "rle" (uncompressed); both are exact.
     """
+    if masks not in ("polygons", "rle"):
+        raise ArgumentError(f"export: got masks {masks!r}, expected 'polygons' or 'rle'")
     out = _fresh(out)
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
@@ -51,7 +55,12 @@ def export_coco(world: ShapesWorld, out: str | Path) -> Path:
             for z, thing in enumerate(batch.graphs[k].objects):
                 mask = batch.owners[k] == z + 1
                 if mask.any():
-                    record = {"id": len(instances) + 1, "image_id": number, "iscrowd": 0, **_instance(mask)}
+                    record = {
+                        "id": len(instances) + 1,
+                        "image_id": number,
+                        "iscrowd": 0,
+                        **_instance(mask, masks),
+                    }
                     record |= {n: getattr(thing, n) for n in ("colour", "size", "fill", "place", "visible")}
                     instances.append(record | {"category_id": SHAPES.index(thing.shape) + 1})
     (out / "annotations").mkdir()
@@ -62,18 +71,22 @@ def export_coco(world: ShapesWorld, out: str | Path) -> Path:
     return out
 
 
-def _instance(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's fields of one mask: bbox [x, y, width, height], area, segmentation (RLE by columns)."""
+def _rle(mask: np.ndarray) -> dict[str, Any]:
+    """Run lengths by columns, the first of zeros."""
     flat = mask.T.ravel()
     edges = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
+
+
+def _instance(mask: np.ndarray, masks: str) -> dict[str, Any]:
+    """COCO's fields of one mask: bbox [x, y, width, height], area, segmentation."""
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = [int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)]
-    counts = [0, *runs] if flat[0] else runs
     return {
         "bbox": box,
         "area": int(mask.sum()),
-        "segmentation": {"size": list(mask.shape), "counts": counts},
+        "segmentation": _rle(mask) if masks == "rle" else polygons(mask),
     }
 
 

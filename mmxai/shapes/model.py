@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmxai.shapes.words import all_words
 
 if TYPE_CHECKING:
-    from transformers import CLIPConfig, PreTrainedTokenizerFast
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 PAD, UNKNOWN, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 CONTEXT = 48
@@ -72,19 +72,29 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def random_clip(out: str | Path, seed: int = 0) -> Path:
-    """Writes the untrained model, tokenizer and image processor into folder `out`; returns the folder."""
+def new_clip(seed: int = 0) -> CLIPModel:
+    """An untrained model, in evaluation mode; the global generator is left alone."""
     import torch
-    from transformers import CLIPImageProcessorPil, CLIPModel
-    from transformers.utils import logging
+    from transformers import CLIPModel
 
-    tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CLIPModel(clip_config(len(tokenizer))).eval()
+        return CLIPModel(clip_config(len(build_tokenizer()))).eval()
+
+
+def save_clip(model: CLIPModel, out: str | Path) -> Path:
+    """Writes model, tokenizer and image processor into folder `out`; returns the folder."""
+    from transformers import CLIPImageProcessorPil
+    from transformers.utils import logging
+
     logging.disable_progress_bar()  # over one shard of 14 MB it only breaks into what the caller prints
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    build_tokenizer().save_pretrained(out)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     processor.save_pretrained(out)
     return Path(out)
+
+
+def random_clip(out: str | Path, seed: int = 0) -> Path:
+    """Writes the untrained model, tokenizer and image processor into folder `out`; returns the folder."""
+    return save_clip(new_clip(seed), out)

@@ -12,6 +12,7 @@ from mmxai.errors import ArgumentError
 from mmxai.shapes import ShapesWorld
 from mmxai.shapes.export import BRODEN, export_broden, export_coco, export_folder
 from mmxai.shapes.labels import CATEGORIES
+from mmxai.shapes.outline import polygons
 
 WORLD = ShapesWorld(20, seed=6)
 
@@ -33,8 +34,24 @@ def test_folder(tmp_path):
     np.testing.assert_array_equal(np.asarray(source[0].image), WORLD[0].image)
 
 
-def test_coco(tmp_path):
-    out = export_coco(WORLD, tmp_path / "w")
+def _fill(polygons: list[list[int]], size: int) -> np.ndarray:
+    """By the even-odd rule at pixel centres, each polygon alone, then their union."""
+    y, x = np.mgrid[:size, :size] + 0.5
+    out = np.zeros((size, size), bool)
+    for flat in polygons:
+        corners = np.array(flat).reshape(-1, 2)
+        inside = np.zeros_like(out)
+        for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
+            if x0 == x1:
+                inside ^= (y > min(y0, y1)) & (y < max(y0, y1)) & (x < x0)
+        out |= inside
+    return out
+
+
+@pytest.mark.parametrize("masks", ["polygons", "rle"])
+def test_coco(tmp_path, masks):
+    out = export_coco(WORLD, tmp_path / "w", masks=masks)
+    read = _unpack if masks == "rle" else lambda flat: _fill(flat, 64)
     instances = json.loads((out / "annotations/instances.json").read_text(encoding="utf-8"))
     names = {c["id"]: c["name"] for c in instances["categories"]}
     assert len(instances["images"]) == 20
@@ -42,11 +59,34 @@ def test_coco(tmp_path):
         found = [a for a in instances["annotations"] if a["image_id"] == item.index]
         assert [names[a["category_id"]] for a in found] == [t.shape for t in item.scene.objects]
         for a, mask in zip(found, item.masks, strict=True):
-            np.testing.assert_array_equal(_unpack(a["segmentation"]), mask)
+            np.testing.assert_array_equal(read(a["segmentation"]), mask)
             x, y, w, h = a["bbox"]
             assert a["area"] == mask.sum() == mask[y : y + h, x : x + w].sum()
     texts = json.loads((out / "annotations/captions.json").read_text(encoding="utf-8"))["annotations"]
     assert [t["caption"] for t in texts] == [c.text for item in WORLD for c in item.captions]
+
+
+def test_outlines_of_any_mask():
+    """Holes, holes in holes, pixels touching by a corner, borders: whatever comes."""
+    generator = np.random.default_rng(0)
+    ring = np.ones((9, 9), bool)
+    ring[2:7, 2:7] = False
+    ring[4, 4] = True
+    for mask in [ring, *(generator.random((12, 12)) < p for p in (0.05, 0.4, 0.6, 0.95) for _ in range(20))]:
+        found = polygons(mask)
+        np.testing.assert_array_equal(_fill(found, len(mask)), mask)
+        assert sum(_fill([f], len(mask)).sum() for f in found) == mask.sum()
+    assert polygons(np.zeros((4, 4), bool)) == []
+
+
+def test_coco_by_its_own_tools(tmp_path):
+    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    out = export_coco(WORLD, tmp_path / "w")
+    tools = coco.COCO(str(out / "annotations/instances.json"))
+    for item in WORLD:
+        found = tools.loadAnns(tools.getAnnIds(imgIds=[item.index]))
+        for a, mask in zip(found, item.masks, strict=True):
+            np.testing.assert_array_equal(tools.annToMask(a).astype(bool), mask)
 
 
 def test_broden(tmp_path):

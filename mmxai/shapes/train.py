@@ -1,0 +1,282 @@
+"""Trains the world's CLIP: `python -m mmxai.shapes.train clip --out RUN`, then `card --run RUN --out DIR`.
+
+Runs stop at any step (Ctrl-C, SIGTERM, --minutes) and go on exactly where they were when called again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmxai.errors import ArgumentError, MmxaiError, PlanMismatchError
+from mmxai.shapes import checkpoint
+from mmxai.shapes.card import LOG, export, write_card
+from mmxai.shapes.feed import Feed, TrainBatch
+from mmxai.shapes.loss import contrastive
+from mmxai.shapes.model import new_clip
+from mmxai.shapes.score import scores
+from mmxai.shapes.towers import Towers
+from mmxai.shapes.world import VERSION
+
+_STEADY = 0.7  # share of the steps before the rate falls
+_SETTINGS = (
+    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "texts", "autocast",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Settings of a training run; those that shape the weights must be the same when it goes on."""
+
+    out: Path
+    """Folder of the run: checkpoint, log, exported models."""
+    steps: int = 12_000
+    """May change when a run goes on, as long as its rate has not begun to fall."""
+    batch: int = 128
+    """Pictures a step, each seen once."""
+    rate: float = 1e-3
+    """Learning rate: a linear warm-up, steady for 70% of the steps, then linearly to nothing."""
+    warmup: int = 200
+    decay: float = 0.05
+    beta2: float = 0.98
+    seed: int = 0
+    paired: float = 0.5
+    """Share of the pictures that are near scenes of others in the batch."""
+    negatives: int = 1
+    """False swaps added to each sentence at most."""
+    texts: int = 6
+    """Kinds of captions a picture."""
+    autocast: bool = True
+    """Matrix products in bfloat16."""
+    keep: tuple[int, ...] = ()
+    """Steps after which the model is exported, to OUT/step-N."""
+    threads: int = 1
+    device: str = "cpu"
+    workers: int = 1
+    """Processes that make batches ahead; 0: in between steps."""
+    minutes: float | None = None
+    """Stop and save after so long; the schedule stays that of --steps."""
+    save_every: int = 250
+    score_every: int = 500
+    """Steps between held-out scores (validation split)."""
+    score_pictures: int = 512
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the weights, beside the number of steps."""
+        return {name: getattr(self, name) for name in _SETTINGS} | {"world": VERSION}
+
+
+@dataclass(frozen=True)
+class Card:
+    """Scores a model of a run and writes the folder to ship: weights in float16, README.md, curve."""
+
+    run: Path
+    """Folder of a training run."""
+    out: Path
+    step: int | None = None
+    """A step that the run kept; default the trained model."""
+    pictures: int = 2048
+    """Pictures behind each score."""
+    threads: int = 1
+
+
+def train(config: Clip) -> Path | None:
+    """Runs or goes on; returns the folder of the trained model, None if stopped before the last step."""
+    if config.batch < 2 or not 0 <= config.paired <= 0.5 or config.steps < 1:
+        raise ArgumentError(
+            f"train: got batch {config.batch}, paired {config.paired}, steps {config.steps}; expected a "
+            f"batch of 2 or more, 0 <= paired <= 0.5 and at least one step"
+        )
+    torch.set_num_threads(config.threads)
+    config.out.mkdir(parents=True, exist_ok=True)
+    model = new_clip(config.seed)
+    model.to(config.device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    model.train()
+    towers = Towers(model, autocast=config.autocast)
+    optimizer = _optimizer(model, config)
+    step, before = 0, 0.0
+    if (config.out / checkpoint.NAME).exists():
+        state = checkpoint.restore(config.out, model, optimizer, config.settings)
+        step, before = state["step"], state["seconds"]
+        if state["steps"] != config.steps and step > _STEADY * min(state["steps"], config.steps):
+            raise PlanMismatchError(
+                f"{config.out}: got {config.steps:,} steps for a run of {state['steps']:,} whose rate falls "
+                f"already at its step {step:,}; expected the same number, or another --out"
+            )
+    log = _Log(config.out / LOG, step)
+    start = time.monotonic()
+
+    def seconds() -> float:
+        return before + time.monotonic() - start
+
+    def save() -> None:
+        state = {"step": step, "steps": config.steps, "seconds": seconds(), "settings": config.settings}
+        checkpoint.save(config.out, model, optimizer, state)
+
+    losses: list[torch.Tensor] = []
+    with _stop_signals() as stopped:
+        for batch in _batches(config, step):
+            losses.append(_step(towers, optimizer, batch, _rate(config, step)))
+            step += 1
+            if step % 25 == 0 or step == config.steps:
+                log.write(
+                    step=step,
+                    loss=round(torch.stack(losses).mean().item(), 5),
+                    scale=round(towers.scale.item(), 3),
+                    seconds=round(seconds(), 1),
+                )
+                losses.clear()
+            last = step == config.steps
+            if step % config.score_every == 0 or last:
+                log.write(step=step, scores=held_out(towers, config.score_pictures))
+            if step in config.keep:
+                export(model, config.out / f"step-{step}")
+            late = config.minutes is not None and time.monotonic() - start > 60 * config.minutes
+            halt = bool(stopped) or late
+            if step % config.save_every == 0 or halt or last:
+                save()
+            if halt and not last:
+                print(f"stopped and saved at step {step:,} of {config.steps:,}; call again to go on")
+                return None
+    return export(model, config.out / "model")
+
+
+def held_out(towers: Towers, pictures: int) -> dict[str, float]:
+    """Validation scores by name, to three digits."""
+    towers.model.eval()
+    found = {s.name: round(s.value, 3) for s in scores(towers, "val", pictures=pictures)}
+    towers.model.train()
+    return found
+
+
+def _optimizer(model: torch.nn.Module, config: Clip) -> torch.optim.Optimizer:
+    """AdamW; biases, norms, embeddings of positions and the scale do not decay."""
+    named = list(model.named_parameters())
+    flat = [p for n, p in named if p.ndim < 2 or "position_embedding" in n]
+    deep = [p for n, p in named if not (p.ndim < 2 or "position_embedding" in n)]
+    groups = [{"params": deep, "weight_decay": config.decay}, {"params": flat, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, config.beta2), fused=True)
+
+
+def _rate(config: Clip, step: int) -> float:
+    """Up, steady, down: until it falls it does not depend on the number of steps."""
+    up = (step + 1) / max(1, config.warmup)
+    down = (config.steps - step) / (config.steps * (1 - _STEADY))
+    return config.rate * min(1.0, up, down)
+
+
+def _step(towers: Towers, optimizer: torch.optim.Optimizer, batch: TrainBatch, rate: float) -> torch.Tensor:
+    device = towers.device
+    cosine = towers.texts(batch.tokens) @ towers.pictures(batch.images).T
+    loss = contrastive(cosine * towers.scale, batch.kinds.to(device), batch.true.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(towers.model.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    with torch.no_grad():
+        towers.model.logit_scale.clamp_(0, math.log(100))
+    return loss.detach()
+
+
+def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
+    feed = Feed(
+        config.steps, config.batch, seed=config.seed, paired=config.paired,
+        negatives=config.negatives, texts=config.texts,
+    )  # fmt: skip
+    todo = range(start, config.steps)
+    if config.workers == 0:
+        return (feed[step] for step in todo)
+    loader: torch.utils.data.DataLoader[TrainBatch] = torch.utils.data.DataLoader(
+        feed,  # type: ignore[arg-type]  # a sequence is all that it asks for
+        batch_size=None,
+        sampler=todo,
+        num_workers=config.workers,
+        worker_init_fn=_ignore_signals,
+        multiprocessing_context="spawn",  # numba and OpenMP do not survive a fork
+    )
+    return iter(loader)
+
+
+def _ignore_signals(worker: int) -> None:
+    """A worker's end is its parent's to decide: Ctrl-C reaches the whole process group."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that Ctrl-C and SIGTERM append to; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """JSON lines, continued after `step`: what a stopped run wrote past its checkpoint is dropped."""
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        staged = path.with_suffix(".tmp")
+        staged.write_text("".join(line + "\n" for line in kept))
+        os.replace(staged, path)
+
+    def write(self, **entry: Any) -> None:
+        line = json.dumps(entry)
+        with open(self.path, "a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    import tyro
+
+    verbs = {"clip": Clip, "card": Card}
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] not in verbs:
+        print(f"usage: python -m mmxai.shapes.train {{{','.join(verbs)}}} --help", file=sys.stderr)
+        return 2
+    config: Clip | Card = tyro.cli(
+        verbs[args[0]], args=args[1:], prog=f"python -m mmxai.shapes.train {args[0]}"
+    )
+    try:
+        if isinstance(config, Card):
+            torch.set_num_threads(config.threads)
+            write_card(config.run, config.out, step=config.step, pictures=config.pictures)
+        else:
+            print(json.dumps(asdict(config) | {"out": str(config.out)}), flush=True)
+            train(config)
+    except MmxaiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Training goes on exactly, learns, and leaves a folder that loads; the loss is the one described."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmxai.errors import ArgumentError, ModelError, PlanMismatchError
+from mmxai.shapes.card import write_card
+from mmxai.shapes.checkpoint import read_state
+from mmxai.shapes.loss import contrastive
+from mmxai.shapes.train import Clip, main, train
+
+TINY = {"batch": 8, "warmup": 2, "score_every": 1000, "score_pictures": 256, "texts": 3, "workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_cut_in_two_is_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmxai.shapes.train.held_out", lambda *_: {})
+    whole = Clip(tmp_path / "whole", steps=6, keep=(3,), **TINY)
+    cut = replace(whole, out=tmp_path / "cut")
+    done = train(whole)
+    assert train(replace(cut, minutes=0.0)) is None
+    assert read_state(cut.out)["step"] == 1
+    assert train(cut) == cut.out / "model"
+    one, two = (load_file(c.out / "state.safetensors") for c in (whole, cut))
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    for name in ("model", "step-3"):
+        one, two = (load_file(c.out / name / "model.safetensors") for c in (whole, cut))
+        assert all(torch.equal(one[k], two[k]) for k in one)
+    steps = [json.loads(line)["step"] for line in (cut.out / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert done.stat() and sum(f.stat().st_size for f in done.iterdir()) < 10e6
+    assert "attn" not in (done / "config.json").read_text()
+    with pytest.raises(PlanMismatchError, match=r"rate: was 0\.001, now 0\.01"):
+        train(replace(whole, rate=0.01))
+
+
+def test_sigterm_saves(tmp_path):
+    out = tmp_path / "run"
+    args = ["--out", str(out), "--batch", "4", "--steps", "100000", "--texts", "1", "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmxai.shapes.train", "clip", *args], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    try:
+        for line in process.stdout:
+            if '"loss"' in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "stopped and saved at step" in rest
+    assert read_state(out)["step"] >= 25
+
+
+def test_it_learns_and_its_card_says_so(tmp_path, monkeypatch):
+    """One picture kind after all: with 40 small steps the loss must fall, and the card must be whole."""
+    config = Clip(tmp_path / "run", steps=40, **TINY | {"batch": 32, "warmup": 10})
+    monkeypatch.setattr("mmxai.shapes.train.held_out", lambda *_: {"retrieval": 0.5})
+    train(config)
+    entries = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    losses = [e["loss"] for e in entries if "loss" in e]
+    assert losses[-1] < losses[0]
+    found = write_card(config.out, tmp_path / "shipped", pictures=256)
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert "1,280 different pictures" in card and "curve.png" in card
+    assert all(str(s.n) in card and s.name in card for s in found["test"])
+    assert (tmp_path / "shipped" / "curve.png").stat().st_size > 5000
+    weights = load_file(tmp_path / "shipped" / "model.safetensors")
+    assert {w.dtype for w in weights.values()} <= {torch.float16, torch.int64}
+    with pytest.raises(ModelError, match="without a trained model"):
+        write_card(tmp_path, tmp_path / "other")
+
+
+def test_bad_settings(tmp_path, capsys):
+    with pytest.raises(ArgumentError, match=r"paired 0\.9"):
+        train(Clip(tmp_path, paired=0.9))
+    assert main([]) == 2
+    assert main(["card", "--run", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
+    assert "expected one that reached its last step" in capsys.readouterr().err
+
+
+def test_loss_by_hand():
+    """Two sentences of one kind, two pictures, each true of its own: plain InfoNCE."""
+    scores = torch.tensor([[2.0, 1.0], [0.5, 3.0]])
+    own = torch.eye(2).bool()
+    rows = torch.nn.functional.cross_entropy(scores, torch.arange(2))
+    columns = torch.nn.functional.cross_entropy(scores.T, torch.arange(2))
+    found = contrastive(scores, torch.zeros(2, dtype=torch.long), own, {"full": 1.0})
+    torch.testing.assert_close(found, (rows + columns) / 2)
+    # True of both pictures: it is nobody's negative. Of another kind: likewise.
+    both = torch.tensor([[True, True], [False, True]])
+    alone = contrastive(scores, torch.zeros(2, dtype=torch.long), both, {"full": 1.0})
+    expected = (math.log1p(math.exp(0.5 - 3.0)) / 2 + math.log1p(math.exp(0.5 - 2.0)) / 2) / 2
+    torch.testing.assert_close(alone.item(), expected, rtol=1e-5, atol=1e-6)
+    apart = contrastive(scores, torch.tensor([0, 1]), own, {"full": 1.0, "relation": 1.0})
+    rows = torch.nn.functional.cross_entropy(scores, torch.arange(2)) / 2
+    torch.testing.assert_close(apart, rows)
+
+
+def test_a_sentence_without_a_picture_is_only_a_negative():
+    scores = torch.randn(3, 2, requires_grad=True)
+    true = torch.tensor([[True, False], [False, True], [False, False]])
+    loss = contrastive(scores, torch.zeros(3, dtype=torch.long), true, {"full": 1.0})
+    loss.backward()
+    assert (scores.grad[2] > 0).all() and torch.isfinite(scores.grad).all()
+    scores.grad = None
+    contrastive(scores, torch.zeros(3, dtype=torch.long), torch.zeros(3, 2).bool(), {"full": 1.0}).backward()
+    assert (scores.grad == 0).all()

@@ -1,0 +1,72 @@
+"""Truth of many sentences at once is truth of each; near scenes are near; batches are what they say."""
+
+import numpy as np
+import torch
+
+from mmxai.shapes import ShapesWorld, swapped
+from mmxai.shapes.feed import BOS_ID, EOS_ID, KINDS, PAD_ID, Encoder, Feed
+from mmxai.shapes.model import build_tokenizer
+from mmxai.shapes.pairs import near, unseen
+from mmxai.shapes.truth import truth
+
+WORLD = ShapesWorld(300, seed=5, split="train")
+
+
+def test_truth_is_what_each_sentence_says_of_each_scene():
+    batch = WORLD.batch(range(60), texts=6)
+    facts = [c.facts for written in batch.captions for c in written]
+    facts += [
+        f.facts
+        for g, cs in zip(batch.graphs, batch.captions, strict=True)
+        for c in cs
+        for _, f in swapped(c, g)
+    ]
+    expected = [[f.hold(scene) for scene in batch.graphs] for f in facts]
+    assert np.array_equal(truth(facts, batch.graphs), expected)
+
+
+def test_an_emptied_scene_and_nothing_at_all():
+    twin = next(WORLD.twin(i, "remove") for i in range(300) if len(WORLD[i].scene.objects) == 1)
+    scenes = [twin.original.scene, twin.changed.scene]
+    facts = [c.facts for c in (*twin.original.captions, *twin.changed.captions)]
+    assert np.array_equal(truth(facts, scenes), [[f.hold(s) for s in scenes] for f in facts])
+    assert truth([], scenes).shape == (0, 2)
+
+
+def test_near_scenes_differ_in_one_kind_of_attribute_and_stay_in_the_split():
+    indices = np.arange(300)
+    scenes = WORLD.scenes(indices)
+    others = near(scenes, 7, indices)
+    assert np.array_equal(others.things, near(scenes, 7, indices).things)
+    some = near(scenes.take(indices[50:60]), 7, indices[50:60])
+    assert np.array_equal(some.things, others.things[50:60])
+    differ = (scenes.things != others.things).any(axis=1)[:, :5]
+    # A swap may find nothing to exchange; nearly all find something, and only ever one kind.
+    assert (differ.sum(axis=1) <= 1).all() and differ.sum() > 290
+    assert differ.any(axis=0).all()
+    present = np.arange(3) < scenes.count[:, None]
+    assert not (unseen(others.things) & present).any()
+
+
+def test_encoder_is_the_tokenizer():
+    encode, tokenizer = Encoder(), build_tokenizer()
+    for item in WORLD[:100]:
+        for caption in item.captions:
+            assert encode(caption.text) == tokenizer(caption.text)["input_ids"]
+        for question in item.questions:
+            assert encode(question.text) == tokenizer(question.text)["input_ids"]
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    feed = Feed(100, 16, seed=3)
+    one, two, other = feed[4], Feed(100, 16, seed=3)[4], feed[5]
+    assert torch.equal(one.images, two.images) and torch.equal(one.true, two.true)
+    assert not torch.equal(one.images, other.images)
+    texts = sum(len(t) for t in one.tokens)
+    assert one.images.shape == (16, 64, 64, 3) and one.true.shape == (texts, 16) == (len(one.kinds), 16)
+    assert set(one.kinds.tolist()) == set(range(len(KINDS)))
+    for ids in one.tokens:
+        assert (ids[:, 0] == BOS_ID).all() and ((ids == EOS_ID).sum(1) == 1).all()
+        assert (ids[:, -1] != PAD_ID).any()
+    # Every picture has true sentences, and there are sentences true of none: the false swaps.
+    assert one.true.any(0).all() and (~one.true.any(1)).any()
