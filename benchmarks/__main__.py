@@ -9,6 +9,7 @@ from importlib import import_module
 CASES = {
     "store": "durable write, random rows, shuffled epochs, against a raw write, np.memmap and zarr-python",
     "harvest": "a harvest against the bare forward pass, and its peak memory",
+    "shapes": "pictures, captions, twins and training batches of the shapes world a second, on one core",
     "table": "prints the figures kept in benchmarks/results as Markdown",
 }
 

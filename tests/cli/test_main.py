@@ -53,3 +53,12 @@ def test_a_mistyped_option_is_a_usage_error():
     done = run("verify", "x.zarr", "--quik")
     assert done.returncode == 2
     assert "--quick" in done.stdout + done.stderr
+
+
+def test_shapes_writes_a_folder_once(tmp_path, capsys):
+    args = ["shapes", str(tmp_path / "w"), "--pictures", "5", "--layout", "coco", "--split", "val"]
+    assert main(args) == 0
+    assert "5 pictures in" in capsys.readouterr().out
+    assert len(list((tmp_path / "w/images").glob("*.png"))) == 5
+    assert main(args) == 1
+    assert "expected an empty or new folder" in capsys.readouterr().err

@@ -48,6 +48,19 @@ def test_a_run_cut_in_two_is_the_same_run(tmp_path, monkeypatch):
         train(replace(whole, rate=0.01))
 
 
+def test_a_run_may_be_made_longer_until_its_rate_falls(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmxai.shapes.train.held_out", lambda *_: {})
+    long = Clip(tmp_path / "long", steps=8, **TINY)
+    grown = replace(long, out=tmp_path / "grown", steps=4)
+    train(long)
+    assert train(replace(grown, minutes=0.0)) is None
+    assert train(replace(grown, steps=8)) == grown.out / "model"
+    one, two = (load_file(c.out / "model/model.safetensors") for c in (long, grown))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    with pytest.raises(PlanMismatchError, match="got 12 steps for a run of 8 whose rate falls"):
+        train(replace(grown, steps=12))
+
+
 def test_sigterm_saves(tmp_path):
     out = tmp_path / "run"
     args = ["--out", str(out), "--batch", "4", "--steps", "100000", "--texts", "1", "--workers", "1"]
@@ -69,20 +82,23 @@ def test_sigterm_saves(tmp_path):
 
 def test_it_learns_and_its_card_says_so(tmp_path, monkeypatch):
     """One picture kind after all: with 40 small steps the loss must fall, and the card must be whole."""
-    config = Clip(tmp_path / "run", steps=40, **TINY | {"batch": 32, "warmup": 10})
+    config = Clip(tmp_path / "run", steps=40, keep=(20,), **TINY | {"batch": 32, "warmup": 10})
     monkeypatch.setattr("mmxai.shapes.train.held_out", lambda *_: {"retrieval": 0.5})
     train(config)
     entries = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
     losses = [e["loss"] for e in entries if "loss" in e]
     assert losses[-1] < losses[0]
     found = write_card(config.out, tmp_path / "shipped", pictures=256)
+    early = write_card(config.out, tmp_path / "early", step=20, pictures=256)
+    assert "20 steps of 32\nof the 40 of the whole run" in (tmp_path / "early/README.md").read_text()
+    assert str(early["test"]) != str(found["test"]) and early["untrained"] == found["untrained"]
     card = (tmp_path / "shipped" / "README.md").read_text()
     assert "1,280 different pictures" in card and "curve.png" in card
     assert all(str(s.n) in card and s.name in card for s in found["test"])
     assert (tmp_path / "shipped" / "curve.png").stat().st_size > 5000
     weights = load_file(tmp_path / "shipped" / "model.safetensors")
     assert {w.dtype for w in weights.values()} <= {torch.float16, torch.int64}
-    with pytest.raises(ModelError, match="without a trained model"):
+    with pytest.raises(ModelError, match="no such model of the run"):
         write_card(tmp_path, tmp_path / "other")
 
 
@@ -91,7 +107,7 @@ def test_bad_settings(tmp_path, capsys):
         train(Clip(tmp_path, paired=0.9))
     assert main([]) == 2
     assert main(["card", "--run", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
-    assert "expected one that reached its last step" in capsys.readouterr().err
+    assert "expected one that it has kept" in capsys.readouterr().err
 
 
 def test_loss_by_hand():
