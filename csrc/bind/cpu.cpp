@@ -9,6 +9,7 @@
 
 #include "../core/crc32c.h"
 #include "../core/gather.h"
+#include "../core/gather_encoded.h"
 #include "../core/pack.h"
 #include "../core/permute.h"
 
@@ -76,6 +77,32 @@ void gather(const Dense<uint64_t>& addresses, const Dense<int64_t>& starts, int6
   mmxai::gather(table, r, count, to, kind, threads);
 }
 
+// A piece of an encoded table, absent where it has no addresses.
+mmxai::Table piece(const Dense<uint64_t>& addresses, const Dense<int64_t>& starts, int64_t width, int64_t itemsize) {
+  require(addresses.size() == 0 || starts.size() == addresses.size() + 1, "expected one start more than addresses");
+  const auto parts = static_cast<int64_t>(addresses.size());
+  return {parts ? addresses.data() : nullptr, starts.data(), parts, width, itemsize};
+}
+
+int64_t gather_encoded(const Dense<int64_t>& starts, int64_t width, const Dense<uint64_t>& quantised,
+                       const Dense<uint64_t>& scales, const Dense<uint64_t>& kept, int64_t k,
+                       const Dense<uint64_t>& indices, int64_t index_bytes, const Dense<int32_t>& columns,
+                       const Dense<int64_t>& rows, py::array out, int threads) {
+  require(quantised.size() == scales.size() && quantised.size() + kept.size() > 0, "expected scales, or kept values");
+  require(kept.size() == 0 || indices.size() == kept.size() || columns.size() == k, "expected a place for each value");
+  require(out.size() == rows.size() * width && (out.itemsize() == 2 || out.itemsize() == 4), "out has another size");
+  require(out.flags() & py::array::c_style, "out is not contiguous");
+  const mmxai::Encoded table{piece(quantised, starts, width, 1), piece(scales, starts, 1, 4), piece(kept, starts, k, 2),
+                             piece(indices, starts, k, index_bytes), columns.data(), width};
+  const int64_t* r = rows.data();
+  const int64_t count = rows.size();
+  void* to = out.mutable_data();
+  const bool wide = out.itemsize() == 4;
+  py::gil_scoped_release release;
+  return wide ? mmxai::gather_encoded<mmxai::F32>(table, r, count, static_cast<uint32_t*>(to), threads)
+              : mmxai::gather_encoded<mmxai::BF16>(table, r, count, static_cast<uint16_t*>(to), threads);
+}
+
 template <class S, class D>
 int64_t pack_as(const py::array& x, const int64_t* index, int64_t count, py::array& out, int threads) {
   using In = typename S::bits;
@@ -130,6 +157,10 @@ PYBIND11_MODULE(MMXAI_MODULE, m) {
         py::arg("keys").noconvert(), py::arg("forward"), py::arg("threads"));
   m.def("gather", &gather, py::arg("addresses").noconvert(), py::arg("starts").noconvert(), py::arg("width"),
         py::arg("itemsize"), py::arg("rows").noconvert(), py::arg("out"), py::arg("widening"), py::arg("threads"));
+  m.def("gather_encoded", &gather_encoded, py::arg("starts").noconvert(), py::arg("width"),
+        py::arg("quantised").noconvert(), py::arg("scales").noconvert(), py::arg("kept").noconvert(), py::arg("k"),
+        py::arg("indices").noconvert(), py::arg("index_bytes"), py::arg("columns").noconvert(),
+        py::arg("rows").noconvert(), py::arg("out"), py::arg("threads"));
   m.def("pack", &pack, py::arg("x"), py::arg("from_dtype"), py::arg("index"), py::arg("out"), py::arg("to_dtype"),
         py::arg("threads"));
 }
