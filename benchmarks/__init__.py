@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks CASE`. Figures are ratios inside one run, each beside its floor."""
+"""`python -m benchmarks CASE`: `mmxai bench` from a checkout. The cases are in `mmxai/bench`."""

@@ -22,6 +22,7 @@ ALLOWED = {
     "harvesting": BASE | {"kernels", "stats", "store", "data", "capture", "models"},
     "shapes": BASE | {"store", "data"},
     "report": BASE | {"stats", "store"},
+    "bench": BASE | {"kernels", "stats", "store", "data", "capture", "models", "harvesting", "shapes"},
     "__init__": BASE | {"store", "harvesting", "models"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

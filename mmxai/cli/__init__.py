@@ -22,6 +22,7 @@ VERBS = {
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
     "compact": "fold the records of many parts into one file, so that opening stays quick",
+    "bench": "measure mmxai on this machine, beside floors and rivals",
 }
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -1,0 +1,31 @@
+"""The cases. Each is a module here, imported when it runs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol, cast
+
+from mmxai.bench.figures import Figure
+from mmxai.bench.options import Options
+
+CASES = {
+    "stats": "packing with per-neuron statistics in one pass, against torch, numba and one copy",
+    "store": "durable write, random rows, shuffled epochs, against a raw write, np.memmap and zarr-python",
+    "harvest": "packing and statistics, and a whole harvest, against the bare forward pass; peak memory",
+    "shapes": "pictures, captions, twins and training batches of the shapes world a second, on one core",
+}
+
+
+class Case(Protocol):
+    """What a case's module has."""
+
+    TESTS: tuple[str, ...]
+    """Paths of tests in a checkout that must be green before anything is timed."""
+
+    def run(self, options: Options) -> list[Figure]:
+        """Measure. Raises `CannotRun` where this machine lacks what is measured."""
+        ...
+
+
+def load(name: str) -> Case:
+    return cast(Case, import_module(f"mmxai.bench.cases.{name}"))

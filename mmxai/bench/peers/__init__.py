@@ -1,0 +1,142 @@
+"""Rivals that are packages of their own, measured in virtual environments of their own.
+
+A peer is a script beside this file with `prepare(job) -> (work, answer)`. It imports nothing of mmxai: it runs
+in `.peers/<name>`, which holds the peer's pinned packages and nothing else. The process stays up and does the
+work when told, so that its repeats stand between ours, A B A B; `answer()` proves that it did the same work.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mmxai.bench.figures import UnequalWorkError
+from mmxai.bench.options import Options
+from mmxai.bench.peers.environment import environment
+from mmxai.errors import ArgumentError, MmxaiError
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`packages`: pinned requirements; '{torch}' stands for the version that mmxai runs on here.
+
+    `does`: what of our work it does, for the figure's detail.
+    """
+
+    name: str
+    case: str
+    packages: tuple[str, ...]
+    does: str
+
+    @property
+    def script(self) -> Path:
+        return _HERE / f"{self.name.replace('-', '_')}_.py"
+
+
+_NUMPY = "numpy==2.4.6"
+
+PEERS = (
+    Peer(
+        "zennit-crp",
+        "stats",
+        ("zennit-crp==0.6.0", "zennit==0.4.6", "torch=={torch}", _NUMPY, "matplotlib==3.11.2", "tqdm==4.70.1"),
+        "top-k alone",
+    ),
+    Peer("scikit-learn", "stats", ("scikit-learn==1.9.1", "scipy==1.17.1", _NUMPY), "mean and variance alone"),
+    Peer("tensorstore", "store", ("tensorstore==0.1.86", _NUMPY), "the same Zarr array"),
+    Peer("h5py", "store", ("h5py==3.16.0", _NUMPY), "one HDF5 file, chunks of the same size"),
+    Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
+)
+
+
+class PeerError(MmxaiError):
+    """A peer's environment could not be made, or its process failed."""
+
+
+def peers_of(case: str) -> list[Peer]:
+    return [peer for peer in PEERS if peer.case == case]
+
+
+def wanted(options: Options, case: str) -> list[Peer]:
+    """The peers of `case` that the options ask for."""
+    if options.peers is None:
+        return []
+    known = {peer.name for peer in PEERS}
+    if unknown := [name for name in options.peers if name not in known]:
+        raise ArgumentError(f"no peer {unknown[0]!r}; expected {', '.join(sorted(known))}")
+    return [peer for peer in peers_of(case) if not options.peers or peer.name in options.peers]
+
+
+@contextmanager
+def running(options: Options, case: str, job: Mapping[str, Any]) -> Iterator[dict[Peer, Rival]]:
+    """The wanted peers of a case, each with its environment made and `job` (JSON) prepared."""
+    with ExitStack() as stack:
+        yield {
+            peer: stack.enter_context(Rival(peer.name, environment(peer.name, peer.packages), peer.script, job))
+            for peer in wanted(options, case)
+        }
+
+
+class Rival:
+    """A peer's process. `run` does the work once; context manager."""
+
+    def __init__(self, name: str, python: Path, script: Path, job: Mapping[str, Any]):
+        self.name = name
+        # -I: neither the current folder nor PYTHONPATH leads back to us.
+        command = [str(python), "-I", str(_HERE / "_serve.py"), str(script)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._ask({"prepare": dict(job)})
+
+    def run(self, what: str = "work") -> None:
+        self._ask({"run": what})
+
+    def works(self) -> dict[str, Callable[[], None]]:
+        """What the peer can be told to do, by name."""
+        return {what: (lambda what=what: self.run(what)) for what in self._ask({"list": True})}
+
+    def answer(self) -> dict[str, Any]:
+        """What the work came to."""
+        found: dict[str, Any] = self._ask({"answer": True})
+        return found
+
+    def agree(self, expected: Mapping[str, float], tolerance: float = 0.0) -> None:
+        """Raise unless the peer's answers are ours, to a relative `tolerance`."""
+        for name, value in self.answer().items():
+            if not abs(value - expected[name]) <= tolerance * max(1.0, abs(expected[name])):
+                raise UnequalWorkError(f"{self.name}: {name} is {value}, ours {expected[name]}")
+
+    def _ask(self, message: Mapping[str, Any]) -> Any:
+        pipe, replies = self._process.stdin, self._process.stdout
+        if pipe is None or replies is None:
+            raise PeerError(f"{self.name}: its process has no pipes")
+        try:
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+        except BrokenPipeError:
+            pass  # the reply below is then empty, and says so
+        reply = replies.readline()
+        if not reply:
+            raise PeerError(f"{self.name}: its process ended with status {self._process.wait()}, see above")
+        return json.loads(reply)["reply"]
+
+    def __enter__(self) -> Rival:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()  # the end of its input is the end of its work
+        if self._process.wait(timeout=60) != 0 and kind is None:
+            print(f"{self.name}: ended with status {self._process.returncode}", file=sys.stderr)
+        if self._process.stdout is not None:
+            self._process.stdout.close()

@@ -1,0 +1,67 @@
+"""Figures as text and as the Markdown of the README; typed by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mmxai.bench.document import Document, load
+from mmxai.bench.figures import Figure
+from mmxai.errors import ArgumentError
+
+BEGIN = "<!-- figures: written by python -m benchmarks table --write README.md -->"
+END = "<!-- /figures -->"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def terminal(figures: Sequence[Figure], *, quick: bool = False) -> str:
+    """What a run prints. A quick run measured nothing, so it judges nothing."""
+    rows = [("figure", "value", "target", "", "measured", "floor")]
+    rows += [
+        (f.name, number(f.value), f.target or "", "quick" if quick else f.verdict, f.detail, f.floor)
+        for f in figures
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def markdown(documents: Iterable[Document]) -> str:
+    """A table a machine."""
+    return "\n\n".join(_machine(document) for document in documents)
+
+
+def _machine(document: Document) -> str:
+    m = document["machine"]
+    where = f"{m['gpu']}, " if m["gpu"] else ""
+    cases = ", ".join(f"`{c}` {run['date']}" for c, run in sorted(document["cases"].items()))
+    lines = [
+        f"**{where}{m['cpu']}, {m['cores']} cores, {m['memory_gib']:g} GiB, torch {m['torch']}** ({cases})",
+        "",
+        "| figure | value | target | measured | floor |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figure in document["details"].items():
+        target = figure["target"] or "reported"
+        missed = " **missed**" if figure["verdict"] == "MISSED" else ""
+        cells = (f"`{name}`", number(figure["value"]), target + missed, figure["detail"], figure["floor"])
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def of_folder(folder: Path) -> str:
+    """The tables of every machine whose figures are kept in `folder`."""
+    return markdown(load(path) for path in sorted(folder.glob("*.json")))
+
+
+def write_between(path: Path, table: str) -> None:
+    """Put the table between the two marker lines of a Markdown file."""
+    text = path.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ArgumentError(f"{path}: expected the lines\n{BEGIN}\n{END}\nonce each, to write the table between")
+    before, rest = text.split(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
