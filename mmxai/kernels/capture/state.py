@@ -52,8 +52,9 @@ class NeuronState:
 
         def lists(empty: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
             shape = (k, width)
-            samples = torch.full(shape, -1, device=device) if per_sample else None
-            return torch.full(shape, empty, device=device), torch.full(shape, -1, device=device), samples
+            values = torch.full(shape, empty, dtype=torch.float32, device=device)
+            rows = torch.full(shape, -1, dtype=torch.int64, device=device)
+            return values, rows, rows.clone() if per_sample else None
 
         self.tallies = torch.zeros((4, width), dtype=torch.int64, device=device)
         self.moments = torch.zeros((2, width), dtype=torch.float64, device=device)
