@@ -7,11 +7,14 @@
 
 #include <string>
 
+#include "../core/capture.h"
 #include "../core/crc32c.h"
 #include "../core/gather.h"
 #include "../core/gather_encoded.h"
 #include "../core/pack.h"
 #include "../core/permute.h"
+#include "../core/quantise.h"
+#include "../core/topk_rows.h"
 
 namespace py = pybind11;
 
@@ -103,11 +106,28 @@ int64_t gather_encoded(const Dense<int64_t>& starts, int64_t width, const Dense<
               : mmxai::gather_encoded<mmxai::BF16>(table, r, count, static_cast<uint16_t*>(to), threads);
 }
 
-template <class S, class D>
-int64_t pack_as(const py::array& x, const int64_t* index, int64_t count, py::array& out, int threads) {
+template <class S>
+mmxai::Grid<S> grid_of(const py::array& x) {
   using In = typename S::bits;
   const auto stride = [&](int axis) { return x.strides(axis) / static_cast<int64_t>(sizeof(In)); };
-  const mmxai::Grid<S> grid{static_cast<const In*>(x.data()), x.shape(1), x.shape(2), stride(0), stride(1), stride(2)};
+  return {static_cast<const In*>(x.data()), x.shape(1), x.shape(2), stride(0), stride(1), stride(2)};
+}
+
+// The flat rows kept, or null where `index` is None and all are.
+const int64_t* rows_of(const py::array& x, const py::object& index, int64_t count) {
+  if (index.is_none()) {
+    require(count == x.shape(0) * x.shape(1), "out has another number of rows");
+    return nullptr;
+  }
+  require(py::isinstance<Dense<int64_t>>(index), "index is not contiguous int64");
+  const auto array = py::reinterpret_borrow<Dense<int64_t>>(index);
+  require(array.size() == count, "out has another number of rows");
+  return array.data();
+}
+
+template <class S, class D>
+int64_t pack_as(const py::array& x, const int64_t* index, int64_t count, py::array& out, int threads) {
+  const mmxai::Grid<S> grid = grid_of<S>(x);
   auto* to = writable<typename D::bits>(out);
   py::gil_scoped_release release;
   return mmxai::pack<S, D>(grid, index, count, to, threads);
@@ -131,19 +151,123 @@ int64_t pack(py::array x, int from, const py::object& index, py::array out, int 
   require(x.itemsize() == itemsize_of(source) && out.itemsize() == itemsize_of(target), "wrong item sizes");
   require(out.flags() & py::array::c_style, "out is not contiguous");
   const int64_t count = out.shape(0);
-  const int64_t* rows = nullptr;
-  if (index.is_none()) {
-    require(count == x.shape(0) * x.shape(1), "out has another number of rows");
-  } else {
-    require(py::isinstance<Dense<int64_t>>(index), "index is not contiguous int64");
-    const auto array = py::reinterpret_borrow<Dense<int64_t>>(index);
-    require(array.size() == count, "out has another number of rows");
-    rows = array.data();
-  }
+  const int64_t* rows = rows_of(x, index, count);
   switch (source) {
     case mmxai::Dtype::f32: return pack_from<mmxai::F32>(x, rows, count, out, target, threads);
     case mmxai::Dtype::bf16: return pack_from<mmxai::BF16>(x, rows, count, out, target, threads);
     case mmxai::Dtype::f16: return pack_from<mmxai::F16>(x, rows, count, out, target, threads);
+  }
+  throw py::value_error("unknown dtype");
+}
+
+// An array of that type and shape, to be written to; null for None.
+template <class T>
+T* tensor(const py::object& object, std::initializer_list<int64_t> shape) {
+  if (object.is_none()) return nullptr;
+  require(py::isinstance<Dense<T>>(object), "a tensor of the state is not contiguous, or of another type");
+  auto array = py::reinterpret_borrow<Dense<T>>(object);
+  require(array.ndim() == static_cast<int64_t>(shape.size()) && std::equal(shape.begin(), shape.end(), array.shape()),
+          "a tensor of the state has another shape");
+  return array.mutable_data();
+}
+
+mmxai::Ranks ranks_of(const py::tuple& lists, int64_t k, int64_t width) {
+  require(lists.size() == 3, "expected values, rows and samples");
+  return {tensor<float>(lists[0], {k, width}), tensor<int64_t>(lists[1], {k, width}),
+          tensor<int64_t>(lists[2], {k, width}), k, width};
+}
+
+template <class S>
+int64_t capture_from(const mmxai::Capture& job, const py::array& x, const int64_t* index, int64_t count,
+                     const py::object& out, mmxai::Dtype to, int threads) {
+  const mmxai::Grid<S> grid = grid_of<S>(x);
+  void* target = out.is_none() ? nullptr : py::reinterpret_borrow<py::array>(out).mutable_data();
+  py::gil_scoped_release release;
+  const auto as = [&](auto dtype) {
+    using D = decltype(dtype);
+    auto* values = static_cast<typename D::bits*>(target);
+    return values ? mmxai::capture<S, D, true>(job, grid, index, count, values, threads)
+                  : mmxai::capture<S, D, false>(job, grid, index, count, values, threads);
+  };
+  switch (to) {
+    case mmxai::Dtype::f32: return as(mmxai::F32{});
+    case mmxai::Dtype::bf16: return as(mmxai::BF16{});
+    case mmxai::Dtype::f16: return as(mmxai::F16{});
+  }
+  throw py::value_error("unknown dtype");
+}
+
+int64_t capture(py::array x, int from, const py::object& index, int64_t count, const py::object& out, int to,
+                int64_t seen, const py::object& tallies, const py::object& moments, const py::object& extremes,
+                int64_t k, const py::tuple& top, const py::tuple& bottom, const py::object& samples, int64_t row0,
+                int threads) {
+  const auto source = static_cast<mmxai::Dtype>(from), target = static_cast<mmxai::Dtype>(to);
+  require(x.ndim() == 3 && x.itemsize() == itemsize_of(source), "expected x (B, T, D) of its dtype");
+  require(k >= 1 && threads >= 1, "expected k and threads of at least 1");
+  const int64_t width = x.shape(2);
+  if (!out.is_none()) {
+    const auto array = py::reinterpret_borrow<py::array>(out);
+    require(array.ndim() == 2 && array.shape(0) == count && array.shape(1) == width, "out has another shape");
+    require(array.itemsize() == itemsize_of(target) && (array.flags() & py::array::c_style), "out is of another type");
+  }
+  const mmxai::Capture job{
+      {width, seen, tensor<int64_t>(tallies, {4, width}), tensor<double>(moments, {2, width}),
+       tensor<float>(extremes, {2, width})},
+      ranks_of(top, k, width), ranks_of(bottom, k, width), tensor<int64_t>(samples, {count}), row0};
+  require(!job.top.samples || job.samples, "expected the samples of the rows");
+  const int64_t* rows = rows_of(x, index, count);
+  switch (source) {
+    case mmxai::Dtype::f32: return capture_from<mmxai::F32>(job, x, rows, count, out, target, threads);
+    case mmxai::Dtype::bf16: return capture_from<mmxai::BF16>(job, x, rows, count, out, target, threads);
+    case mmxai::Dtype::f16: return capture_from<mmxai::F16>(job, x, rows, count, out, target, threads);
+  }
+  throw py::value_error("unknown dtype");
+}
+
+void quantise(py::array x, int from, const py::object& index, const py::object& out, const py::object& scales,
+              int threads) {
+  require(x.ndim() == 3, "expected x (B, T, D)");
+  const int64_t count = py::len(scales), width = x.shape(2);
+  const int64_t* rows = rows_of(x, index, count);
+  auto* to = tensor<int8_t>(out, {count, width});
+  auto* by = tensor<float>(scales, {count});
+  const auto run = [&](auto dtype) {
+    const auto grid = grid_of<decltype(dtype)>(x);
+    py::gil_scoped_release release;
+    mmxai::quantise(grid, rows, count, to, by, threads);
+  };
+  switch (static_cast<mmxai::Dtype>(from)) {
+    case mmxai::Dtype::f32: return run(mmxai::F32{});
+    case mmxai::Dtype::bf16: return run(mmxai::BF16{});
+    case mmxai::Dtype::f16: return run(mmxai::F16{});
+  }
+  throw py::value_error("unknown dtype");
+}
+
+void topk_rows(py::array x, int from, bool magnitude, py::array values, const py::object& indices, int threads) {
+  const auto source = static_cast<mmxai::Dtype>(from);
+  require(x.ndim() == 2 && values.ndim() == 2 && values.shape(0) == x.shape(0), "expected x (N, D), values (N, k)");
+  const int64_t rows = x.shape(0), width = x.shape(1), k = values.shape(1);
+  require(k >= 1 && k <= width && width <= INT32_MAX, "expected 1 <= k <= D");
+  require(x.itemsize() == itemsize_of(source) && values.itemsize() == x.itemsize(), "wrong item sizes");
+  require(x.strides(1) == x.itemsize() || width == 1, "the values of a row are not neighbours");
+  require(values.flags() & py::array::c_style, "values are not contiguous");
+  auto* at = tensor<int32_t>(indices, {rows, k});
+  Dense<int32_t> scratch(rows * k);
+  int32_t* order = scratch.mutable_data();
+  const auto run = [&](auto dtype) {
+    using S = decltype(dtype);
+    using In = typename S::bits;
+    const auto* from_values = static_cast<const In*>(x.data());
+    auto* to = writable<In>(values);
+    const int64_t stride = x.strides(0) / x.itemsize();
+    py::gil_scoped_release release;
+    mmxai::topk_rows<S>(from_values, rows, width, stride, k, magnitude, to, at, order, threads);
+  };
+  switch (source) {
+    case mmxai::Dtype::f32: return run(mmxai::F32{});
+    case mmxai::Dtype::bf16: return run(mmxai::BF16{});
+    case mmxai::Dtype::f16: return run(mmxai::F16{});
   }
   throw py::value_error("unknown dtype");
 }
@@ -163,4 +287,11 @@ PYBIND11_MODULE(MMXAI_MODULE, m) {
         py::arg("rows").noconvert(), py::arg("out"), py::arg("threads"));
   m.def("pack", &pack, py::arg("x"), py::arg("from_dtype"), py::arg("index"), py::arg("out"), py::arg("to_dtype"),
         py::arg("threads"));
+  m.def("capture", &capture, py::arg("x"), py::arg("from_dtype"), py::arg("index"), py::arg("count"), py::arg("out"),
+        py::arg("to_dtype"), py::arg("seen"), py::arg("tallies"), py::arg("moments"), py::arg("extremes"), py::arg("k"),
+        py::arg("top"), py::arg("bottom"), py::arg("samples"), py::arg("row0"), py::arg("threads"));
+  m.def("quantise", &quantise, py::arg("x"), py::arg("from_dtype"), py::arg("index"), py::arg("out"),
+        py::arg("scales"), py::arg("threads"));
+  m.def("topk_rows", &topk_rows, py::arg("x"), py::arg("from_dtype"), py::arg("magnitude"), py::arg("values"),
+        py::arg("indices"), py::arg("threads"));
 }

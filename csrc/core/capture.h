@@ -1,0 +1,202 @@
+// A hidden state read once: kept rows packed in storage dtype, every neuron's statistics updated.
+//
+// A task owns a strip of neurons and walks all rows, so nothing is shared and rows come in order. Rows go in tiles
+// of 128 (what the moments are summed over), tiles in blocks of 8 rows: eight neurons of a block stay in registers,
+// and reading moves along the rows, where the hardware fetches ahead. Whether any of 64 values enters a top-k list
+// is one test. What is rare (values that are not finite, moments out of float32's range) is found from the sums.
+#pragma once
+
+#include <atomic>
+
+#include "moments.h"
+#include "pack.h"
+#include "ranks.h"
+
+namespace mmxai {
+
+constexpr int64_t kTurnedColumns = 128;  // of a strip whose rows are not contiguous
+
+struct Capture {
+  Neurons neurons;
+  Ranks top, bottom;  // bottom.values null: not wanted
+  const int64_t* samples;  // of each row; null unless the lists have samples
+  int64_t row0;
+};
+
+template <class S, class D, bool kWrite, bool kBottom>
+class StripWalk {
+ public:
+  using In = typename S::bits;
+  using Out = typename D::bits;
+
+  StripWalk(const Capture& job, const Grid<S>& x, const int64_t* index, Out* out, int64_t begin, int64_t end)
+      : job_(job), x_(x), index_(index), out_(out), begin_(begin), width_(end - begin),
+        padded_((width_ + kLanes - 1) / kLanes * kLanes) {
+    for (int64_t c = 0; c < padded_; ++c) {
+      const bool real = c < width_;
+      strip_.finite[c] = real ? static_cast<double>(job.neurons.finite(begin + c)) : double{kTileRows};
+      strip_.shift[c] = 0;
+      strip_.top[c] = real ? job.top.last()[begin + c] : kInfinity;
+      strip_.bottom[c] = real && kBottom ? job.bottom.last()[begin + c] : -kInfinity;
+    }
+  }
+
+  int64_t run(int64_t count) {
+    int64_t overflow = 0;
+    for (int64_t r = 0; r < count; r += kTileRows) overflow += tile(r, std::min(kTileRows, count - r));
+    return overflow;
+  }
+
+ private:
+  bool contiguous() const { return x_.value_stride == 1 || x_.width == 1; }
+
+  int64_t tile(int64_t first, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) source_[r] = x_.row(index_ ? index_[first + r] : first + r);
+    if (contiguous())
+      for (int64_t r = 0; r < rows; ++r) source_[r] += begin_;
+    else
+      turn(rows);
+    strip_.clear(padded_);
+    for (int64_t c = 0; c < width_; ++c)
+      strip_.shift[c] = strip_.finite[c] < kTileRows ? tile_mean<S, D>(source_, rows, c)
+                                                       : static_cast<float>(job_.neurons.moments[begin_ + c]);
+    int64_t r = 0;
+    for (; r + 8 <= rows; r += 8) block<8>(first, r, 8);
+    if (r < rows) block<0>(first, r, rows - r);
+    int64_t overflow = 0;
+    for (int64_t c = 0; c < padded_; c += kLanes) {
+      const int64_t n = std::min(kLanes, width_ - c);
+      if (strip_.sound(c)) {
+        strip_.merge_sound(c, n, rows, job_.neurons, begin_ + c);
+      } else {
+        for (int64_t i = c; i < c + n; ++i)
+          overflow += merge_slowly<S, D>(source_, rows, i, strip_.finite[i], job_.neurons, begin_ + i);
+      }
+    }
+    return overflow;
+  }
+
+  // Where values of a row are not neighbours, as in a convolution's map: read along the tokens, which usually are.
+  void turn(int64_t rows) {
+    for (int64_t r0 = 0; r0 < rows; r0 += 32) {
+      const int64_t n = std::min<int64_t>(32, rows - r0);
+      const In* const* source = source_ + r0;
+      const bool neighbours = source[n - 1] - source[0] == n - 1;
+      for (int64_t c = 0; c < width_; ++c) {
+        const int64_t offset = (begin_ + c) * x_.value_stride;
+        In* to = turned_ + r0 * padded_ + c;
+        for (int64_t r = 0; r < n; ++r) to[r * padded_] = neighbours ? source[0][offset + r] : source[r][offset];
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) source_[r] = turned_ + r * padded_;
+  }
+
+  // kRows rows (0: `rows`, fewer than 8) from row r of the tile.
+  template <int kRows>
+  void block(int64_t first, int64_t r, int64_t rows) {
+    const In* in[8];
+    Out* to[8] = {};
+    for (int64_t i = 0; i < rows; ++i) {
+      in[i] = source_[r + i];
+      if (kWrite) to[i] = out_ + (first + r + i) * x_.width + begin_;
+    }
+    int64_t c = 0;
+    for (; c + kLanes <= width_; c += kLanes) eight<kRows>(in, to, c, c, first + r, rows);
+    if (c == width_) return;
+    // The last columns, fewer than eight, go through zeros' company; no zero gets further than the strip's padding.
+    In values[8][kLanes] = {};
+    Out results[8][kLanes];
+    const size_t n = static_cast<size_t>(width_ - c);
+    for (int64_t i = 0; i < rows; ++i) {
+      std::memcpy(values[i], in[i] + c, n * sizeof(In));
+      in[i] = values[i];
+      to[i] = results[i];
+    }
+    eight<kRows>(in, to, 0, c, first + r, rows);
+    if (kWrite)
+      for (int64_t i = 0; i < rows; ++i)
+        std::memcpy(out_ + (first + r + i) * x_.width + begin_ + c, results[i], n * sizeof(Out));
+  }
+
+  // The eight columns at `at` of the rows `in`, which are columns c + ... of the strip.
+  template <int kRows>
+  MMXAI_INLINE void eight(const In* const* in, Out* const* to, int64_t at, int64_t c, int64_t row, int64_t rows) {
+    Strip& strip = strip_;
+    const Floats shift = load(strip.shift + c), top = load(strip.top + c), bottom = load(strip.bottom + c);
+    Floats sum = all(0.0f), square = all(0.0f), low = load(strip.low + c), high = load(strip.high + c);
+    Ints positive = load(strip.positive + c), candidates = all(int32_t{0});
+    Floats held[8];
+    const int64_t n = kRows ? kRows : rows;
+    for (int64_t i = 0; i < n; ++i) {
+      const Floats x = settle_lanes<S, D, kWrite>(in[i] + at, kWrite ? to[i] + at : nullptr);
+      const Floats centred = x - shift;
+      sum += centred;
+      square += centred * centred;
+      low = least(x, low);
+      high = largest(x, high);
+      positive -= x > all(0.0f);
+      candidates |= x > top;
+      if (kBottom) candidates |= x < bottom;
+      held[i] = x;
+    }
+    // Added to the tile's sums a block at a time: short chains keep the error of float32 small.
+    store(load(strip.sum + c) + sum, strip.sum + c);
+    store(load(strip.square + c) + square, strip.square + c);
+    store(low, strip.low + c);
+    store(high, strip.high + c);
+    store(positive, strip.positive + c);
+    if (__builtin_expect(any(candidates), 0)) enter(held, c, row, n);
+  }
+
+  __attribute__((noinline)) void enter(const Floats* held, int64_t c, int64_t row, int64_t rows) {
+    Strip& strip = strip_;
+    const Floats top = load(strip.top + c), bottom = load(strip.bottom + c);
+    const Floats most = all(std::numeric_limits<float>::max());
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t id = job_.row0 + row + i, sample = job_.samples ? job_.samples[row + i] : -1;
+      const Floats x = held[i];
+      for (uint32_t set = lanes_set((x > top) & (x <= most)); set; set &= set - 1) {
+        const int64_t at = c + __builtin_ctz(set);
+        offer<true>(job_.top, begin_ + at, x[at - c], id, sample);
+        strip.top[at] = job_.top.last()[begin_ + at];
+      }
+      if (!kBottom) continue;
+      for (uint32_t set = lanes_set((x < bottom) & (x >= -most)); set; set &= set - 1) {
+        const int64_t at = c + __builtin_ctz(set);
+        offer<false>(job_.bottom, begin_ + at, x[at - c], id, sample);
+        strip.bottom[at] = job_.bottom.last()[begin_ + at];
+      }
+    }
+  }
+
+  Capture job_;
+  const Grid<S> x_;
+  const int64_t* index_;
+  Out* out_;
+  const int64_t begin_, width_, padded_;
+  Strip strip_;
+  const In* source_[kTileRows];
+  In turned_[kTileRows * kTurnedColumns];
+};
+
+// out [count, width] contiguous, or null where !kWrite: D is then what the statistics are of. Returns how many values
+// were finite and became infinite.
+template <class S, class D, bool kWrite>
+int64_t capture(const Capture& job, const Grid<S>& x, const int64_t* index, int64_t count, typename D::bits* out,
+                int threads) {
+  std::atomic<int64_t> overflow{0};
+  // Strips of whole cache lines, at least one a thread where the width allows it.
+  const int64_t most = x.value_stride == 1 ? Strip::kColumns : kTurnedColumns;
+  const int64_t share = ((x.width + threads - 1) / threads + 31) / 32 * 32;
+  const int64_t strip = std::min(most, share);
+  parallel_for((x.width + strip - 1) / strip, threads, [=, &job, &x, &overflow](int64_t task) {
+    const int64_t begin = task * strip, end = std::min(begin + strip, x.width);
+    if (job.bottom.values)
+      overflow += StripWalk<S, D, kWrite, true>(job, x, index, out, begin, end).run(count);
+    else
+      overflow += StripWalk<S, D, kWrite, false>(job, x, index, out, begin, end).run(count);
+  });
+  return overflow;
+}
+
+}  // namespace mmxai

@@ -1,0 +1,146 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
+"""What the tiles said, taken into the state; the same whatever order the tiles ran in."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mmxai.kernels._tl import MISSING, key_place, key_value, sort_key
+from mmxai.kernels.capture._triton_tiles import INF, MOST_F32, offsets, stored
+
+
+@triton.jit
+def fold(
+    moments, extremes, counts, blocks: tl.int32, width: tl.int32,
+    state_moments, state_extremes, tallies, seen: tl.int64, cursor,
+    DEPTH: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """Merge the tiles' figures `[blocks, 2, D]` into the state (Chan, Golub and LeVeque 1983), in float64.
+
+    `seen`: rows with those of this pass; `cursor` (int64 `[row0, rows]`, or None) says what more there were.
+    """
+    column = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    inside = column < width
+    n = tl.zeros([DEPTH, COLS], tl.int64)
+    ups = tl.zeros([DEPTH, COLS], tl.int64)
+    total = tl.zeros([DEPTH, COLS], tl.float64)
+    low = tl.full([DEPTH, COLS], INF, tl.float32)
+    high = tl.full([DEPTH, COLS], -INF, tl.float32)
+    for start in range(0, blocks, DEPTH):
+        block = start + tl.arange(0, DEPTH)[:, None]
+        mask = (block < blocks) & inside[None, :]
+        at = block.to(tl.int64) * 2 * width + column[None, :]
+        here = tl.load(counts + at, mask=mask, other=0).to(tl.int64)
+        n += here
+        ups += tl.load(counts + at + width, mask=mask, other=0).to(tl.int64)
+        total += here.to(tl.float64) * tl.load(moments + at, mask=mask, other=0.0)
+        low = tl.minimum(low, tl.load(extremes + at, mask=mask, other=INF))
+        high = tl.maximum(high, tl.load(extremes + at + width, mask=mask, other=-INF))
+    n1 = tl.sum(n, 0)
+    mean = tl.sum(total, 0) / tl.maximum(n1, 1).to(tl.float64)
+    spread = tl.zeros([DEPTH, COLS], tl.float64)
+    for start in range(0, blocks, DEPTH):
+        block = start + tl.arange(0, DEPTH)[:, None]
+        mask = (block < blocks) & inside[None, :]
+        at = block.to(tl.int64) * 2 * width + column[None, :]
+        here = tl.load(counts + at, mask=mask, other=0).to(tl.float64)
+        apart = tl.load(moments + at, mask=mask, other=0.0) - mean[None, :]
+        spread += tl.load(moments + at + width, mask=mask, other=0.0) + here * apart * apart
+    m2 = tl.sum(spread, 0)
+
+    # Tallies hold this pass already: what remains is the finite values of all rows, less those of this pass.
+    rows = tl.zeros([COLS], tl.int64) + seen
+    if cursor is not None:
+        rows += tl.load(cursor + 1)
+    for which in tl.static_range(3):
+        rows -= tl.load(tallies + which * width + column, mask=inside, other=0)
+    before = (rows - n1).to(tl.float64)
+    ups_old = tl.load(tallies + 3 * width + column, mask=inside, other=0)
+    tl.store(tallies + 3 * width + column, ups_old + tl.sum(ups, 0), mask=inside)
+    old_mean = tl.load(state_moments + column, mask=inside, other=0.0)
+    old_m2 = tl.load(state_moments + width + column, mask=inside, other=0.0)
+    delta = mean - old_mean
+    weight = n1.to(tl.float64) / tl.maximum(before + n1.to(tl.float64), 1.0)
+    tl.store(state_moments + column, old_mean + delta * weight, mask=inside)
+    tl.store(state_moments + width + column, old_m2 + m2 + delta * delta * (before * weight), mask=inside)
+    old_low = tl.load(state_extremes + column, mask=inside, other=INF)
+    old_high = tl.load(state_extremes + width + column, mask=inside, other=-INF)
+    tl.store(state_extremes + column, tl.minimum(old_low, tl.min(low, 0)) + 0.0, mask=inside)
+    tl.store(state_extremes + width + column, tl.maximum(old_high, tl.max(high, 0)) + 0.0, mask=inside)
+
+
+@triton.jit
+def without_doubles(new, run, new_owner, run_owner):
+    """(new, run) with MISSING wherever a greater key has the same owner."""
+    same = new_owner[:, None] == run_owner[None, :]
+    lost = tl.max(tl.where(same & (new[:, None] < run[None, :]), 1, 0), 1)
+    beaten = tl.max(tl.where(same & (new[:, None] > run[None, :]), 1, 0), 0)
+    same = new_owner[:, None] == new_owner[None, :]
+    lost = lost | tl.max(tl.where(same & (new[:, None] < new[None, :]), 1, 0), 1)
+    return tl.where(lost > 0, MISSING, new), tl.where(beaten > 0, MISSING, run)
+
+
+@triton.jit
+def owners(key, column, owner, samples, width, K: tl.constexpr):
+    """Samples of entries: those with a place below K were in the list, the others are rows of this pass."""
+    place = key_place(key)
+    held, fresh = (key != MISSING) & (place < K), (key != MISSING) & (place >= K)
+    old = tl.load(owner + place * width + column, mask=held, other=-1)
+    return tl.where(fresh, tl.load(samples + place - K, mask=fresh, other=-1), old)
+
+
+@triton.jit
+def select(
+    x, index, samples, counts, found, values, ids, owner,
+    n: tl.int32, width: tl.int32, tokens: tl.int32,
+    batch_stride: tl.int64, token_stride: tl.int64, value_stride: tl.int64, row0: tl.int64, cursor, k: tl.int32,
+    SIGN: tl.constexpr, SOURCE: tl.constexpr, TARGET: tl.constexpr, FLAT: tl.constexpr,
+    K: tl.constexpr, ROOM: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Take what was found in a column (a program) into its list: `values ids owner` `[k, D]`.
+
+    SIGN -1 is for the smallest. Where more was found than there was ROOM, the rows themselves are gone through
+    again: slower, as exact. K is a power of two from k on, and STEP one from K on.
+    """
+    column = tl.program_id(0)
+    number = tl.load(counts + column)
+    if number > 0:
+        rank = tl.arange(0, K)
+        old = tl.load(values + rank * width + column, mask=rank < k, other=-SIGN * INF) * SIGN
+        run = tl.where(old > -INF, sort_key(old, rank), MISSING)
+        least = tl.load(values + (k - 1) * width + column) * SIGN
+        again = number > ROOM
+        total = tl.where(again, n, number)
+        for start in range(0, total, STEP):
+            at = start + tl.arange(0, STEP)
+            if again:
+                base = offsets(at, at < n, index, tokens, batch_stride, token_stride, FLAT)
+                bits = tl.load(x + base + column.to(tl.int64) * value_stride, mask=at < n, other=0)
+                _, value = stored(bits, SOURCE, TARGET)
+                value = value * SIGN
+                hot = (at < n) & (value > least) & (tl.abs(value) <= MOST_F32)
+                new = tl.where(hot, sort_key(value, K + at), MISSING)
+            else:
+                new = tl.load(found + column.to(tl.int64) * ROOM + at, mask=at < number, other=MISSING)
+            if samples is not None:
+                new_owner = owners(new, column, owner, samples, width, K)
+                run_owner = owners(run, column, owner, samples, width, K)
+                new, run = without_doubles(new, run, new_owner, run_owner)
+            best = tl.topk(new, K)
+            run = tl.topk(tl.reshape(tl.join(run, best), [2 * K]), K)
+        place = key_place(run)
+        there = run != MISSING
+        held = there & (place < K)
+        began = tl.zeros([K], tl.int64) + row0
+        if cursor is not None:
+            began += tl.load(cursor)
+        new_ids = tl.where(held, tl.load(ids + place * width + column, mask=held, other=-1), began + place - K)
+        best_values = tl.where(there, key_value(run), -INF) * SIGN + 0.0
+        if samples is not None:
+            new_owner = owners(run, column, owner, samples, width, K)
+            tl.debug_barrier()  # every thread has read the list before any writes it
+            tl.store(owner + rank * width + column, new_owner, mask=rank < k)
+        tl.debug_barrier()
+        tl.store(ids + rank * width + column, tl.where(there, new_ids, -1), mask=rank < k)
+        tl.store(values + rank * width + column, best_values, mask=rank < k)
