@@ -1,4 +1,4 @@
-// Random rows of a table that is kept encoded (mmxai/store/FORMAT.md, "Storage profiles"), decoded on the way.
+// Random rows of a table that is kept encoded (mmxai/store/FORMAT.md, "Profiles"), decoded on the way.
 #pragma once
 
 #include <algorithm>

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from mmxai.stats import StatsAccumulator
 from mmxai.store import sealed
 from mmxai.store.commit import PLAN
 from mmxai.store.part import PartWriter
-from mmxai.store.plan import Plan, SiteSpec
+from mmxai.store.plan import Plan
+from mmxai.store.profiles import largest_of, outlier_columns
 from mmxai.store.snapshot import load_plan, read_commits
+from mmxai.store.spec import SiteSpec
 from mmxai.store.writer import StoreWriter
 from mmxai.types import ROW_COLUMNS, Rows
 
@@ -29,7 +32,9 @@ def create_store(
     path: str | Path,
     sites: Mapping[str, int] | Mapping[str, Mapping[str, int]],
     *,
-    dtype: str = "bfloat16",
+    dtype: str | Mapping[str, str] = "bfloat16",
+    topk: int | None = None,
+    outliers: Mapping[str, Sequence[int]] | None = None,
     space: str | Mapping[str, str] = "rows",
     append: bool = False,
     samples_per_part: int = 1024,
@@ -44,8 +49,14 @@ def create_store(
     `sites`: name -> width, all in the row space `space` (or `space` maps site -> space); or, for several
     spaces, space -> {name: width}. `rows_per_sample`: the most rows one sample will have (a space); None
     takes it from the first `write`, rounded up to a power of two where samples differ.
+
+    `dtype` (of all, or site -> dtype): "bfloat16", "float16", "float32"; "int8", about half of bfloat16, with
+    a scale a row; or "topk", the `topk` values of largest magnitude of each row. Both read as bfloat16.
+    `outliers`: int8 site -> ascending columns kept apart in bfloat16 (a few of very large values would spoil
+    the others' precision); a site left out takes those that `profiles.outlier_columns` finds in the first
+    `write`, which should then be a fair sample.
     """
-    specs = tuple(_specs(sites, dtype, space))
+    specs = tuple(_specs(sites, dtype, topk, outliers or {}, space))
     return StoreAppender(
         Path(path), specs, append=append, samples_per_part=samples_per_part, rows_per_sample=rows_per_sample,
         statistics=statistics, identity=identity or {}, notes=notes or {}, durable=durable,
@@ -83,6 +94,7 @@ class StoreAppender:
         self._store: StoreWriter | None = None
         self._part: PartWriter | None = None
         self._next_part = 0
+        self._most: dict[str, int] | None = None
         self._pending: list[dict[str, Any]] = []
         self._stats: dict[str, StatsAccumulator] = {}
         if append and (path / PLAN).exists():
@@ -91,9 +103,11 @@ class StoreAppender:
             raise StoreExistsError(
                 f"{path}: already exists, expected nothing there; give another path, or append=True to go on"
             )
-        elif rows_per_sample is not None:
+        if self._store is None and rows_per_sample is not None:
             most = rows_per_sample
-            self._create(dict(most) if isinstance(most, Mapping) else dict.fromkeys(self._spaces, most))
+            self._most = dict(most) if isinstance(most, Mapping) else dict.fromkeys(self._spaces, most)
+            if all(s.decided for s in sites):
+                self._create(self._most)
 
     @property
     def num_samples(self) -> int:
@@ -131,7 +145,11 @@ class StoreAppender:
             counts = np.bincount(table[:, _SAMPLE].numpy(), minlength=len(objects))
             ends[space] = np.concatenate([[0], np.cumsum(counts)])
             table[:, _SAMPLE] += self.num_samples
-        store = self._store or self._create({space: _most_rows(np.diff(e)) for space, e in ends.items()})
+        if self._store is None:
+            self._sites = tuple(_decide(s, stored[s.name]) for s in self._sites)
+        store = self._store or self._create(
+            self._most or {space: _most_rows(np.diff(e)) for space, e in ends.items()}
+        )
         self._append(store, objects, tables, stored, ends)
 
     def flush(self) -> None:
@@ -155,7 +173,8 @@ class StoreAppender:
     def close(self) -> None:
         """Commit what remains and let go of the store."""
         if self._store is None and not (self.path / PLAN).exists():
-            self._create(dict.fromkeys(self._spaces, 1))
+            self._sites = tuple(_decide(s, torch.empty(0, s.width)) for s in self._sites)
+            self._create(self._most or dict.fromkeys(self._spaces, 1))
         try:
             self.flush()
         finally:
@@ -190,13 +209,17 @@ class StoreAppender:
     def _resume(self) -> None:
         plan = load_plan(self.path)
         stored = {s.name: s for s in plan.sites}
-        asked = {s.name: s for s in self._sites}
+        asked = {
+            s.name: s if s.decided or s.name not in stored else replace(s, outliers=stored[s.name].outliers)
+            for s in self._sites
+        }
         if plan.samples is not None or stored != asked:
             raise StoreError(
                 f"{self.path}: cannot append to {sorted(asked.values(), key=str)}: the store has "
                 f"{sorted(stored.values(), key=str)} and {plan.samples or 'no'} planned samples; "
                 "give the same sites, or another path"
             )
+        self._sites = plan.sites
         self._hold(StoreWriter.open(self.path, plan, durable=self._durable))
 
     def _hold(self, store: StoreWriter) -> StoreWriter:
@@ -268,7 +291,7 @@ class StoreAppender:
             raise ArgumentError(
                 f"write to {site.name}: got {x.dtype} {tuple(x.shape)}, expected floats of width {site.width}"
             )
-        dtype = getattr(torch, site.dtype)
+        dtype = getattr(torch, site.row_dtype)
         x = x.detach().reshape(1, count, site.width).cpu()
         if x.dtype == dtype and x.is_contiguous():
             return x[0]
@@ -279,8 +302,8 @@ class StoreAppender:
             lost += int((torch.isfinite(x) & ~torch.isfinite(wide)).sum())
         if lost:
             raise StorageOverflowError(
-                f"write to {site.name}: got {lost} finite values too large for {site.dtype}, expected none; "
-                "store bfloat16 or float32"
+                f"write to {site.name}: got {lost} finite values too large for {site.row_dtype}, "
+                "expected none; store bfloat16 or float32"
             )
         return out
 
@@ -336,15 +359,27 @@ class StoreAppender:
 
 
 def _specs(
-    sites: Mapping[str, int] | Mapping[str, Mapping[str, int]], dtype: str, space: str | Mapping[str, str]
-) -> list[SiteSpec]:
-    out = []
+    sites: Mapping[str, int] | Mapping[str, Mapping[str, int]],
+    dtype: str | Mapping[str, str],
+    topk: int | None,
+    outliers: Mapping[str, Sequence[int]],
+    space: str | Mapping[str, str],
+) -> Iterator[SiteSpec]:
+    def spec(site: str, width: int, its_space: str) -> SiteSpec:
+        kind = dtype if isinstance(dtype, str) else dtype[site]
+        kept = tuple(outliers[site]) if site in outliers else None
+        return SiteSpec(site, width, kind, its_space, topk if kind == "topk" else None, kept)
+
     for name, value in sites.items():
         if isinstance(value, Mapping):
-            out += [SiteSpec(site, width, dtype, name) for site, width in value.items()]
+            yield from (spec(site, width, name) for site, width in value.items())
         else:
-            out.append(SiteSpec(name, value, dtype, space if isinstance(space, str) else space[name]))
-    return out
+            yield spec(name, value, space if isinstance(space, str) else space[name])
+
+
+def _decide(site: SiteSpec, x: torch.Tensor) -> SiteSpec:
+    """The site with its outlier columns, found in the first rows where nobody named them."""
+    return site if site.decided else replace(site, outliers=outlier_columns(largest_of(x)))
 
 
 def _most_rows(counts: np.ndarray) -> int:

@@ -22,10 +22,16 @@ ABSENT = (1 << 64) - 1
 ROWS_GROUP = "rows"
 STATE = "mmxai"
 
-ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "int32": 4}
+ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "int32": 4, "uint16": 2, "int8": 1}
 # The fill value as an integer of the item's size: what padding rows hold.
-FILL_BITS = {"bfloat16": 0x7FC0, "float16": 0x7E00, "float32": 0x7FC00000, "int32": 0xFFFFFFFF}
+FILL_BITS = {
+    "bfloat16": 0x7FC0, "float16": 0x7E00, "float32": 0x7FC00000, "int32": 0xFFFFFFFF, "uint16": 0xFFFF,
+    "int8": 0,
+}  # fmt: skip
+FILL_VALUES = {"int32": -1, "uint16": 0xFFFF, "int8": 0}  # in zarr.json; NaN for the others
 FLOAT_DTYPES = ("bfloat16", "float16", "float32")
+UINT16_COLUMNS = 0xFFFF
+"""The widest site whose columns are numbered in uint16; 65,535 itself is the fill value."""
 
 _NAME = re.compile(r"[^\x00-\x1f/\\]+")
 
@@ -40,9 +46,9 @@ def check_name(name: str, what: str) -> None:
         )
 
 
-def array_path(site: str) -> str:
-    """Array directory of a site, relative to the store."""
-    return site
+def array_path(site: str, piece: str = "") -> str:
+    """Array directory of a site (or of a piece of it), relative to the store."""
+    return f"{site}/{piece}" if piece else site
 
 
 def rows_path(space: str) -> str:
@@ -125,7 +131,7 @@ def array_document(
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard_rows, width]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": -1 if dtype == "int32" else "NaN",
+        "fill_value": FILL_VALUES.get(dtype, "NaN"),
         "codecs": [
             {
                 "name": "sharding_indexed",

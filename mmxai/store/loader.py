@@ -143,7 +143,7 @@ class Loader(Iterator[Batch]):
         available = available_bytes()
         if sum(t.nbytes for t in self._tables) <= FULL_SHUFFLE_SHARE * available:
             return None
-        row_bytes = sum(t.spec.row_bytes for t in self._tables)
+        row_bytes = sum(t.row_bytes for t in self._tables)
         return max(1, int(min(WINDOW_MOST, WINDOW_SHARE * available)) // row_bytes)
 
     def __len__(self) -> int:
@@ -243,8 +243,8 @@ class Loader(Iterator[Batch]):
             order = FullOrder(self._schedule.n, self._selected, self._identity["shuffle"], seed)
             return maker.full(order, spans)
         # Blocks are whole chunks of every site: chunk sizes are powers of two.
-        block = max(t.spec.chunk for t in self._tables)
-        while block * max(t.spec.row_bytes for t in self._tables) < BLOCK_BYTES:
+        block = max(t.chunk for t in self._tables)
+        while block * max(t.row_bytes for t in self._tables) < BLOCK_BYTES:
             block *= 2
         windows = WindowOrder(self._tables[0], self._selected, block, self._window, seed)
         return maker.windowed(windows, spans, self._epoch, self._position, self._epochs)

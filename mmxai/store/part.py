@@ -29,13 +29,14 @@ from mmxai.store.commit import (
     stats_key,
 )
 from mmxai.store.files import disk_full, fsync_directory, new_attempt, staged, write_file
+from mmxai.store.profiles import encode
 from mmxai.store.shard import ShardWriter
 from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
     from mmxai.store.writer import StoreWriter
 
-_INT_VIEW = {2: torch.int16, 4: torch.int32}
+_INT_VIEW = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 
 class PartWriter:
@@ -63,12 +64,12 @@ class PartWriter:
     def write(self, space: str, rows: torch.Tensor, acts: Mapping[str, torch.Tensor]) -> None:
         """Append N rows to every site of `space`.
 
-        `rows`: int32 `[N, 8]`. `acts`: site -> `[N, width]`, contiguous, on the CPU, in the site's dtype;
-        exactly the sites of the space. The tensors may be reused as soon as this returns.
+        `rows`: int32 `[N, 8]`. `acts`: site -> `[N, width]`, contiguous, on the CPU, in the site's
+        `row_dtype`; exactly the sites of the space. The tensors may be reused as soon as this returns.
         """
         with self._lock:
             self._refuse_done()
-            arrays = self._check(space, rows, acts)
+            arrays = self._encoded(space, rows, acts)
             try:
                 for path, tensor in arrays.items():
                     self._shards[path].append(tensor.view(_INT_VIEW[tensor.element_size()]).numpy())
@@ -151,26 +152,25 @@ class PartWriter:
         except FileNotFoundError:
             return None
 
-    def _check(
+    def _encoded(
         self, space: str, rows: torch.Tensor, acts: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """The tensors by array path, or ArgumentError."""
+        """The rows of each array, encoded, by path; or ArgumentError."""
         expected = {s.name: s for s in self._plan.sites_of(space)}
         if set(acts) != set(expected) or not expected:
             raise ArgumentError(
                 f"write: got sites {sorted(acts)}, expected those of {space!r}: {sorted(expected)}"
             )
         count = rows.shape[0]
-        wanted = {layout.rows_path(space): (rows, torch.int32, len(ROW_COLUMNS))}
+        wanted = {"rows": (rows, torch.int32, len(ROW_COLUMNS))}
         for name, tensor in acts.items():
-            dtype = getattr(torch, expected[name].dtype)
-            wanted[layout.array_path(name)] = (tensor, dtype, expected[name].width)
-        for path, (tensor, dtype, width) in wanted.items():
+            wanted[name] = (tensor, getattr(torch, expected[name].row_dtype), expected[name].width)
+        for name, (tensor, dtype, width) in wanted.items():
             shape, device = tuple(tensor.shape), tensor.device.type
             right = tensor.dtype == dtype and shape == (count, width) and device == "cpu"
             if not right or not tensor.is_contiguous():
                 raise ArgumentError(
-                    f"write to {path}: got {tensor.dtype} {shape} on {device}, "
+                    f"write to {name}: got {tensor.dtype} {shape} on {device}, "
                     f"expected contiguous {dtype} ({count}, {width}) on cpu"
                 )
         room = self._plan.capacity(space) - self.num_rows(space)
@@ -179,7 +179,10 @@ class PartWriter:
                 f"part {self.part_number}: got {count} more rows in {space!r}, room for {room}; "
                 "the plan's rows_per_sample is too small"
             )
-        return {path: tensor for path, (tensor, _, _) in wanted.items()}
+        out = {layout.rows_path(space): rows}
+        for name, tensor in acts.items():
+            out |= encode(expected[name], tensor)
+        return out
 
     def _stage(
         self,

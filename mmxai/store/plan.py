@@ -15,68 +15,11 @@ import numpy as np
 from mmxai.errors import ArgumentError, StoreFormatError
 from mmxai.store import layout, sealed
 from mmxai.store.permute import Permutation
-from mmxai.types import ROW_COLUMNS, TOKEN_TYPES
+from mmxai.store.spec import ArraySpec, SiteSpec
+from mmxai.types import ROW_COLUMNS
 
 RESERVED = ("samples", "samples_per_part", "order", "seed", "sites", "spaces")
 MAX_ROWS_PER_SAMPLE = 1 << 31
-
-
-@dataclass(frozen=True)
-class SiteSpec:
-    """A site as stored: `width` features of `dtype` a row, in row space `space`."""
-
-    name: str
-    width: int
-    dtype: str
-    space: str
-
-    def __post_init__(self) -> None:
-        layout.check_name(self.name, "site")
-        layout.check_name(self.space, "row space")
-        if not isinstance(self.width, int) or self.width < 1:
-            raise ArgumentError(f"site {self.name}: got width {self.width!r}, expected an integer >= 1")
-        if self.dtype not in layout.FLOAT_DTYPES:
-            raise ArgumentError(
-                f"site {self.name}: got dtype {self.dtype!r}, expected one of {layout.FLOAT_DTYPES}"
-            )
-
-    @property
-    def row_bytes(self) -> int:
-        return self.width * layout.ITEM_BYTES[self.dtype]
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One array of the store: a site, or the row table of a space."""
-
-    path: str
-    space: str
-    width: int
-    dtype: str
-    chunk: int
-    capacity: int
-    site: SiteSpec | None
-
-    @property
-    def row_bytes(self) -> int:
-        return self.width * layout.ITEM_BYTES[self.dtype]
-
-    def document(self, parts: int) -> dict[str, Any]:
-        """zarr.json of this array when it has `parts` parts."""
-        if self.site is None:
-            mark = {"kind": "rows", "columns": list(ROW_COLUMNS), "token_types": list(TOKEN_TYPES)}
-        else:
-            mark = {"kind": "site", "space": self.space}
-        return layout.array_document(
-            parts=parts, shard_rows=self.capacity, chunk=self.chunk, width=self.width, dtype=self.dtype,
-            second="column" if self.site is None else "feature", attributes={"mmxai": mark},
-        )  # fmt: skip
-
-    def index(self, rows: int) -> bytes:
-        return layout.shard_index(rows, self.chunk, self.capacity, self.row_bytes)
-
-    def file_bytes(self, rows: int) -> int:
-        return layout.shard_bytes(rows, self.chunk, self.capacity, self.row_bytes)
 
 
 @dataclass(frozen=True)
@@ -111,6 +54,9 @@ class Plan:
             refuse("order='permuted' without a number of samples", "order='sequential'")
         if not self.sites:
             refuse("no sites", "at least one")
+        undecided = [s.name for s in self.sites if not s.decided]
+        if undecided:
+            refuse(f"int8 sites {undecided} without outlier columns", "them named, () for none")
         names = [s.name for s in self.sites]
         if len(set(names)) < len(names):
             refuse(f"sites {names}", "each name once")
@@ -152,21 +98,14 @@ class Plan:
 
     def chunk_rows(self, site: str) -> int:
         """R: rows of an inner chunk of `site`."""
-        return self.arrays[layout.array_path(site)].chunk
+        return self._site_chunk(self.site(site))
 
     @cached_property
     def arrays(self) -> dict[str, ArraySpec]:
-        """Every array by path: the sites, then the row tables."""
-        out = {}
-        for s in self.sites:
-            chunk = self._site_chunk(s)
-            out[layout.array_path(s.name)] = ArraySpec(
-                layout.array_path(s.name), s.space, s.width, s.dtype, chunk, self.capacity(s.space), s
-            )
-        for space, (chunk, shard_rows) in self._spaces.items():
-            path = layout.rows_path(space)
-            out[path] = ArraySpec(path, space, len(ROW_COLUMNS), "int32", chunk, shard_rows, None)
-        return out
+        """Every array by path: those of the sites, then the row tables."""
+        out = [a for s in self.sites for a in s.arrays(self._site_chunk(s), self.capacity(s.space))]
+        out += [ArraySpec.of_rows(space, chunk, rows) for space, (chunk, rows) in self._spaces.items()]
+        return {array.path: array for array in out}
 
     @cached_property
     def _sites(self) -> dict[str, SiteSpec]:
@@ -186,7 +125,7 @@ class Plan:
         return out
 
     def _site_chunk(self, site: SiteSpec) -> int:
-        return layout.chunk_rows(site.row_bytes, self.rows_per_sample[site.space] * self.samples_per_part)
+        return site.chunk_rows(self.rows_per_sample[site.space] * self.samples_per_part)
 
     def first_of(self, part: int) -> int:
         """First plan position of `part`."""
@@ -234,12 +173,7 @@ class Plan:
                 for space, (chunk, rows) in self._spaces.items()
             },
             "sites": {
-                s.name: {
-                    "width": s.width,
-                    "dtype": s.dtype,
-                    "space": s.space,
-                    "chunk_rows": self._site_chunk(s),
-                }
+                s.name: {**s.to_json(), "space": s.space, "chunk_rows": self._site_chunk(s)}
                 for s in self.sites
             },
             **self.identity,
@@ -274,7 +208,8 @@ class Plan:
                 order=whole["order"],
                 seed=whole["seed"],
                 sites=tuple(
-                    SiteSpec(name, s["width"], s["dtype"], s["space"]) for name, s in whole["sites"].items()
+                    SiteSpec(name, s["width"], s["dtype"], s["space"], s.get("k"), s.get("outliers"))
+                    for name, s in whole["sites"].items()
                 ),
                 rows_per_sample={space: s["rows_per_sample"] for space, s in whole["spaces"].items()},
                 identity={k: v for k, v in whole.items() if k not in RESERVED},

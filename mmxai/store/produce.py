@@ -10,7 +10,7 @@ import numpy as np
 
 from mmxai.kernels.gather import gather
 from mmxai.store.sampler import FullOrder, Span, WindowOrder
-from mmxai.store.table import Table
+from mmxai.store.table import Matrix
 from mmxai.store.transfer import Transfer
 from mmxai.store.view import View
 from mmxai.store.window import WindowReader
@@ -28,7 +28,7 @@ class Producer:
     view: View
     space: str
     sites: list[str]
-    tables: list[Table]
+    tables: list[Matrix]
     transfer: Transfer
 
     def full(self, order: FullOrder, spans: Iterator[Span]) -> Iterator[tuple[Standing, Batch]]:

@@ -37,14 +37,17 @@ class Site:
     """The activations of one site: a matrix `[rows, width]` of logical rows, in the stored dtype.
 
     `site[5]`, `site[10:20]`, `site[[3, 1]]`, `site[mask]`, `site[10:20, :64]` give CPU tensors of the
-    caller's own (their memory is used again once nobody holds it).
+    caller's own (their memory is used again once nobody holds it). A site stored as int8 or topk (`storage`
+    says how) is decoded as it is read, to bfloat16 or float32.
     """
 
     def __init__(self, store: Store, name: str):
         spec = store.plan.site(name)
         self._store = store
         self.name, self.space, self.width = name, spec.space, spec.width
-        self.dtype = DTYPES[spec.dtype]
+        self.dtype = DTYPES[spec.row_dtype]
+        self.storage = spec.storage
+        self._spec = spec
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,7 +55,8 @@ class Site:
 
     @property
     def nbytes(self) -> int:
-        return len(self) * self.width * self.dtype.itemsize
+        """Bytes of the rows as they are stored."""
+        return len(self) * self._spec.row_bytes
 
     @property
     def rows(self) -> RowTable:
@@ -79,15 +83,24 @@ class Site:
         numbers = row_numbers(rows, view.num_rows(self.space), self.name)
         return view.gather(view.site_table(self.name), numbers, dtype)
 
+    def entries(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a site stored as topk, what it holds of `rows`: values bfloat16 and their columns int64, `[N, k]`.
+
+        Largest magnitude first. For rows too wide to be decoded (codes of a large dictionary).
+        """
+        if self._spec.dtype != "topk":
+            raise ArgumentError(f"{self.name}: is stored as {self.storage}, expected a site stored as topk")
+        view = self._store.view
+        numbers = row_numbers(rows, view.num_rows(self.space), self.name)
+        values, columns = (view.gather(piece, numbers) for piece in view.site_table(self.name).pieces)
+        return values, columns.to(torch.int64)
+
     def batches(self, batch_size: int, **options: Any) -> Loader:
         """`Store.batches` for this site alone; `batch.x` is its tensor."""
         return self._store.batches(batch_size, sites=[self.name], **options)
 
     def __repr__(self) -> str:
-        return (
-            f"Site({self.name!r}, {len(self):,} x {self.width} {str(self.dtype).removeprefix('torch.')}, "
-            f"space {self.space!r})"
-        )
+        return f"Site({self.name!r}, {len(self):,} x {self.width} {self.storage}, space {self.space!r})"
 
 
 class Store(Mapping[str, Site]):
@@ -185,10 +198,7 @@ class Store(Mapping[str, Site]):
         return f"{text}, {len(self.samples):,} samples, {_bytes(size)}"
 
     def _listing(self) -> list[tuple[str, str, str, str]]:
-        return [
-            (s.name, f"{len(s):,} x {s.width}", str(s.dtype).removeprefix("torch."), s.space)
-            for s in self.values()
-        ]
+        return [(s.name, f"{len(s):,} x {s.width}", s.storage, s.space) for s in self.values()]
 
     def __repr__(self) -> str:
         wide = [max(len(line[i]) for line in self._listing()) for i in range(3)]
@@ -202,7 +212,7 @@ class Store(Mapping[str, Site]):
         cells = "".join(
             "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>" for line in self._listing()
         )
-        head = "".join(f"<th>{c}</th>" for c in ("site", "rows x width", "dtype", "space"))
+        head = "".join(f"<th>{c}</th>" for c in ("site", "rows x width", "stored as", "space"))
         return (
             f"<b>Store</b> {html.escape(str(self.path))}<br>{html.escape(self._summary())}"
             f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from mmxai.store.permute import Permutation
-from mmxai.store.table import Table
+from mmxai.store.table import Matrix
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class WindowOrder:
     """
 
     def __init__(
-        self, table: Table, selected: np.ndarray | None, block_rows: int, window_rows: int, seed: int
+        self, table: Matrix, selected: np.ndarray | None, block_rows: int, window_rows: int, seed: int
     ):
         self._starts, self._selected, self._seed = table.starts, selected, seed
         self.n = table.num_rows if selected is None else len(selected)

@@ -11,7 +11,7 @@ from mmxai.kernels.crc32c import crc32c
 from mmxai.store import layout
 from mmxai.store.commit import FileRecord
 from mmxai.store.files import disk_full, staged, write_all
-from mmxai.store.plan import ArraySpec
+from mmxai.store.spec import ArraySpec
 
 
 class ShardWriter:

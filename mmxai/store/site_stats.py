@@ -127,7 +127,7 @@ class StatsTable(Mapping[str, SiteStats]):
         stats = self._all()
         if site in stats:
             return stats[site]
-        if site not in self._view().plan.arrays:
+        if site not in {s.name for s in self._view().plan.sites}:
             raise KeyError(site)
         raise StoreError(f"{site}: the store was written without statistics")
 

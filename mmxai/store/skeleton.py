@@ -25,7 +25,7 @@ def documents(plan: Plan, parts: int) -> dict[str, dict[str, Any]]:
     """Every zarr.json of a store, by directory relative to it; the root comes last."""
     out = {
         layout.STATE: layout.state_document(),
-        layout.ROWS_GROUP: layout.group_document(),
+        **groups(plan),
         **{path: array.document(parts) for path, array in plan.arrays.items()},
     }
     summary = {
@@ -37,6 +37,12 @@ def documents(plan: Plan, parts: int) -> dict[str, dict[str, Any]]:
     }
     out["."] = layout.group_document({"mmxai": summary})
     return out
+
+
+def groups(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The zarr.json of the groups inside the store, by directory: the row tables', and of encoded sites."""
+    encoded = {s.name: s.group_document() for s in plan.sites if s.encoded}
+    return {layout.ROWS_GROUP: layout.group_document(), **encoded}
 
 
 def directories(root: Path) -> None:
@@ -54,7 +60,7 @@ def build(root: Path, plan: Plan, *, durable: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, layout.document_bytes(document), durable=durable)
     if durable:
-        for directory in (layout.STATE, layout.ROWS_GROUP, "."):
+        for directory in (layout.STATE, *groups(plan), "."):
             fsync_directory(root / directory)
         fsync_directory(root.absolute().parent)
 
@@ -93,7 +99,7 @@ def part_of(name: str) -> int | None:
 def staged_files(root: Path, plan: Plan) -> Iterator[tuple[Path, int | None, str]]:
     """Hidden files in the store: (path, part or None, attempt)."""
     with_parts = list(part_directories(plan))
-    for directory in (".", layout.STATE, COMMITS, SEGMENTS, layout.ROWS_GROUP, *with_parts):
+    for directory in (".", layout.STATE, COMMITS, SEGMENTS, *groups(plan), *with_parts):
         for entry in os.listdir(root / directory):
             match = STAGED.fullmatch(entry)
             if match:

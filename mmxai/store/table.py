@@ -1,8 +1,9 @@
-"""One array of a store as one matrix: dense logical rows over the parts, checked as they are read."""
+"""A store's arrays as matrices: dense logical rows over the parts, checked as they are read."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,11 +13,11 @@ import torch
 
 from mmxai.errors import ArgumentError, CorruptPartError
 from mmxai.kernels.crc32c import crc32c_chunks
-from mmxai.kernels.gather import STORED, PartTable, gather
+from mmxai.kernels.gather import STORED, EncodedTable, PartTable, gather
 from mmxai.store import layout
 from mmxai.store.maps import MapCache, map_file
-from mmxai.store.plan import ArraySpec
 from mmxai.store.snapshot import Snapshot
+from mmxai.store.spec import ArraySpec, SiteSpec
 
 Verify = Literal["first-touch", "always", "never"]
 
@@ -27,6 +28,8 @@ DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
     "int32": torch.int32,
+    "uint16": torch.uint16,
+    "int8": torch.int8,
 }
 
 
@@ -39,18 +42,75 @@ class _Group:
     broken: dict[int, CorruptPartError]
 
 
-class Table:
-    """The matrix `[num_rows, width]` of one array over the parts of a snapshot.
+class Matrix:
+    """Rows `[num_rows, width]` over the parts of a snapshot, read as `dtype`, `row_bytes` a row in all.
 
     `parts` int64 `[P]`: part numbers; `rows` int64 `[P]`: their valid rows; `starts` int64 `[P + 1]`: the
-    logical row at which each begins. Maps are opened at first use. `done` bool `[chunks]` tells which
-    inner chunks have been found good.
+    logical row at which each begins. `pieces`: the arrays that hold it, all in chunks of `chunk` rows.
+    """
+
+    name: str
+    dtype: torch.dtype
+    width: int
+    chunk: int
+    row_bytes: int
+    parts: np.ndarray
+    rows: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def pieces(self) -> Sequence[Table]:
+        raise NotImplementedError
+
+    def assemble(self, pieces: Sequence[PartTable]) -> PartTable | EncodedTable:
+        """What to gather from, of a table that holds the same rows of each of `pieces`."""
+        raise NotImplementedError
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.starts[-1])
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the valid rows."""
+        return self.num_rows * self.row_bytes
+
+    def gather(self, rows: np.ndarray, out: torch.Tensor) -> None:
+        """Logical `rows` (int64 `[N]`) to `out` `[N, width]` in the table's dtype, or 16-bit as float32."""
+        if len(rows) == 0:
+            return
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= self.num_rows:
+            wrong = low if low < 0 else high
+            raise ArgumentError(f"{self.name}: got row {wrong}, expected 0 <= row < {self.num_rows}")
+        if len(self.parts) <= GROUP_PARTS:
+            self._gather(0, rows, out)
+            return
+        edges = np.append(self.starts[:-1:GROUP_PARTS], self.starts[-1])
+        group_of = np.searchsorted(edges, rows, side="right") - 1
+        for g in np.unique(group_of):
+            where = np.flatnonzero(group_of == g)
+            if len(where) == len(rows):
+                self._gather(g, rows - edges[g], out)
+                return
+            some = torch.empty((len(where), self.width), dtype=out.dtype)
+            self._gather(g, rows[where] - edges[g], some)
+            out[torch.from_numpy(where)] = some
+
+    def _gather(self, g: int, rows: np.ndarray, out: torch.Tensor) -> None:
+        gather(self.assemble([piece.held(g, rows) for piece in self.pieces]), rows, out)
+
+
+class Table(Matrix):
+    """The matrix of one array. Maps are opened at first use.
+
+    `done` bool `[chunks]` tells which inner chunks have been found good.
     """
 
     def __init__(self, spec: ArraySpec, snapshot: Snapshot, verify: Verify, maps: MapCache):
         self.spec, self.parts, self.rows = spec, snapshot.parts, snapshot.rows[spec.space]
-        self.dtype = DTYPES[spec.dtype]
-        self.width = spec.width
+        self.name, self.dtype = spec.path, DTYPES[spec.dtype]
+        self.width, self.chunk, self.row_bytes = spec.width, spec.chunk, spec.row_bytes
         self.starts = np.concatenate([[0], np.cumsum(self.rows, dtype=np.int64)])
         self._chunk_bytes = spec.chunk * spec.row_bytes
         self._chunk_starts = np.concatenate([[0], np.cumsum(-(-self.rows // spec.chunk), dtype=np.int64)])
@@ -60,13 +120,11 @@ class Table:
         self._token = object()
 
     @property
-    def num_rows(self) -> int:
-        return int(self.starts[-1])
+    def pieces(self) -> Sequence[Table]:
+        return [self]
 
-    @cached_property
-    def nbytes(self) -> int:
-        """Bytes of the valid rows."""
-        return self.num_rows * self.spec.row_bytes
+    def assemble(self, pieces: Sequence[PartTable]) -> PartTable | EncodedTable:
+        return pieces[0]
 
     def key(self, index: int) -> str:
         """Relative path of the file of the `index`-th part."""
@@ -83,33 +141,12 @@ class Table:
                 ]
         self._count()
 
-    def gather(self, rows: np.ndarray, out: torch.Tensor) -> None:
-        """Logical `rows` (int64 `[N]`) to `out` `[N, width]` in the table's dtype, or 16-bit as float32."""
-        if len(rows) == 0:
-            return
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high >= self.num_rows:
-            wrong = low if low < 0 else high
-            raise ArgumentError(f"{self.spec.path}: got row {wrong}, expected 0 <= row < {self.num_rows}")
-        if len(self.parts) <= GROUP_PARTS:
-            self._gather(0, rows, out)
-            return
-        edges = np.append(self.starts[:-1:GROUP_PARTS], self.starts[-1])
-        group_of = np.searchsorted(edges, rows, side="right") - 1
-        for g in np.unique(group_of):
-            where = np.flatnonzero(group_of == g)
-            if len(where) == len(rows):
-                self._gather(g, rows - edges[g], out)
-                return
-            some = torch.empty((len(where), self.width), dtype=out.dtype)
-            self._gather(g, rows[where] - edges[g], some)
-            out[torch.from_numpy(where)] = some
-
-    def _gather(self, g: int, rows: np.ndarray, out: torch.Tensor) -> None:
+    def held(self, g: int, rows: np.ndarray) -> PartTable:
+        """The maps of group `g`; the chunks that hold its `rows` (numbered in the group) are good."""
         group = self._group(g)
         if self._left or group.broken:
             self._check(g, group, rows)
-        gather(group.table, rows, out)
+        return group.table
 
     def _check(self, g: int, group: _Group, rows: np.ndarray) -> None:
         """Verify the chunks that `rows` (numbered in the group) touch; CorruptPartError if one is bad."""
@@ -228,3 +265,26 @@ class Table:
         if self._verify == "always" or (self._verify == "first-touch" and not self.done[span].all()):
             self._verify_chunks(index, c0, buffer[:need])
             self._count()
+
+
+class EncodedSite(Matrix):
+    """The matrix of a site that is stored as int8 or topk, over the tables of its arrays."""
+
+    def __init__(self, spec: SiteSpec, pieces: Sequence[Table]):
+        first = pieces[0]
+        self.name, self.spec, self._pieces = spec.name, spec, pieces
+        self.dtype, self.width = DTYPES[spec.row_dtype], spec.width
+        self.chunk, self.row_bytes = first.chunk, spec.row_bytes
+        self.parts, self.rows, self.starts = first.parts, first.rows, first.starts
+
+    @property
+    def pieces(self) -> Sequence[Table]:
+        return self._pieces
+
+    def assemble(self, pieces: Sequence[PartTable]) -> EncodedTable:
+        if self.spec.dtype == "topk":
+            values, indices = pieces
+            return EncodedTable(self.width, kept=values, places=indices)
+        kept = pieces[2] if self.spec.outliers else None
+        columns = np.array(self.spec.outliers, np.int32) if self.spec.outliers else None
+        return EncodedTable(self.width, quantised=pieces[0], scales=pieces[1], kept=kept, places=columns)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmxai.store.buffers import BufferPool
-from mmxai.store.table import Table
+from mmxai.store.table import Matrix
 from mmxai.types import Batch
 
 
@@ -27,7 +27,7 @@ class Transfer:
         self._pool = pool
         self._pinned: deque[tuple[torch.Tensor, Any]] = deque()
 
-    def empty(self, rows: int, table: Table) -> torch.Tensor:
+    def empty(self, rows: int, table: Matrix) -> torch.Tensor:
         """A CPU tensor `[rows, width]` to gather into."""
         if self._device.type == "cuda":
             return self._take_pinned(rows, table)
@@ -46,7 +46,7 @@ class Transfer:
         self._pinned.extend((host, event) for host in batch.values())
         return moved if self._dtype is None else moved.to(dtype=self._dtype)
 
-    def _take_pinned(self, rows: int, table: Table) -> torch.Tensor:
+    def _take_pinned(self, rows: int, table: Matrix) -> torch.Tensor:
         for _ in range(len(self._pinned)):
             host, event = self._pinned.popleft()
             if host.dtype == table.dtype and tuple(host.shape) == (rows, table.width):

@@ -15,8 +15,9 @@ from mmxai.errors import StoreError, StoreNotFoundError
 from mmxai.kernels.crc32c import crc32c_chunks
 from mmxai.store import layout, sealed, segments, skeleton
 from mmxai.store.commit import END, PLAN, PartRecord, locate, record_key, samples_key, stats_key
-from mmxai.store.plan import ArraySpec, Plan
+from mmxai.store.plan import Plan
 from mmxai.store.snapshot import Snapshot, read_commits
+from mmxai.store.spec import ArraySpec
 
 _READ_BYTES = 16 << 20
 

@@ -13,7 +13,7 @@ from mmxai.store import layout
 from mmxai.store.buffers import BufferPool
 from mmxai.store.maps import MapCache
 from mmxai.store.snapshot import Snapshot
-from mmxai.store.table import Table, Verify
+from mmxai.store.table import EncodedSite, Matrix, Table, Verify
 from mmxai.types import ROW_COLUMNS, Rows
 
 
@@ -51,8 +51,11 @@ class View:
         with self._lock:
             return dict(self._tables)
 
-    def site_table(self, site: str) -> Table:
-        return self.table(layout.array_path(site))
+    def site_table(self, site: str) -> Matrix:
+        """The rows of a site, however it is stored."""
+        spec = self.plan.site(site)
+        pieces = [self.table(path) for path in spec.paths]
+        return EncodedSite(spec, pieces) if spec.encoded else pieces[0]
 
     def row_table(self, space: str) -> Table:
         return self.table(layout.rows_path(space))
@@ -60,7 +63,7 @@ class View:
     def num_rows(self, space: str) -> int:
         return int(self.snapshot.rows[space].sum())
 
-    def gather(self, table: Table, rows: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def gather(self, table: Matrix, rows: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Rows of a table as a CPU tensor `[N, width]`, recycled once nobody holds it."""
         stored = table.dtype
         fused = dtype == torch.float32 and stored != torch.int32

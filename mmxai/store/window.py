@@ -6,13 +6,15 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from mmxai.kernels.gather import STORED, PartTable
+from mmxai.kernels.gather import STORED, EncodedTable, PartTable
 from mmxai.store.sampler import Block, WindowEpoch, WindowOrder
-from mmxai.store.table import Table
+from mmxai.store.table import Matrix, Table
 
 _READERS = 4  # reads in flight: enough to keep a disk busy
 
@@ -28,7 +30,7 @@ class Window:
     epoch: int
     start: int
     stop: int
-    tables: list[PartTable]
+    tables: list[PartTable | EncodedTable]
     rows: np.ndarray
     order: np.ndarray
     reads: list[Future[None]] = field(default_factory=list)
@@ -40,10 +42,11 @@ class WindowReader:
     It holds two windows of all its tables and a block a reading thread, whatever the size of the store.
     """
 
-    def __init__(self, tables: list[Table], order: WindowOrder):
+    def __init__(self, tables: list[Matrix], order: WindowOrder):
         self._tables, self._order = tables, order
         most = min(order.window_rows + order.block_rows, order.n)
-        self._buffers = [[np.empty(most * t.spec.row_bytes, np.uint8) for t in tables] for _ in range(2)]
+        self._pieces = [piece for table in tables for piece in table.pieces]
+        self._buffers = [[np.empty(most * p.row_bytes, np.uint8) for p in self._pieces] for _ in range(2)]
         self._scratch = threading.local()
         self._pool = ThreadPoolExecutor(_READERS, "mmxai-window")
 
@@ -72,18 +75,15 @@ class WindowReader:
     def _begin(self, plan: WindowEpoch, number: int, buffers: list[np.ndarray]) -> Window:
         start, stop = int(plan.bounds[number]), int(plan.bounds[number + 1])
         n = stop - start
-        tables = []
-        for table, buffer in zip(self._tables, buffers, strict=True):
-            stored: Any = STORED[table.dtype]
-            held = buffer[: n * table.spec.row_bytes].view(stored).reshape(n, table.width)
-            tables.append(PartTable([held], table.dtype))
+        held = map(partial(_held, n), self._pieces, buffers)
+        tables = [table.assemble(list(islice(held, len(table.pieces)))) for table in self._tables]
         window = Window(plan.epoch, start, stop, tables, np.empty(n, np.int64), np.empty(n, np.int64))
         window.reads.append(self._pool.submit(self._shuffle, window, number))
         at = 0
         for block in plan.blocks(number):
             window.rows[at : at + block.chosen] = self._order.rows_of(block)
-            for table, buffer in zip(self._tables, buffers, strict=True):
-                window.reads.append(self._pool.submit(self._read, table, block, window, at, buffer))
+            for piece, buffer in zip(self._pieces, buffers, strict=True):
+                window.reads.append(self._pool.submit(self._read, piece, block, window, at, buffer))
             at += block.chosen
         return window
 
@@ -92,12 +92,12 @@ class WindowReader:
 
     def _read(self, table: Table, block: Block, window: Window, at: int, buffer: np.ndarray) -> None:
         """The chosen rows of a block to row `at` of a window's buffer."""
-        rows, row_bytes = block.stop - block.begin, table.spec.row_bytes
+        rows, row_bytes = block.stop - block.begin, table.row_bytes
         into = buffer[at * row_bytes : (at + block.chosen) * row_bytes]
-        if block.chosen == rows and rows % table.spec.chunk == 0:
+        if block.chosen == rows and rows % table.chunk == 0:
             table.read_into(block.part, block.begin, block.stop, into)
             return
-        whole = -(-rows // table.spec.chunk) * table.spec.chunk * row_bytes
+        whole = -(-rows // table.chunk) * table.chunk * row_bytes
         scratch = self._scratch.__dict__.get("buffer")
         if scratch is None or len(scratch) < whole:
             scratch = self._scratch.buffer = np.empty(whole, np.uint8)
@@ -106,6 +106,12 @@ class WindowReader:
         # Rows as opaque items: NumPy then copies each with one memcpy.
         item: np.dtype = np.dtype(f"V{row_bytes}")
         into.view(item)[:] = scratch[: rows * row_bytes].view(item)[local]
+
+
+def _held(n: int, piece: Table, buffer: np.ndarray) -> PartTable:
+    """The first `n` rows of a buffer of `piece`."""
+    stored: Any = STORED[piece.dtype]
+    return PartTable([buffer[: n * piece.row_bytes].view(stored).reshape(n, piece.width)], piece.dtype)
 
 
 def _finished(window: Window) -> Window:

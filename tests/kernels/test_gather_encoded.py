@@ -104,7 +104,12 @@ def test_the_reference_means_what_it_says(kind):
 def test_bad_tables():
     q, scales = torch.zeros(4, 6, dtype=torch.int8), torch.zeros(4, 1)
     kept, places = torch.zeros(4, 2, dtype=torch.bfloat16), np.array([0, 5], np.int32)
-    good = {"quantised": table(q, [4]), "scales": table(scales, [4]), "kept": table(kept, [4]), "places": places}
+    good = {
+        "quantised": table(q, [4]),
+        "scales": table(scales, [4]),
+        "kept": table(kept, [4]),
+        "places": places,
+    }
     assert len(EncodedTable(6, **good)) == 4
     for change in (
         {"scales": None},

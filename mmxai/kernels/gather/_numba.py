@@ -91,9 +91,10 @@ def gather_encoded(table: EncodedTable, rows: np.ndarray, out: torch.Tensor, thr
         if table.quantised is not None and table.scales is not None:
             pieces = (np.asarray(t.parts[p]) for t in (table.quantised, table.scales))
             _dequantise(*pieces, local, where, target, 0 if wide else _BF16)
-        if table.kept is not None and table.places is not None:
-            same = isinstance(table.places, np.ndarray)
-            places = table.places[None] if same else np.asarray(table.places.parts[p])
+        held = table.places
+        if table.kept is not None and held is not None:
+            same = isinstance(held, np.ndarray)
+            places = held[None] if isinstance(held, np.ndarray) else np.asarray(held.parts[p])
             kept = np.asarray(table.kept.parts[p])
             outside += _place(kept, places, same, local, where, target, 16 if wide else 0)
     return outside

@@ -52,8 +52,8 @@ class EncodedTable:
             right = places.dtype == np.int32 and places.shape == (kept.width,)
             if not right or (places < 0).any() or (places >= width).any():
                 raise ArgumentError(
-                    f"encoded table: places are {places.dtype} {places.shape}, expected int32 ({kept.width},), "
-                    f"each in [0, {width})"
+                    f"encoded table: places are {places.dtype} {places.shape}, "
+                    f"expected int32 ({kept.width},), each in [0, {width})"
                 )
         if any(not np.array_equal(p.starts, pieces[0].starts) for p in pieces):
             raise ArgumentError("encoded table: got tables of different parts, expected the same rows in all")

@@ -30,8 +30,8 @@ def gather_encoded(table: EncodedTable, rows: np.ndarray, out: torch.Tensor, thr
     if table.kept is None or table.places is None:
         return 0
     kept = convert(_held(table.kept, rows), out.dtype)
-    columns = isinstance(table.places, np.ndarray)
-    places = torch.from_numpy(table.places) if columns else _held(table.places, rows)
+    held = table.places
+    places = torch.from_numpy(held) if isinstance(held, np.ndarray) else _held(held, rows)
     places = places.to(torch.int64).expand_as(kept)
     inside = (places >= 0) & (places < table.width)
     row = torch.arange(len(rows))[:, None].expand_as(places)
