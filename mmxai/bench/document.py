@@ -1,9 +1,9 @@
 """The JSON of a machine's figures.
 
-    {"machine": {...},
-     "cases": {case: {"commit": ..., "tests": "green", "date": "2026-01-31"}},
-     "figures": {name: value},
-     "details": {name: {"case", "value", "target", "verdict", "detail", "floor"}}}
+{"machine": {...},
+ "cases": {case: {"commit": ..., "tests": "green", "date": "2026-01-31"}},
+ "figures": {name: value},
+ "details": {name: {"case", "value", "target", "verdict", "detail", "floor"}}}
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mmxai.errors import MmxaiError
@@ -83,6 +85,26 @@ def interleave(works: Mapping[str, Callable[[], Any]], repeats: int, warmup: int
             start = time.perf_counter()
             work()
             seconds = time.perf_counter() - start
+            if turn >= warmup:
+                timings[name].seconds.append(seconds)
+    return timings
+
+
+def interleave_paths(
+    folder: Path, works: Mapping[str, Callable[[Path], Any]], repeats: int, warmup: int = 1
+) -> dict[str, Timing]:
+    """`interleave` for work that writes: each turn gets a path of its own, removed while no clock runs."""
+    timings = {name: Timing() for name in works}
+    for turn in range(warmup + repeats):
+        for name, work in works.items():
+            path = folder / f"{name}-{turn}"
+            start = time.perf_counter()
+            work(path)
+            seconds = time.perf_counter() - start
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
             if turn >= warmup:
                 timings[name].seconds.append(seconds)
     return timings

@@ -20,7 +20,9 @@ def run_tests(paths: Sequence[str]) -> str:
     if root is None:
         return INSTALLED
     if importlib.util.find_spec("pytest") is None:
-        raise RedTestsError("pytest is not installed, and nothing is timed untested; pip install 'mmxai[test]'")
+        raise RedTestsError(
+            "pytest is not installed, and nothing is timed untested; pip install 'mmxai[test]'"
+        )
     print(f"tests first: {' '.join(paths)}", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "--no-header", *paths]
     if subprocess.run(command, cwd=root, stdout=sys.stderr).returncode != 0:

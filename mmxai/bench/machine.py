@@ -18,7 +18,9 @@ PACKAGE = Path(__file__).parent.parent
 def checkout() -> Path | None:
     """The root of the source tree this package is imported from; None for an installed package."""
     root = PACKAGE.parent
-    return root if (root / "pyproject.toml").is_file() and (root / "tests" / "bench").is_dir() else None
+    return (
+        root if (root / "pyproject.toml").is_file() and (root / "tests" / "conftest.py").is_file() else None
+    )
 
 
 def machine() -> dict[str, Any]:

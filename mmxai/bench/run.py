@@ -16,9 +16,7 @@ from mmxai.errors import ArgumentError
 MISSED = 1
 
 
-def run_cases(
-    names: Sequence[str], options: Options, *, json: Path | None = None, save: bool = False
-) -> int:
+def run_cases(names: Sequence[str], options: Options, *, json: Path | None = None, save: bool = False) -> int:
     """Run `names` in order; 1 where a figure missed its target.
 
     json: write this run's figures to that file. save: also put them into `benchmarks/results`, in the
@@ -54,7 +52,9 @@ def run_cases(
 def results_folder() -> Path:
     root = checkout()
     if root is None:
-        raise ArgumentError("benchmarks/results is part of a checkout, and this is an installed package; use --json")
+        raise ArgumentError(
+            "benchmarks/results is part of a checkout, and this is an installed package; use --json"
+        )
     return root / "benchmarks" / "results"
 
 

@@ -62,6 +62,8 @@ def write_between(path: Path, table: str) -> None:
     """Put the table between the two marker lines of a Markdown file."""
     text = path.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ArgumentError(f"{path}: expected the lines\n{BEGIN}\n{END}\nonce each, to write the table between")
+        raise ArgumentError(
+            f"{path}: expected the lines\n{BEGIN}\n{END}\nonce each, to write the table between"
+        )
     before, rest = text.split(BEGIN)
     path.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")

@@ -69,7 +69,9 @@ def _list() -> str:
         lines.append(f"{name:<{width}}  {what}")
         if rivals := ", ".join(peer.name for peer in peers_of(name)):
             lines.append(f"{'':<{width}}  peers: {rivals}")
-    return "\n".join([*lines, f"{'table':<{width}}  prints the figures kept in benchmarks/results as Markdown"])
+    return "\n".join(
+        [*lines, f"{'table':<{width}}  prints the figures kept in benchmarks/results as Markdown"]
+    )
 
 
 def _table(path: str | None) -> int:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from benchmarks.harness import Figure, finish, interleave, run_tests
+from mmxai.bench.figures import Figure, interleave
+from mmxai.bench.floors import bytes_floor, copy_bandwidth
+from mmxai.bench.options import Options
 from mmxai.shapes import ShapesWorld
 from mmxai.shapes.dictionary import Dictionary
 from mmxai.shapes.feed import Feed
 
-PICTURES = 2048
+TESTS = ("tests/shapes/test_world.py", "tests/shapes/test_captions.py", "tests/shapes/test_dictionary.py")
 BATCH = 128
+TARGETS = {"captioned": ">= 2000"}
 
 
-def main(args: argparse.Namespace) -> int:
-    run_tests(
-        "tests/shapes/test_world.py", "tests/shapes/test_captions.py", "tests/shapes/test_dictionary.py"
-    )
+def run(options: Options) -> list[Figure]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        return _measure(options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(options: Options) -> list[Figure]:
     world, feed, source = ShapesWorld(1 << 30), Feed(1000, BATCH), Dictionary()
-    indices = np.arange(PICTURES)
+    pictures, singles, batches = (128, 8, 1) if options.quick else (2048, 256, 4)
+    indices = np.arange(pictures)
 
     def several(n: int, work: Callable[[int], object]) -> Callable[[], None]:
         def run() -> None:
@@ -35,21 +43,23 @@ def main(args: argparse.Namespace) -> int:
     works = {
         "pictures": lambda: world.batch(indices, texts=0),
         "captioned": lambda: world.batch(indices, texts=1),
-        "one_by_one": several(256, lambda k: (world[k].image, world[k].caption)),
-        "twins": several(256, lambda k: world.twin(k, "colour").changed.image),
-        "training": several(4, lambda k: feed[k]),
-        "dictionary": lambda: source[0:PICTURES],
+        "one_by_one": several(singles, lambda k: (world[k].image, world[k].caption)),
+        "twins": several(singles, lambda k: world.twin(k, "colour").changed.image),
+        "training": several(batches, lambda k: feed[k]),
+        "dictionary": lambda: source[0:pictures],
     }
-    timings = interleave(works, repeats=5)
-    made = {"one_by_one": 256, "twins": 256, "training": 4 * BATCH}
-    targets = {"captioned": ">= 2000"}
-    figures = [
+    timings = interleave(works, repeats=options.repeats(5))
+    made = {"one_by_one": singles, "twins": singles, "training": batches * BATCH}
+    bandwidth = copy_bandwidth()
+    picture = world[0].image.nbytes
+    item = {name: picture for name in works} | {"dictionary": source[0:1].nbytes}
+    return [
         Figure(
             f"{name}_per_s",
-            made.get(name, PICTURES) / timing.median,
-            targets.get(name),
-            f"{made.get(name, PICTURES):,} in {timing}",
+            made.get(name, pictures) / timing.median,
+            TARGETS.get(name),
+            f"{made.get(name, pictures):,} in {timing}",
+            bytes_floor(made.get(name, pictures) * item[name], bandwidth, "one write"),
         )
         for name, timing in timings.items()
     ]
-    return finish("shapes", figures, args.json)

@@ -2,120 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 import zarr
-from zarr.codecs import Crc32cCodec
 
 import mmxai
-from benchmarks.harness import Figure, Timing, copy_bandwidth, finish, interleave, ratio, run_tests
-from mmxai.store import Plan, SiteSpec, StoreWriter
-from mmxai.store.bfloat16 import BFloat16
-from mmxai.types import Rows
+from mmxai.bench.cases._stores import (
+    BATCH, FULL, QUICK, SITE, WIDTH, Shape, data, write_raw, write_store, write_zarr,
+)  # fmt: skip
+from mmxai.bench.cases._store_peers import against_peers
+from mmxai.bench.figures import Figure, Timing, interleave, interleave_paths, ratio
+from mmxai.bench.floors import bytes_floor, copy_bandwidth
+from mmxai.bench.options import Options
 
-WIDTH, SITE, SPACE = 768, "vision.0.resid_post", "vision"
-ROWS = 262_144  # 403 MB of bfloat16
-PER_SAMPLE = 64  # rows of a picture
-PER_PART, BATCH = 65_536, 4_096
-COLD_ROWS, COLD_RANDOM = 1_048_576, 4_096  # 1.6 GB
-COLD_WINDOW = 65_536  # 100 MB: filling the first and draining the last overlap with nothing
+TESTS = ("tests/store", "tests/kernels", "tests/stats")
 
 
-def main(args: argparse.Namespace) -> int:
-    run_tests("tests/store", "tests/kernels", "tests/stats")
-    warm = Path(tempfile.mkdtemp(prefix="mmxai-bench-", dir=args.dir or tmpfs()))
-    cold = Path(tempfile.mkdtemp(prefix="mmxai-bench-", dir=args.disk or "."))
-    try:
-        figures = [*_writes(warm), *_gathers(warm), *_epochs(warm), *_cold(cold)]
-    finally:
-        shutil.rmtree(warm)
-        shutil.rmtree(cold)
-    return finish("store", figures, args.json)
+def run(options: Options) -> list[Figure]:
+    shape = QUICK if options.quick else FULL
+    with options.warm() as warm, options.cold() as cold:
+        return [
+            *_writes(warm, shape, options),
+            *_gathers(warm, shape, options),
+            *_epochs(warm, shape, options),
+            *against_peers(warm, shape, options),
+            *_cold(cold, shape, options),
+        ]
 
 
-def tmpfs() -> str | None:
-    return "/dev/shm" if os.path.isdir("/dev/shm") else None
-
-
-def _data(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random activations, every row different, and their row table."""
-    x = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    place = torch.arange(rows, dtype=torch.int32)
-    table = Rows.make(sample=place // PER_SAMPLE, position=place % PER_SAMPLE, token_type=1).table
-    return x.to(torch.bfloat16), table
-
-
-def _write_store(path: Path, x: torch.Tensor, table: torch.Tensor, per_part: int) -> None:
-    """Our durable write: staged files, checksums, fsync, commit records; statistics off."""
-    plan = Plan(
-        samples=len(x) // PER_SAMPLE, samples_per_part=per_part // PER_SAMPLE, order="sequential", seed=0,
-        sites=(SiteSpec(SITE, WIDTH, "bfloat16", SPACE),), rows_per_sample={SPACE: PER_SAMPLE}, identity={},
-        notes={},
-    )  # fmt: skip
-    with StoreWriter.open(path, plan) as store:
-        for part in store.todo():
-            first = part * per_part
-            with store.part(part) as writer:
-                for start in range(first, min(first + per_part, len(x)), BATCH):
-                    writer.write(SPACE, table[start : start + BATCH], {SITE: x[start : start + BATCH]})
-                samples = [{"sample": i, "key": "k", "hash": "h"} for i in plan.samples_of(part).tolist()]
-                writer.commit(samples, {}, {})
-
-
-def _write_raw(path: Path, x: torch.Tensor, per_part: int) -> None:
-    """The same bytes in files of the same size, written in the same pieces, each file fsynced."""
-    path.mkdir()
-    view = x.view(torch.int16).numpy()
-    for first in range(0, len(view), per_part):
-        with open(path / f"{first}", "wb", buffering=0) as file:
-            for start in range(first, first + per_part, BATCH):
-                file.write(view[start : start + BATCH].data.cast("B"))
-            os.fsync(file.fileno())
-
-
-def _write_zarr(path: Path, x: torch.Tensor, per_part: int, *, plain: bool) -> None:
-    """zarr-python, a whole shard at a time, which is its best (rows as they arrive cost ten times that).
-
-    The same array: bfloat16, fill value NaN, the same shards and inner chunks, a CRC-32C a chunk. `plain`:
-    as little as it can do, 16-bit integers without checksums.
-    """
-    view = x.view(torch.int16).numpy()
-    dtype, fill = ("int16", 0) if plain else (BFloat16(), float("nan"))
-    array = zarr.create_array(
-        store=str(path), shape=view.shape, dtype=dtype, fill_value=fill, chunks=(512, WIDTH),
-        shards=(per_part, WIDTH), compressors=None if plain else [Crc32cCodec()], filters=None,
-    )  # fmt: skip
-    view = view if plain else view.view(ml_dtypes.bfloat16)
-    for first in range(0, len(view), per_part):
-        array[first : first + per_part] = view[first : first + per_part]
-
-
-def _writes(folder: Path) -> list[Figure]:
-    x, table = _data(ROWS)
+def _writes(folder: Path, shape: Shape, options: Options) -> list[Figure]:
+    x, table = data(shape.rows)
     works = {
-        "ours": lambda p: _write_store(p, x, table, PER_PART),
-        "raw": lambda p: _write_raw(p, x, PER_PART),
-        "zarr": lambda p: _write_zarr(p, x, PER_PART, plain=False),
-        "plain zarr": lambda p: _write_zarr(p, x, PER_PART, plain=True),
+        "ours": lambda p: write_store(p, x, table, shape.per_part),
+        "raw": lambda p: write_raw(p, x, shape.per_part),
+        "zarr": lambda p: write_zarr(p, x, shape.per_part, plain=False),
+        "plain zarr": lambda p: write_zarr(p, x, shape.per_part, plain=True),
     }
-    timings = {name: Timing() for name in works}
-    for turn in range(6):
-        for name, work in works.items():
-            path = folder / f"{name}-{turn}"
-            start = time.perf_counter()
-            work(path)
-            seconds = time.perf_counter() - start
-            shutil.rmtree(path)
-            if turn:
-                timings[name].seconds.append(seconds)
+    timings = interleave_paths(folder, works, options.repeats(5))
     rate = x.nbytes / timings["ours"].median / 1e9
     floor = f"raw {timings['raw']}"
     return [
@@ -128,16 +57,16 @@ def _writes(folder: Path) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _gathers(folder: Path) -> list[Figure]:
-    x, table = _data(ROWS)
+def _gathers(folder: Path, shape: Shape, options: Options) -> list[Figure]:
+    x, table = data(shape.rows)
     path = folder / "gather.zarr"
-    _write_store(path, x, table, PER_PART)
+    write_store(path, x, table, shape.per_part)
     generator = np.random.default_rng(0)
-    batches = [generator.integers(0, ROWS, BATCH) for _ in range(32)]
+    batches = [generator.integers(0, shape.rows, BATCH) for _ in range(32)]
     # np.memmap's best case: all rows in one plain file.
     plain = folder / "plain.bin"
     x.view(torch.int16).numpy().tofile(plain)
-    mapped = np.memmap(plain, np.int16, "r", shape=(ROWS, WIDTH))
+    mapped = np.memmap(plain, np.int16, "r", shape=(shape.rows, WIDTH))
     sites = {mode: mmxai.open_store(path, verify=mode)[SITE] for mode in ("never", "first-touch", "always")}
     sharded = zarr.open(str(path))[SITE]
 
@@ -161,15 +90,16 @@ def _gathers(folder: Path) -> list[Figure]:
 
     timings = interleave(
         {"memmap": memmap, "take": take, **{mode: (lambda mode=mode: ours(mode)) for mode in sites}},
-        repeats=7,
+        repeats=options.repeats(7),
         warmup=2,
     )
     slow = interleave(
-        {"zarr": zarr_python, "ours": lambda: sites["first-touch"].gather(batches[0])}, repeats=3
+        {"zarr": zarr_python, "ours": lambda: sites["first-touch"].gather(batches[0])},
+        repeats=options.repeats(3),
     )
     count = BATCH * len(batches)
     bandwidth = copy_bandwidth()
-    floor = f"{2 * count * WIDTH * 2 / bandwidth * 1e3:.3g} ms (copy {bandwidth / 1e9:.1f} GB/s)"
+    floor = bytes_floor(2 * count * WIDTH * 2, bandwidth)
 
     def rate(mode: str) -> str:
         return f"{count / timings[mode].median / 1e6:.2f} M rows/s, {timings[mode]}"
@@ -187,47 +117,47 @@ def _gathers(folder: Path) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _epochs(folder: Path) -> list[Figure]:
+def _epochs(folder: Path, shape: Shape, options: Options) -> list[Figure]:
     path = folder / "gather.zarr"
-    plain = np.memmap(folder / "plain.bin", np.int16, "r", shape=(ROWS, WIDTH))
+    plain = np.memmap(folder / "plain.bin", np.int16, "r", shape=(shape.rows, WIDTH))
     whole = torch.from_numpy(np.asarray(plain).copy())
 
     out = torch.empty(BATCH, WIDTH, dtype=whole.dtype)
 
     def sequential() -> None:
-        for start in range(0, ROWS, BATCH):
+        for start in range(0, shape.rows, BATCH):
             out.copy_(whole[start : start + BATCH])
 
     with mmxai.open_store(path) as store:
         site, epoch = store[SITE], iter(range(1_000_000))
 
-        def shuffled(**options: object) -> None:
-            seen = sum(b.x.shape[0] for b in site.batches(BATCH, shuffle=True, seed=next(epoch), **options))
-            if seen != ROWS:
-                raise RuntimeError(f"an epoch had {seen} rows, expected {ROWS}")
+        def shuffled(**how: Any) -> None:
+            seen = sum(b.x.shape[0] for b in site.batches(BATCH, shuffle=True, seed=next(epoch), **how))
+            if seen != shape.rows:
+                raise RuntimeError(f"an epoch had {seen} rows, expected {shape.rows}")
 
         works = {
             "sequential": sequential,
             "shuffled": shuffled,
-            "windowed": lambda: shuffled(window=ROWS // 4),
+            "windowed": lambda: shuffled(window=shape.rows // 4),
             "in order": lambda: sum(len(b.x) for b in site.batches(BATCH)),
         }
-        timings = interleave(works, repeats=5, warmup=1)
+        timings = interleave(works, repeats=options.repeats(5), warmup=1)
     floor = f"contiguous copies into one buffer {timings['sequential']}"
     return [
         Figure("epoch_vs_sequential", ratio(timings["sequential"], timings["shuffled"]), ">= 0.3",
-               f"{ROWS / timings['shuffled'].median / 1e6:.2f} M rows/s, {timings['shuffled']}", floor),
+               f"{shape.rows / timings['shuffled'].median / 1e6:.2f} M rows/s, {timings['shuffled']}", floor),
         Figure("epoch_windowed_vs_sequential", ratio(timings["sequential"], timings["windowed"]), None,
-               f"{ROWS / timings['windowed'].median / 1e6:.2f} M rows/s", floor),
+               f"{shape.rows / timings['windowed'].median / 1e6:.2f} M rows/s", floor),
         Figure("epoch_in_order_vs_sequential", ratio(timings["sequential"], timings["in order"]), None,
-               f"{ROWS / timings['in order'].median / 1e6:.2f} M rows/s", floor),
+               f"{shape.rows / timings['in order'].median / 1e6:.2f} M rows/s", floor),
     ]  # fmt: skip
 
 
-def _cold(folder: Path) -> list[Figure]:
-    x, table = _data(COLD_ROWS // 4)
+def _cold(folder: Path, shape: Shape, options: Options) -> list[Figure]:
+    x, table = data(shape.cold_rows // 4)
     path = folder / "cold.zarr"
-    _write_store(path, x.repeat(4, 1), table.repeat(4, 1), PER_PART)
+    write_store(path, x.repeat(4, 1), table.repeat(4, 1), shape.per_part)
     del x
     shards = sorted(path.glob(f"{SITE}/c.*"))
 
@@ -248,33 +178,33 @@ def _cold(folder: Path) -> list[Figure]:
 
     def windowed(seed: int) -> None:
         with mmxai.open_store(path) as store:
-            for batch in store[SITE].batches(BATCH, shuffle=True, seed=seed, window=COLD_WINDOW):
+            for batch in store[SITE].batches(BATCH, shuffle=True, seed=seed, window=shape.cold_window):
                 batch.x  # noqa: B018
 
     def random_rows() -> float:
         """Seconds of random rows, few enough that what the kernel reads around each helps no other."""
-        rows = np.random.default_rng(0).choice(COLD_ROWS, COLD_RANDOM, replace=False)
+        rows = np.random.default_rng(0).choice(shape.cold_rows, shape.cold_random, replace=False)
         with mmxai.open_store(path, verify="never") as store:
             start = time.perf_counter()
-            for first in range(0, COLD_RANDOM, 256):
+            for first in range(0, shape.cold_random, 256):
                 store[SITE].gather(rows[first : first + 256])
             return time.perf_counter() - start
 
     timings = {"sequential": Timing(), "windowed": Timing()}
-    for turn in range(11):  # disks of shared machines vary more than anything else here
+    for turn in range(options.repeats(11)):  # disks of shared machines vary more than anything else here
         for name, work in (("sequential", sequential), ("windowed", lambda t=turn: windowed(t))):
             drop()
             start = time.perf_counter()
             work()
             timings[name].seconds.append(time.perf_counter() - start)
     drop()
-    cold_random = COLD_RANDOM / random_rows()
+    cold_random = shape.cold_random / random_rows()
     nbytes = sum(f.stat().st_size for f in shards)
-    sequential_rows = COLD_ROWS / timings["sequential"].median
+    sequential_rows = shape.cold_rows / timings["sequential"].median
     floor = f"cold read {nbytes / timings['sequential'].median / 1e9:.2f} GB/s, {timings['sequential']}"
     return [
         Figure("epoch_cold_windowed", ratio(timings["sequential"], timings["windowed"]), ">= 0.8",
-               f"windows of {COLD_WINDOW:,} rows, {timings['windowed']}", floor),
+               f"windows of {shape.cold_window:,} rows, {timings['windowed']}", floor),
         Figure("random_cold_vs_sequential", cold_random / sequential_rows, None,
-               f"{cold_random / 1e3:.1f} k rows/s over {COLD_RANDOM:,} rows", floor),
+               f"{cold_random / 1e3:.1f} k rows/s over {shape.cold_random:,} rows", floor),
     ]  # fmt: skip

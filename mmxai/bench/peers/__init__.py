@@ -1,8 +1,8 @@
 """Rivals that are packages of their own, measured in virtual environments of their own.
 
-A peer is a script beside this file with `prepare(job) -> (work, answer)`. It imports nothing of mmxai: it runs
-in `.peers/<name>`, which holds the peer's pinned packages and nothing else. The process stays up and does the
-work when told, so that its repeats stand between ours, A B A B; `answer()` proves that it did the same work.
+A peer is a script beside this file with `prepare(job) -> (works, answer)`. It imports nothing of mmxai: it runs
+in `.peers/<name>`, which holds the peer's pinned packages and nothing else. The process stays up and does one of
+`works` when told, so that its repeats stand between ours, A B A B; `answer()` proves that it did the same work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,13 @@ class Peer:
     does: str
 
     @property
+    def key(self) -> str:
+        """The name as it stands in figures."""
+        return self.name.replace("-", "_")
+
+    @property
     def script(self) -> Path:
-        return _HERE / f"{self.name.replace('-', '_')}_.py"
+        return _HERE / f"{self.key}_.py"
 
 
 _NUMPY = "numpy==2.4.6"
@@ -48,10 +53,19 @@ PEERS = (
     Peer(
         "zennit-crp",
         "stats",
-        ("zennit-crp==0.6.0", "zennit==0.4.6", "torch=={torch}", _NUMPY, "matplotlib==3.11.2", "tqdm==4.70.1"),
+        (
+            "zennit-crp==0.6.0",
+            "zennit==0.4.6",
+            "torch=={torch}",
+            _NUMPY,
+            "matplotlib==3.11.2",
+            "tqdm==4.70.1",
+        ),
         "top-k alone",
     ),
-    Peer("scikit-learn", "stats", ("scikit-learn==1.9.1", "scipy==1.17.1", _NUMPY), "mean and variance alone"),
+    Peer(
+        "scikit-learn", "stats", ("scikit-learn==1.9.1", "scipy==1.17.1", _NUMPY), "mean and variance alone"
+    ),
     Peer("tensorstore", "store", ("tensorstore==0.1.86", _NUMPY), "the same Zarr array"),
     Peer("h5py", "store", ("h5py==3.16.0", _NUMPY), "one HDF5 file, chunks of the same size"),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
@@ -81,13 +95,15 @@ def running(options: Options, case: str, job: Mapping[str, Any]) -> Iterator[dic
     """The wanted peers of a case, each with its environment made and `job` (JSON) prepared."""
     with ExitStack() as stack:
         yield {
-            peer: stack.enter_context(Rival(peer.name, environment(peer.name, peer.packages), peer.script, job))
+            peer: stack.enter_context(
+                Rival(peer.name, environment(peer.name, peer.packages), peer.script, job)
+            )
             for peer in wanted(options, case)
         }
 
 
 class Rival:
-    """A peer's process. `run` does the work once; context manager."""
+    """A peer's process; context manager."""
 
     def __init__(self, name: str, python: Path, script: Path, job: Mapping[str, Any]):
         self.name = name
@@ -96,12 +112,9 @@ class Rival:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._ask({"prepare": dict(job)})
 
-    def run(self, what: str = "work") -> None:
-        self._ask({"run": what})
-
-    def works(self) -> dict[str, Callable[[], None]]:
-        """What the peer can be told to do, by name."""
-        return {what: (lambda what=what: self.run(what)) for what in self._ask({"list": True})}
+    def run(self, what: str, *args: Any) -> None:
+        """Do one of the works the script gave, with arguments that JSON can carry."""
+        self._ask({"run": what, "args": args})
 
     def answer(self) -> dict[str, Any]:
         """What the work came to."""

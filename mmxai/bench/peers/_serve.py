@@ -20,10 +20,8 @@ def main() -> None:
         message, reply = json.loads(line), None
         if "prepare" in message:
             works, answer = peer.prepare(message["prepare"])
-        elif "list" in message:
-            reply = list(works)
         elif "run" in message:
-            works[message["run"]]()
+            works[message["run"]](*message["args"])
         elif "answer" in message:
             reply = answer()
         replies.write(json.dumps({"reply": reply}) + "\n")

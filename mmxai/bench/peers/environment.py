@@ -41,7 +41,9 @@ def environment(name: str, packages: Sequence[str], folder: Path | None = None) 
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
         return python
-    print(f"peer {name}: making {home} with {', '.join(pins) or 'nothing in it'}", file=sys.stderr, flush=True)
+    print(
+        f"peer {name}: making {home} with {', '.join(pins) or 'nothing in it'}", file=sys.stderr, flush=True
+    )
     shutil.rmtree(home, ignore_errors=True)
     venv.create(home, with_pip=bool(pins), symlinks=os.name != "nt")
     if pins:
