@@ -84,7 +84,7 @@ class Site:
         return view.gather(view.site_table(self.name), numbers, dtype)
 
     def entries(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a site stored as topk, what it holds of `rows`: values bfloat16 and their columns int64, `[N, k]`.
+        """Of a site stored as topk, what it holds of `rows`: values bfloat16 and columns int64, `[N, k]`.
 
         Largest magnitude first. For rows too wide to be decoded (codes of a large dictionary).
         """

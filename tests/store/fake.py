@@ -12,20 +12,27 @@ from mmxai.stats import StatsAccumulator
 from mmxai.store import Plan, SiteSpec, StoreWriter
 from mmxai.types import Rows
 
-SITES = (
+FLOAT_SITES = (
     SiteSpec("vision.0.resid_post", 24, "bfloat16", "vision"),
     SiteSpec("vision.0.mlp_post", 40, "float16", "vision"),
     SiteSpec("vision.embeds", 7, "float32", "vision.pooled"),
 )
+SITES = (
+    *FLOAT_SITES,
+    SiteSpec("vision.0.z", 16, "int8", "vision", outliers=(3, 9)),
+    SiteSpec("vision.0.codes", 33, "topk", "vision", k=4),
+)
 
 
-def make_plan(samples: int | None = 60, per_part: int = 5, **identity: object) -> Plan:
+def make_plan(
+    samples: int | None = 60, per_part: int = 5, sites: tuple[SiteSpec, ...] = SITES, **identity: object
+) -> Plan:
     return Plan(
         samples=samples,
         samples_per_part=per_part,
         order="sequential" if samples is None else "permuted",
         seed=7,
-        sites=SITES,
+        sites=sites,
         rows_per_sample={"vision": 9, "vision.pooled": 1},
         identity=identity or {"model": {"id": "fake"}},
     )
@@ -42,12 +49,12 @@ def activations(sample: int, twist: int = 0) -> tuple[dict[str, torch.Tensor], d
         ).table
     for site in SITES:
         count = len(tables[site.space])
-        ints, dtype = (np.uint32, torch.int32) if site.dtype == "float32" else (np.uint16, torch.int16)
+        ints, dtype = (np.uint32, torch.int32) if site.row_dtype == "float32" else (np.uint16, torch.int16)
         bits = rng.normal(size=(count, site.width)).astype(np.float32)
-        stored = torch.from_numpy(bits).to(getattr(torch, site.dtype)).contiguous()
+        stored = torch.from_numpy(bits).to(getattr(torch, site.row_dtype)).contiguous()
         flipped = stored.view(dtype).numpy().view(ints) ^ ints(twist)
         acts[site.name] = torch.from_numpy(flipped.view(np.int32 if ints is np.uint32 else np.int16)).view(
-            getattr(torch, site.dtype)
+            getattr(torch, site.row_dtype)
         )
     return tables, acts
 

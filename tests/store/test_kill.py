@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from mmxai.store import StoreWriter, layout, read_commits
+from mmxai.store import StoreWriter, read_commits
 from mmxai.store.verify import verify
 from tests.store.fake import SITES, activations, data_files, harvest, make_plan
 
@@ -70,8 +70,9 @@ def test_a_part_is_wholly_one_attempt_or_wholly_the_other(tmp_path: Path) -> Non
         # Before any roll-forward: what the record names is there under one name or the other.
         winner = int(snapshot.record(0).producer["twist"])
         for site in SITES:
-            found = snapshot.shard(0, layout.array_path(site.name)).read_bytes()
-            assert found == wholes[winner][f"{site.name}/c.0.0"], (path, site)
+            for array in site.paths:
+                found = snapshot.shard(0, array).read_bytes()
+                assert found == wholes[winner][f"{array}/c.0.0"], (path, array)
         StoreWriter.open(path, plan).close()
         report = verify(path)
         assert report.ok and not report.orphans and not report.missing, str(report)

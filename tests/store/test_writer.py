@@ -241,7 +241,7 @@ def test_many_small_writes_equal_one_large(tmp_path: Path) -> None:
     plan = make_plan(1, 1)
     rng = np.random.default_rng(0)
     acts = {
-        s.name: torch.from_numpy(rng.normal(size=(9, s.width))).to(getattr(torch, s.dtype))
+        s.name: torch.from_numpy(rng.normal(size=(9, s.width))).to(getattr(torch, s.row_dtype))
         for s in plan.sites
     }
     table = torch.zeros(9, 8, dtype=torch.int32)
