@@ -5,7 +5,7 @@ A case is a module of `mmxai.bench.cases` with `TESTS` (what must be green befor
 are packages of their own run in virtual environments of their own (`mmxai.bench.peers`).
 """
 
-from mmxai.bench.figures import CannotRun, Figure, Timing, interleave, ratio, seconds_text
+from mmxai.bench.figures import CannotRunError, Figure, Timing, interleave, ratio, seconds_text
 from mmxai.bench.options import Options
 
-__all__ = ["CannotRun", "Figure", "Options", "Timing", "interleave", "ratio", "seconds_text"]
+__all__ = ["CannotRunError", "Figure", "Options", "Timing", "interleave", "ratio", "seconds_text"]

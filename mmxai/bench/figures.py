@@ -13,7 +13,7 @@ from typing import Any
 from mmxai.errors import MmxaiError
 
 
-class CannotRun(MmxaiError):
+class CannotRunError(MmxaiError):
     """This machine lacks what a case measures (a GPU, say). Said plainly; not a failure."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmxai.bench import document, table
 from mmxai.bench.cases import CASES, load
-from mmxai.bench.figures import CannotRun
+from mmxai.bench.figures import CannotRunError
 from mmxai.bench.gate import GREEN, run_tests
 from mmxai.bench.machine import checkout, machine, slug
 from mmxai.bench.options import Options
@@ -36,7 +36,7 @@ def run_cases(names: Sequence[str], options: Options, *, json: Path | None = Non
             if tests != GREEN:
                 print(f"tests first: {tests}")
             figures = case.run(options)
-        except CannotRun as reason:
+        except CannotRunError as reason:
             print(f"{name}: cannot run here: {reason}")
             continue
         print(table.terminal(figures, quick=options.quick), flush=True)

@@ -1,7 +1,7 @@
 """Measure mmxai on this machine: ratios inside one run, each beside its floor.
 
-Without a case, lists the cases. In a checkout the tests of what is measured run first, and nothing is timed when
-they are red; an installed package has no tests, and says so. `table` prints the kept figures as Markdown.
+Without a case, lists the cases. In a checkout the tests of what is measured run first, and nothing is timed
+when they are red; an installed package has no tests, and says so. `table` prints the kept figures.
 Exit status 0: every target met. 1: one missed, or red tests.
 
 examples:

@@ -23,7 +23,7 @@ class Case(Protocol):
     """Paths of tests in a checkout that must be green before anything is timed."""
 
     def run(self, options: Options) -> list[Figure]:
-        """Measure. Raises `CannotRun` where this machine lacks what is measured."""
+        """Measure. Raises `CannotRunError` where this machine lacks what is measured."""
         ...
 
 

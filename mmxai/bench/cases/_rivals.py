@@ -1,7 +1,7 @@
 """What a torch user writes for packing with running statistics: the plain way, and the best we know.
 
-Each takes batches `[N, D]` and keeps mean, M2, least, largest and the k largest values with their rows; neither
-looks for NaN or infinities, counts values above zero or promises ties, which `capture` does: less work than ours.
+Each takes batches `[N, D]` and keeps mean, M2, least, largest and the k largest values with their rows. Less
+work than ours: `capture` also looks for NaN and infinities, counts values above zero and settles ties.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Plain:
 class Best(Plain):
     """Blocks that stay in the cache, moments as two products, and only values above the k-th looked at.
 
-    The products are of a row of ones with the block and with its squares, about the first row (so that a large
-    mean does not cancel). Extremes by halves: torch.maximum runs at the speed of memory, amax along rows at a
-    fifth of it. A block's largest values tell which columns can change at all; the first k-th values come
-    from topk, and candidates are folded in whenever the rows seen have doubled, so that few are wanted.
+    The products are of a row of ones with the block and with its squares, about the first row (so that a
+    large mean does not cancel). Extremes by halves: torch.maximum runs at the speed of memory, amax along
+    rows at a fifth of it. A block's largest values tell which columns can change at all; the first
+    k-th values come from topk, and candidates are folded in whenever the rows seen have doubled.
     """
 
     def __init__(self, width: int, k: int, block: int | None = None):

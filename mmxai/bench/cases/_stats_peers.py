@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def against_peers(
                "threads": torch.get_num_threads()}  # fmt: skip
         with running(options, "stats", job) as rivals:
             works: dict[str, Callable[[], object]] = {"ours": ours}
-            works |= {r.name: (lambda r=r: r.run("stream")) for r in rivals.values()}
+            works |= {r.name: partial(r.run, "stream") for r in rivals.values()}
             timings = {n: t.per(len(batches)) for n, t in interleave(works, options.repeats(3)).items()}
             state = ours()
             for rival in rivals.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ def against_peers(folder: Path, shape: Shape, options: Options) -> list[Figure]:
     rows.tofile(picked)
     write_store(folder / "peers.zarr", x, table, shape.per_part)
     job = {
-        "data": str(raw), "rows": str(picked), "folder": str(folder), "width": WIDTH, "per_part": shape.per_part,
-        "per_chunk": PER_CHUNK,
+        "data": str(raw), "rows": str(picked), "folder": str(folder), "width": WIDTH,
+        "per_part": shape.per_part, "per_chunk": PER_CHUNK,
     }  # fmt: skip
     figures = []
     with running(options, "store", job) as rivals, mmxai.open_store(folder / "peers.zarr") as store:
@@ -37,14 +38,14 @@ def against_peers(folder: Path, shape: Shape, options: Options) -> list[Figure]:
             {
                 "ours": lambda p: write_store(p, x, table, shape.per_part),
                 "raw": lambda p: write_raw(p, x, shape.per_part),
-                **{r.name: (lambda p, r=r: r.run("write", str(p))) for r in rivals.values()},
+                **{r.name: partial(r.run, "write") for r in rivals.values()},
             },
             options.repeats(5),
         )
         gathers = interleave(
             {
                 "ours": lambda: site.gather(rows),
-                **{r.name: (lambda r=r: r.run("gather")) for r in rivals.values()},
+                **{r.name: partial(r.run, "gather") for r in rivals.values()},
             },
             options.repeats(5),
         )
@@ -52,11 +53,11 @@ def against_peers(folder: Path, shape: Shape, options: Options) -> list[Figure]:
         floor = bytes_floor(2 * BATCH * WIDTH * 2, copy_bandwidth())
         for peer, rival in rivals.items():
             rival.agree(answer)
-            ours, theirs = writes["ours"], writes[peer.name]
+            ours, theirs, gathered = writes["ours"], writes[peer.name], gathers[peer.name]
             figures += [
                 Figure(f"write_vs_{peer.key}", ratio(theirs, ours), None,
                        f"{peer.does}, {theirs}; ours {ours}", f"raw {writes['raw']}"),
-                Figure(f"gather_vs_{peer.key}", ratio(gathers[peer.name], gathers["ours"]), None,
-                       f"{BATCH / gathers[peer.name].median / 1e3:.1f} k rows/s, {gathers[peer.name]}", floor),
+                Figure(f"gather_vs_{peer.key}", ratio(gathered, gathers["ours"]), None,
+                       f"{BATCH / gathered.median / 1e3:.1f} k rows/s, {gathered}", floor),
             ]  # fmt: skip
     return figures

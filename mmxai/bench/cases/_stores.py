@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
-import numpy as np
 import torch
 import zarr
 from zarr.codecs import Crc32cCodec
@@ -34,7 +33,7 @@ class Shape:
 
 
 FULL = Shape(262_144, 65_536, 1_048_576, 4_096, 65_536)
-"""403 MB warm, 1.6 GB cold. Windows of 100 MB: filling the first and draining the last overlap with nothing."""
+"""403 MB warm, 1.6 GB cold, windows of 100 MB: filling the first and draining the last overlaps nothing."""
 QUICK = Shape(16_384, 8_192, 16_384, 1_024, 4_096)
 
 

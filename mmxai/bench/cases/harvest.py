@@ -1,162 +1,146 @@
-"""A harvest against the bare forward pass on the same batches, and its peak memory."""
+"""Packing and statistics, and a whole harvest, against the bare forward pass; peak memory.
+
+The model is a ViT-B/32-sized CLIP vision tower with random weights, every `resid_post`, `mlp_post` and `z`;
+`_small` is the tower of the shapes CLIP, whose forward is so short that everything beside it shows.
+"""
 
 from __future__ import annotations
 
-import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import mmxai
-from benchmarks.harness import ROOT, Figure, Timing, finish, ratio, run_tests
-from benchmarks.store import tmpfs
-from mmxai.data import Sample, Source
+from mmxai.bench.cases._null import null_sink
+from mmxai.bench.cases._vision import BATCH, SITES, Decoded, clip_base, clip_small, clip_tiny
+from mmxai.bench.figures import Figure, interleave_paths, ratio
+from mmxai.bench.floors import multiply_rate, operations_floor
+from mmxai.bench.machine import PACKAGE
+from mmxai.bench.options import Options
 from mmxai.models import Model
-from mmxai.models.load import build
 
-SITES = ("vision.*.resid_post", "vision.*.mlp_post", "vision.*.z")
-BATCH = 32
+TESTS = ("tests/harvesting", "tests/capture", "tests/models/test_clip.py")
 PEAK_BOUND = 1 << 30
 """Bytes by which a harvest may grow the process, whatever the length of the data: the queue of 256 MiB, the
 batch being packed, staging that is used again, a shard's index a site, decoded samples in flight."""
 
 
-def main(args: argparse.Namespace) -> int:
-    if args.child is not None:
-        return child(args.child, args.dir)
-    run_tests("tests/harvesting", "tests/capture", "tests/models/test_clip.py")
-    folder = Path(tempfile.mkdtemp(prefix="mmxai-bench-", dir=args.dir or tmpfs()))
-    try:
-        figures = [
-            *_against_forward(folder, "", clip_base(), 128),
-            *_against_forward(folder, "_small", clip_small(), 1024),
-            *_memory(folder),
-        ]
-    finally:
-        shutil.rmtree(folder)
-    return finish("harvest", figures, args.json)
+def run(options: Options) -> list[Figure]:
+    with options.warm() as folder:
+        if options.quick:
+            figures = _against_forward(folder, "", clip_tiny(), 2 * BATCH, options)
+        else:
+            figures = [
+                *_against_forward(folder, "", clip_base(), 128, options),
+                *_against_forward(folder, "_small", clip_small(), 1024, options),
+            ]
+        return [*figures, *_memory(folder, options)]
 
 
-def clip_base() -> Model:
-    """The vision tower of CLIP ViT-B/32 (88M parameters), random weights."""
-    from transformers import CLIPVisionConfig
-
-    return _random(CLIPVisionConfig(image_size=224, patch_size=32))  # the class's defaults are ViT-B's widths
-
-
-def clip_small() -> Model:
-    """The 64-pixel vision tower of the shapes CLIP, random weights."""
-    from mmxai.shapes.model import clip_config
-
-    return _random(clip_config(64).vision_config)
-
-
-def _random(config: Any) -> Model:
-    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
-
-    torch.manual_seed(0)
-    module = CLIPVisionModelWithProjection(config).eval()
-    return build(module, name="random", config=config, processor=CLIPImageProcessorPil(), tokenizer=None)
-
-
-class Decoded(Source):
-    """Pictures that are tensors already, so that decoding is in neither side of the ratio."""
-
-    def __init__(self, count: int, size: int):
-        self._count = count
-        self.pixels = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"kind": "random pixels", "count": self._count}
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Sample:
-        return Sample(str(index), tensors={"pixel_values": self.pixels[index % BATCH]}, digest="0")
-
-
-def _run(model: Model, data: Decoded, path: Path, stats: bool) -> None:
+def harvest(model: Model, data: Decoded, path: Path, stats: bool = True) -> None:
+    """The data set into a store at `path`."""
     mmxai.harvest(
         model, data, sites=list(SITES), store=path, batch_size=BATCH, stats=stats, progress=False,
         order="sequential",
     )  # fmt: skip
 
 
-def _against_forward(folder: Path, suffix: str, model: Model, count: int) -> list[Figure]:
-    size = model.config.image_size
-    data = Decoded(count, size)
+def _against_forward(folder: Path, suffix: str, model: Model, count: int, options: Options) -> list[Figure]:
+    data = Decoded(count, model.config.image_size)
     model.identity  # noqa: B018  hashing the weights is paid once a process, not once a harvest
+    stored = 0
 
     def forward(path: Path) -> None:
         with torch.no_grad():
             for _ in range(count // BATCH):
                 model.module(pixel_values=data.pixels)
 
-    works = {
+    def kept(path: Path) -> None:
+        nonlocal stored
+        harvest(model, data, path)
+        stored = sum(f.stat().st_size for f in path.rglob("c.*"))
+
+    works: dict[str, Callable[[Path], object]] = {
         "forward": forward,
-        "harvest": lambda path: _run(model, data, path, stats=False),
-        "statistics": lambda path: _run(model, data, path, stats=True),
+        "packing": null_sink(model, data, SITES, stats=False),
+        "capture": null_sink(model, data, SITES, stats=True),
+        "plain": partial(_harvest_at, model, data, False),
+        "harvest": kept,
     }
-    timings = {name: Timing() for name in works}
-    for turn in range(6):
-        for name, work in works.items():
-            path = folder / f"{name}-{turn}"
-            start = time.perf_counter()
-            work(path)
-            seconds = time.perf_counter() - start
-            nbytes = sum(f.stat().st_size for f in path.rglob("c.*"))
-            shutil.rmtree(path, ignore_errors=True)
-            if turn:
-                timings[name].seconds.append(seconds)
-            if name == "harvest":
-                stored = nbytes
+    timings = interleave_paths(folder, works, options.repeats(5))
+    base = timings["forward"]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.module(pixel_values=data.pixels)
+    floor = operations_floor(counter.get_total_flops() * (count // BATCH), multiply_rate())
+    floor = f"forward {base} of {count} pictures, its floor {floor}"
+
+    def figure(name: str, work: str, target: str | None, detail: str = "") -> Figure:
+        timing = timings[work]
+        return Figure(
+            f"{name}_vs_forward{suffix}", ratio(timing, base), None if suffix else target,
+            f"{timing}{detail}", floor,
+        )  # fmt: skip
+
     rate = stored / timings["harvest"].median
-    floor = f"forward {timings['forward']}, {count} pictures"
     return [
-        Figure(f"harvest_vs_forward{suffix}", ratio(timings["harvest"], timings["forward"]),
-               None if suffix else "<= 1.15", f"{timings['harvest']}, {rate / 1e6:.0f} MB/s stored", floor),
-        Figure(f"harvest_with_statistics_vs_forward{suffix}",
-               ratio(timings["statistics"], timings["forward"]), None, str(timings["statistics"]), floor),
-    ]  # fmt: skip
+        figure("capture", "capture", "<= 1.04", ", packing and statistics into a null sink"),
+        figure("packing", "packing", None, ", no statistics"),
+        figure("harvest", "harvest", "<= 1.15", f", statistics on, {rate / 1e6:.0f} MB/s stored"),
+        figure("harvest_without_statistics", "plain", None),
+    ]
 
 
-def _memory(folder: Path) -> list[Figure]:
+def _harvest_at(model: Model, data: Decoded, stats: bool, path: Path) -> None:
+    harvest(model, data, path, stats)
+
+
+def _memory(folder: Path, options: Options) -> list[Figure]:
     """Growth of a fresh process over its bare forward, for a short and a three times longer harvest."""
+    if not Path("/proc/self/clear_refs").exists():
+        return []
     growth = {}
-    for count in (96, 288):
-        command = [sys.executable, "-m", "benchmarks", "harvest", "--child", str(count), "--dir", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    for count in (BATCH, 3 * BATCH) if options.quick else (3 * BATCH, 9 * BATCH):
+        command = [
+            sys.executable,
+            "-m",
+            "mmxai.bench.cases.harvest",
+            "tiny" if options.quick else "base",
+            str(count),
+            str(folder),
+        ]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=PACKAGE.parent)
         growth[count] = int(done.stdout.splitlines()[-1])
     return [
         Figure("peak_memory_gib", max(growth.values()) / 2**30, f"<= {PEAK_BOUND / 2**30:g}",
                ", ".join(f"{n} pictures {g / 2**20:.0f} MiB" for n, g in growth.items()),
-               "over model and bare forward"),
+               "0, the model and its bare forward"),
     ]  # fmt: skip
 
 
-def child(count: int, folder: str | None) -> int:
+def _grown(which: str, count: int, folder: str) -> int:
     """In a process of its own: how many bytes the peak grew from the bare forward to the harvest's end."""
-    model = clip_base()
+    model = clip_tiny() if which == "tiny" else clip_base()
     data = Decoded(count, model.config.image_size)
     with torch.no_grad():
         model.module(pixel_values=data.pixels)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _status("VmRSS")
-    with tempfile.TemporaryDirectory(dir=folder or tmpfs()) as path:
-        _run(model, data, Path(path) / "s.zarr", stats=True)
-    print(_status("VmHWM") - before)
-    return 0
+    with tempfile.TemporaryDirectory(dir=folder) as path:
+        harvest(model, data, Path(path) / "s.zarr")
+    return _status("VmHWM") - before
 
 
 def _status(field: str) -> int:
     """Bytes of a field of /proc/self/status; ru_maxrss would begin at the parent's peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+if __name__ == "__main__":
+    print(_grown(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

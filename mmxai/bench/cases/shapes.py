@@ -52,7 +52,7 @@ def _measure(options: Options) -> list[Figure]:
     made = {"one_by_one": singles, "twins": singles, "training": batches * BATCH}
     bandwidth = copy_bandwidth()
     picture = world[0].image.nbytes
-    item = {name: picture for name in works} | {"dictionary": source[0:1].nbytes}
+    item = dict.fromkeys(works, picture) | {"dictionary": source[0:1].nbytes}
     return [
         Figure(
             f"{name}_per_s",

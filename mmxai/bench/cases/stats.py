@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -68,7 +69,7 @@ def run(options: Options) -> list[Figure]:
         batches = work.stream()
         figures += _measure(work, batches, options)
         if work.suffix == "":
-            figures += against_peers(batches, work.k, lambda b=batches, k=work.k: fused(b, k), options)
+            figures += against_peers(batches, work.k, partial(fused, batches, work.k), options)
     return figures
 
 
@@ -157,7 +158,7 @@ def _figures(work: Work, x: torch.Tensor, out: torch.Tensor, timings: dict[str, 
 
 
 def _agree(name: str, rival: NeuronState | Plain, ours: NeuronState | Plain) -> None:
-    """Raise unless a rival found what we did. Ours is of the stored values, so its lists are rounded once more."""
+    """Raise unless a rival found what we did."""
     if not torch.equal(_lists(ours), _lists(rival)):
         raise UnequalWorkError(f"stats: {name} found other largest values than capture did")
     for mine, theirs in zip(_moments(ours), _moments(rival), strict=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,19 @@ import torch
 import zarr
 
 import mmxai
-from mmxai.bench.cases._stores import (
-    BATCH, FULL, QUICK, SITE, WIDTH, Shape, data, write_raw, write_store, write_zarr,
-)  # fmt: skip
 from mmxai.bench.cases._store_peers import against_peers
+from mmxai.bench.cases._stores import (
+    BATCH,
+    FULL,
+    QUICK,
+    SITE,
+    WIDTH,
+    Shape,
+    data,
+    write_raw,
+    write_store,
+    write_zarr,
+)  # fmt: skip
 from mmxai.bench.figures import Figure, Timing, interleave, interleave_paths, ratio
 from mmxai.bench.floors import bytes_floor, copy_bandwidth
 from mmxai.bench.options import Options
@@ -68,7 +77,7 @@ def _gathers(folder: Path, shape: Shape, options: Options) -> list[Figure]:
     x.view(torch.int16).numpy().tofile(plain)
     mapped = np.memmap(plain, np.int16, "r", shape=(shape.rows, WIDTH))
     sites = {mode: mmxai.open_store(path, verify=mode)[SITE] for mode in ("never", "first-touch", "always")}
-    sharded = zarr.open(str(path))[SITE]
+    sharded = zarr.open_array(str(path), path=SITE)
 
     def ours(mode: str) -> None:
         for rows in batches:
@@ -89,7 +98,7 @@ def _gathers(folder: Path, shape: Shape, options: Options) -> list[Figure]:
         sharded.oindex[np.sort(np.unique(batches[0])), :]
 
     timings = interleave(
-        {"memmap": memmap, "take": take, **{mode: (lambda mode=mode: ours(mode)) for mode in sites}},
+        {"memmap": memmap, "take": take, **{mode: partial(ours, mode) for mode in sites}},
         repeats=options.repeats(7),
         warmup=2,
     )

@@ -1,8 +1,9 @@
 """Rivals that are packages of their own, measured in virtual environments of their own.
 
-A peer is a script beside this file with `prepare(job) -> (works, answer)`. It imports nothing of mmxai: it runs
-in `.peers/<name>`, which holds the peer's pinned packages and nothing else. The process stays up and does one of
-`works` when told, so that its repeats stand between ours, A B A B; `answer()` proves that it did the same work.
+A peer is a script beside this file with `prepare(job) -> (works, answer)`. It imports nothing of mmxai: it
+runs in `.peers/<name>`, which holds the peer's pinned packages and nothing else. The process stays up and
+does one of `works` when told, so that its repeats stand between ours, A B A B; `answer()` proves that it did
+the same work.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ class Rival:
         self._ask({"prepare": dict(job)})
 
     def run(self, what: str, *args: Any) -> None:
-        """Do one of the works the script gave, with arguments that JSON can carry."""
-        self._ask({"run": what, "args": args})
+        """Do one of the works the script gave, with arguments that JSON can carry, or paths."""
+        self._ask({"run": what, "args": [str(a) if isinstance(a, Path) else a for a in args]})
 
     def answer(self) -> dict[str, Any]:
         """What the work came to."""

@@ -1,4 +1,4 @@
-"""Runs in a peer's environment: reads a message a line, does what it says, answers a line. Standard library only."""
+"""Runs in a peer's environment, standard library alone: a message a line in, an answer a line out."""
 
 import importlib.util
 import json
@@ -15,15 +15,16 @@ def main() -> None:
     peer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer)
     works: dict = {}
-    answer = None
+    answer: object = None
     for line in sys.stdin:
-        message, reply = json.loads(line), None
+        message = json.loads(line)
+        reply: object = None
         if "prepare" in message:
             works, answer = peer.prepare(message["prepare"])
         elif "run" in message:
             works[message["run"]](*message["args"])
         elif "answer" in message:
-            reply = answer()
+            reply = answer() if callable(answer) else None
         replies.write(json.dumps({"reply": reply}) + "\n")
         replies.flush()
 

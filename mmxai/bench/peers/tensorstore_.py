@@ -1,4 +1,4 @@
-"""TensorStore: the same sharded Zarr v3 array of bfloat16, written shard by shard and fsynced, its default."""
+"""TensorStore: the same sharded Zarr v3 array of bfloat16, written shard by shard, fsynced by default."""
 
 import shutil
 
