@@ -229,8 +229,9 @@ def test_appending_goes_on_with_the_same_columns(tmp_path: Path) -> None:
 
 def test_an_empty_store_and_an_overflow(tmp_path: Path) -> None:
     kinds, huge = {"a": "int8", "b": "topk"}, torch.full((1, 4), 3.4e38)
-    with create_store(tmp_path / "s", dict.fromkeys(kinds, 4), dtype=kinds, topk=2) as store:
-        pytest.raises(StorageOverflowError, store.write, ["x"], {"a": huge, "b": huge}).match("bfloat16")
+    made = create_store(tmp_path / "s", dict.fromkeys(kinds, 4), dtype=kinds, topk=2)
+    with made as store, pytest.raises(StorageOverflowError, match="bfloat16"):
+        store.write(["x"], {"a": huge, "b": huge})
     with open_store(tmp_path / "s") as store:
         assert store["a"][:].shape == (0, 4) and store["b"].gather([]).shape == (0, 4)
     assert verify(tmp_path / "s").ok
