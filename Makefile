@@ -29,9 +29,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,plot]'
 	touch $@
 
+# Every CPU case; figures go to benchmarks/results and from there into the README. Fails on red tests and, after
+# writing the table, on a missed target. PEERS=--peers measures the rivals too, in .peers.
 benchmarks: install
-	$(BIN)/python -m benchmarks store
-	$(BIN)/python -m benchmarks harvest
+	status=0; $(BIN)/python -m benchmarks stats store harvest shapes --save $(PEERS) || status=$$?; \
+	$(BIN)/python -m benchmarks table --write README.md && exit $$status
 
 clean:
 	rm -rf .venv build demo *.egg-info

@@ -31,24 +31,33 @@ def terminal(figures: Sequence[Figure], *, quick: bool = False) -> str:
 
 
 def markdown(documents: Iterable[Document]) -> str:
-    """A table a machine."""
+    """A table a case a machine."""
     return "\n\n".join(_machine(document) for document in documents)
 
 
 def _machine(document: Document) -> str:
     m = document["machine"]
     where = f"{m['gpu']}, " if m["gpu"] else ""
-    cases = ", ".join(f"`{c}` {run['date']}" for c, run in sorted(document["cases"].items()))
+    title = f"**{where}{m['cpu']}, {m['cores']} cores, {m['memory_gib']:g} GiB, torch {m['torch']}**"
+    return "\n\n".join([title, *(_case(document, case) for case in sorted(document["cases"]))])
+
+
+def _case(document: Document, case: str) -> str:
+    run = document["cases"][case]
+    commit, plus, _ = (run["commit"] or "an installed package").partition("+")
+    version = commit[:7] + plus.replace("+", " with changes") if run["commit"] else commit
     lines = [
-        f"**{where}{m['cpu']}, {m['cores']} cores, {m['memory_gib']:g} GiB, torch {m['torch']}** ({cases})",
+        f"`{case}`, {run['date']}, {version}, tests {run['tests']}",
         "",
         "| figure | value | target | measured | floor |",
         "|---|---|---|---|---|",
     ]
     for name, figure in document["details"].items():
-        target = figure["target"] or "reported"
+        if figure["case"] != case:
+            continue
         missed = " **missed**" if figure["verdict"] == "MISSED" else ""
-        cells = (f"`{name}`", number(figure["value"]), target + missed, figure["detail"], figure["floor"])
+        target = (figure["target"] or "reported") + missed
+        cells = (f"`{name}`", number(figure["value"]), target, figure["detail"], figure["floor"])
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ from mmxai.bench.options import Options
 CASES = {
     "stats": "packing with per-neuron statistics in one pass, against torch, numba and one copy",
     "store": "durable write, random rows, shuffled epochs, against a raw write, np.memmap and zarr-python",
+    "profiles": "int8 and topk stores against bfloat16: bytes, random rows, and what is lost",
     "harvest": "packing and statistics, and a whole harvest, against the bare forward pass; peak memory",
     "shapes": "pictures, captions, twins and training batches of the shapes world a second, on one core",
 }

@@ -50,7 +50,7 @@ def against_peers(folder: Path, shape: Shape, options: Options) -> list[Figure]:
             options.repeats(5),
         )
         answer = {"gathered": int(site.gather(rows).view(torch.int16).to(torch.int64).sum())}
-        floor = bytes_floor(2 * BATCH * WIDTH * 2, copy_bandwidth())
+        floor = bytes_floor(BATCH * WIDTH * 2, copy_bandwidth())  # one read
         for peer, rival in rivals.items():
             rival.agree(answer)
             ours, theirs, gathered = writes["ours"], writes[peer.name], gathers[peer.name]
