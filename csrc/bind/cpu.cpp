@@ -5,6 +5,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <string>
 
 #include "../core/capture.h"
@@ -213,7 +215,7 @@ int64_t capture(py::array x, int from, const py::object& index, int64_t count, c
   const mmxai::Capture job{
       {width, seen, tensor<int64_t>(tallies, {4, width}), tensor<double>(moments, {2, width}),
        tensor<float>(extremes, {2, width})},
-      ranks_of(top, k, width), ranks_of(bottom, k, width), tensor<int64_t>(samples, {count}), row0};
+      ranks_of(top, k, width), ranks_of(bottom, k, width), {}, {}, tensor<int64_t>(samples, {count}), row0};
   require(!job.top.samples || job.samples, "expected the samples of the rows");
   const int64_t* rows = rows_of(x, index, count);
   switch (source) {

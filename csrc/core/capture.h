@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 
 #include "moments.h"
 #include "pack.h"
@@ -18,8 +19,9 @@ constexpr int64_t kTurnedColumns = 128;  // of a strip whose rows are not contig
 
 struct Capture {
   Neurons neurons;
-  Ranks top, bottom;  // bottom.values null: not wanted
-  const int64_t* samples;  // of each row; null unless the lists have samples
+  Ranks top, bottom;           // bottom.values null: not wanted
+  Workspace to_top, to_bottom;  // for their insertions
+  const int64_t* samples;       // of each row; null unless the lists have samples
   int64_t row0;
 };
 
@@ -44,6 +46,7 @@ class StripWalk {
   int64_t run(int64_t count) {
     int64_t overflow = 0;
     for (int64_t r = 0; r < count; r += kTileRows) overflow += tile(r, std::min(kTileRows, count - r));
+    put_back_all();
     return overflow;
   }
 
@@ -64,14 +67,13 @@ class StripWalk {
     for (; r + 8 <= rows; r += 8) block<8>(first, r, 8);
     if (r < rows) block<0>(first, r, rows - r);
     int64_t overflow = 0;
-    for (int64_t c = 0; c < padded_; c += kLanes) {
-      const int64_t n = std::min(kLanes, width_ - c);
-      if (strip_.sound(c)) {
-        strip_.merge_sound(c, n, rows, job_.neurons, begin_ + c);
-      } else {
-        for (int64_t i = c; i < c + n; ++i)
-          overflow += merge_slowly<S, D>(source_, rows, i, strip_.finite[i], job_.neurons, begin_ + i);
-      }
+    for (int64_t c = 0, sound = 0; c < padded_; c = sound) {
+      while (sound < padded_ && strip_.sound(sound)) sound += kLanes;
+      strip_.merge_sound(c, std::min(sound, width_) - c, rows, job_.neurons, begin_ + c);
+      if (sound == padded_) break;
+      for (int64_t i = sound; i < std::min(sound + kLanes, width_); ++i)
+        overflow += merge_slowly<S, D>(source_, rows, i, strip_.finite[i], job_.neurons, begin_ + i);
+      sound += kLanes;
     }
     return overflow;
   }
@@ -122,10 +124,9 @@ class StripWalk {
   template <int kRows>
   MMXAI_INLINE void eight(const In* const* in, Out* const* to, int64_t at, int64_t c, int64_t row, int64_t rows) {
     Strip& strip = strip_;
-    const Floats shift = load(strip.shift + c), top = load(strip.top + c), bottom = load(strip.bottom + c);
-    Floats sum = all(0.0f), square = all(0.0f), low = load(strip.low + c), high = load(strip.high + c);
-    Ints positive = load(strip.positive + c), candidates = all(int32_t{0});
-    Floats held[8];
+    const Floats shift = load(strip.shift + c);
+    Floats sum = all(0.0f), square = all(0.0f), low = all(kInfinity), high = all(-kInfinity);
+    Ints positive = load(strip.positive + c);
     const int64_t n = kRows ? kRows : rows;
     for (int64_t i = 0; i < n; ++i) {
       const Floats x = settle_lanes<S, D, kWrite>(in[i] + at, kWrite ? to[i] + at : nullptr);
@@ -135,37 +136,49 @@ class StripWalk {
       low = least(x, low);
       high = largest(x, high);
       positive -= x > all(0.0f);
-      candidates |= x > top;
-      if (kBottom) candidates |= x < bottom;
-      held[i] = x;
     }
     // Added to the tile's sums a block at a time: short chains keep the error of float32 small.
     store(load(strip.sum + c) + sum, strip.sum + c);
     store(load(strip.square + c) + square, strip.square + c);
-    store(low, strip.low + c);
-    store(high, strip.high + c);
+    store(least(low, load(strip.low + c)), strip.low + c);
+    store(largest(high, load(strip.high + c)), strip.high + c);
     store(positive, strip.positive + c);
-    if (__builtin_expect(any(candidates), 0)) enter(held, c, row, n);
+    Ints candidates = high > load(strip.top + c);
+    if (kBottom) candidates |= low < load(strip.bottom + c);
+    if (__builtin_expect(any(candidates), 0)) enter(in, at, c, row, n);
   }
 
-  __attribute__((noinline)) void enter(const Floats* held, int64_t c, int64_t row, int64_t rows) {
-    Strip& strip = strip_;
-    const Floats top = load(strip.top + c), bottom = load(strip.bottom + c);
+  __attribute__((noinline)) void enter(const In* const* in, int64_t at, int64_t c, int64_t row, int64_t rows) {
     const Floats most = all(std::numeric_limits<float>::max());
+    const Floats top = load(strip_.top + c), bottom = load(strip_.bottom + c);
     for (int64_t i = 0; i < rows; ++i) {
-      const int64_t id = job_.row0 + row + i, sample = job_.samples ? job_.samples[row + i] : -1;
-      const Floats x = held[i];
-      for (uint32_t set = lanes_set((x > top) & (x <= most)); set; set &= set - 1) {
-        const int64_t at = c + __builtin_ctz(set);
-        offer<true>(job_.top, begin_ + at, x[at - c], id, sample);
-        strip.top[at] = job_.top.last()[begin_ + at];
-      }
-      if (!kBottom) continue;
-      for (uint32_t set = lanes_set((x < bottom) & (x >= -most)); set; set &= set - 1) {
-        const int64_t at = c + __builtin_ctz(set);
-        offer<false>(job_.bottom, begin_ + at, x[at - c], id, sample);
-        strip.bottom[at] = job_.bottom.last()[begin_ + at];
-      }
+      const Floats x = settle_lanes<S, D, false>(in[i] + at, nullptr);
+      offer_set<true>(lanes_set((x > top) & (x <= most)), x, c, row + i);
+      if (kBottom) offer_set<false>(lanes_set((x < bottom) & (x >= -most)), x, c, row + i);
+    }
+  }
+
+  template <bool kLargest>
+  void offer_set(uint32_t set, Floats x, int64_t c, int64_t row) {
+    if (!set) return;
+    const Ranks& ranks = kLargest ? job_.top : job_.bottom;
+    Insertions& own = (kLargest ? top_ : bottom_)[c / kLanes];
+    if (!own.fetched) {
+      own = (kLargest ? job_.to_top : job_.to_bottom).at(begin_ + c);
+      fetch(ranks, begin_ + c, std::min(kLanes, width_ - c), own);
+    }
+    float* last = (kLargest ? strip_.top : strip_.bottom) + c;
+    for (; set; set &= set - 1) {
+      const int i = __builtin_ctz(set);
+      last[i] = offer<kLargest>(own, ranks.k, i, x[i], job_.row0 + row, job_.samples ? job_.samples[row] : -1);
+    }
+  }
+
+  void put_back_all() {
+    for (int64_t c = 0; c < width_; c += kLanes) {
+      const int64_t n = std::min(kLanes, width_ - c);
+      if (top_[c / kLanes].fetched) put_back(job_.top, begin_ + c, n, top_[c / kLanes]);
+      if (kBottom && bottom_[c / kLanes].fetched) put_back(job_.bottom, begin_ + c, n, bottom_[c / kLanes]);
     }
   }
 
@@ -175,6 +188,7 @@ class StripWalk {
   Out* out_;
   const int64_t begin_, width_, padded_;
   Strip strip_;
+  Insertions top_[Strip::kColumns / kLanes] = {}, bottom_[Strip::kColumns / kLanes] = {};
   const In* source_[kTileRows];
   In turned_[kTileRows * kTurnedColumns];
 };
@@ -182,10 +196,15 @@ class StripWalk {
 // out [count, width] contiguous, or null where !kWrite: D is then what the statistics are of. Returns how many values
 // were finite and became infinite.
 template <class S, class D, bool kWrite>
-int64_t capture(const Capture& job, const Grid<S>& x, const int64_t* index, int64_t count, typename D::bits* out,
+int64_t capture(Capture job, const Grid<S>& x, const int64_t* index, int64_t count, typename D::bits* out,
                 int threads) {
   std::atomic<int64_t> overflow{0};
-  // Strips of whole cache lines, at least one a thread where the width allows it.
+  const int64_t size = Workspace::bytes(job.top.k, x.width, job.samples != nullptr);
+  const std::unique_ptr<int64_t[]> memory(new int64_t[size / 8 * (job.bottom.values ? 2 : 1)]);
+  auto* bytes = reinterpret_cast<unsigned char*>(memory.get());
+  job.to_top = {bytes, job.top.k, job.samples != nullptr};
+  job.to_bottom = {bytes + size, job.top.k, job.samples != nullptr};
+  // Strips of whole cache lines and groups of lanes, at least one a thread where the width allows it.
   const int64_t most = x.value_stride == 1 ? Strip::kColumns : kTurnedColumns;
   const int64_t share = ((x.width + threads - 1) / threads + 31) / 32 * 32;
   const int64_t strip = std::min(most, share);

@@ -23,7 +23,7 @@ struct Neurons {
   int64_t finite(int64_t d) const {
     return count - tallies[d] - tallies[width + d] - tallies[2 * width + d];
   }
-  // Chan, Golub and LeVeque (1983): n values with that mean and M2, beside `before` others.
+  // Chan, Golub and LeVeque (1983): n values of that mean and M2, beside `before` others.
   void merge(int64_t d, double before, double n, double mean, double m2) {
     const double weight = n / (before + n), delta = mean - moments[d];
     moments[d] += delta * weight;
@@ -60,13 +60,20 @@ struct Strip {
   // Columns [c, c + n), neurons d + ..., of a sound tile of `rows` rows.
   void merge_sound(int64_t c, int64_t n, int64_t rows, Neurons& out, int64_t d) {
     const double count = static_cast<double>(rows);
+    double *__restrict mean = out.moments + d, *__restrict m2 = mean + out.width;
+    float *__restrict least = out.extremes + d, *__restrict most = least + out.width;
+    int64_t* __restrict above = out.tallies + 3 * out.width + d;
+    double* __restrict before = finite + c;
     for (int64_t i = 0; i < n; ++i) {
-      const double s = sum[c + i], m2 = square[c + i] - s * s / count;
-      out.merge(d + i, finite[c + i], count, shift[c + i] + s / count, std::max(m2, 0.0));
-      finite[c + i] += count;
-      out.tallies[3 * out.width + d + i] += positive[c + i];
-      out.extremes[d + i] = std::min(out.extremes[d + i], low[c + i] + 0.0f);
-      out.extremes[out.width + d + i] = std::max(out.extremes[out.width + d + i], high[c + i] + 0.0f);
+      const double s = sum[c + i], q = square[c + i] - s * s / count;
+      const double total = before[i] + count, delta = shift[c + i] + s / count - mean[i];
+      m2[i] += (q > 0 ? q : 0) + delta * delta * before[i] * count / total;
+      mean[i] += delta * count / total;
+      before[i] = total;
+      above[i] += positive[c + i];
+      const float l = low[c + i] + 0.0f, h = high[c + i] + 0.0f;
+      least[i] = l < least[i] ? l : least[i];
+      most[i] = h > most[i] ? h : most[i];
     }
   }
 };
