@@ -23,8 +23,12 @@ class HarvestConfig:
     """Keep at most this many rows of a sample: a random subset, seeded."""
     pool: str | None = None
     """One row a sample: 'mean', 'last', or the mean over grid cells 'y0,x0,y1,x1'."""
-    store_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Data type on disk. A value that does not fit float16 is an error, never a stored inf."""
+    store_dtype: Literal["bfloat16", "float16", "float32", "int8", "topk"] = "bfloat16"
+    """Data type on disk. A value that does not fit float16 is an error, never a stored inf. int8: half of
+    bfloat16, a scale a row, columns that are very large in the first samples looked at kept apart. topk: the
+    --topk values of largest magnitude of each row. Both read as bfloat16."""
+    topk: int | None = None
+    """Values kept of each row with --store-dtype topk."""
     batch_size: int | Literal["auto"] = "auto"
     """Samples a forward pass. The same batch size gives the same bytes; auto: what the store was begun with,
     else 32 on a CPU and the fastest that fits on a GPU."""

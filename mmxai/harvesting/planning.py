@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from mmxai.capture.engine import Extractor
 from mmxai.capture.select import Selection
 from mmxai.data import Source
 from mmxai.errors import DiskFullError, SelectionError, UnreadableSampleError
@@ -18,13 +20,14 @@ from mmxai.harvesting.feed import PROBED, Peeked, read, readable
 from mmxai.harvesting.report import size
 from mmxai.stats import state_bytes
 from mmxai.store import Plan, SiteSpec, read_commits
+from mmxai.store.profiles import largest_of, outlier_columns
 from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
     from mmxai.data import Sample
     from mmxai.models import Model
+    from mmxai.models.inputs import Encoded
 
-_ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 ROW_BYTES = 4 * len(ROW_COLUMNS)
 # A part is what a crash can cost and what a file holds: large enough that ten thousand parts make a large
 # store, small enough that it is a minute's work.
@@ -115,8 +118,8 @@ def make_plan(
     spaces = {site: model.space_of(site) for site in sites}
     kept = probe(model, source, towers, dict.fromkeys(spaces.values()), selection)
     mean = {space: float(np.mean(counts)) for space, counts in kept.items()}
-    itemsize = _ITEMSIZE[config.store_dtype]
-    per_sample = sum(mean[spaces[site]] * model.width_of(site) * itemsize for site in sites)
+    specs = site_specs(model, source, towers, sites, selection, config, stored)
+    per_sample = sum(mean[spec.space] * spec.row_bytes for spec in specs)
     samples = len(source) if isinstance(source, Source) else None
     per_part = config.samples_per_part or (stored.samples_per_part if stored else None)
     statistics = sum(state_bytes(model.width_of(site)) for site in sites) if config.stats else 0
@@ -126,7 +129,7 @@ def make_plan(
         samples_per_part=per_part,
         order=config.order if samples is not None else "sequential",
         seed=config.seed,
-        sites=tuple(SiteSpec(s, model.width_of(s), config.store_dtype, spaces[s]) for s in sites),
+        sites=specs,
         rows_per_sample={space: selection.capacity(model.rows_per_sample(space)) for space in kept},
         identity={
             # A folder that was renamed holds the same model.
@@ -152,7 +155,7 @@ def make_plan(
         samples_per_part=per_part,
         rows={space: round(m * counted) for space, m in mean.items()},
         nbytes=round((per_sample + ROW_BYTES * sum(mean.values())) * counted) + parts * statistics,
-        files=parts * (len(sites) + len(kept) + 3),
+        files=parts * (sum(len(spec.pieces) for spec in specs) + len(kept) + 3),
         free=shutil.disk_usage(existing).free,
         exact=all(len(set(counts)) == 1 for counts in kept.values()),
         committed=0 if stored is None else len(read_commits(home, stored)),
@@ -173,18 +176,8 @@ def probe(
     model: Model, source: Source | Peeked, towers: Sequence[str], spaces: dict[str, Any], selection: Selection
 ) -> dict[str, list[int]]:
     """Row space -> rows kept of each of a few samples. Raises SelectionError where none is."""
-    encoded = []
-    unreadable = None
-    for sample in _probed(source):
-        try:
-            # An unreadable one is passed over here: the harvest itself stops at it, or skips and records it.
-            encoded.append(model.encode(readable(sample), towers))
-        except UnreadableSampleError as error:
-            unreadable = error
-    if not encoded and unreadable is not None:
-        raise unreadable
     kept: dict[str, list[int]] = {space: [] for space in spaces}
-    for item in encoded:
+    for item in encoded_head(model, source, towers):
         rows = model.collate([item]).rows
         for space in kept:
             count = int(selection.keep(rows[space]).sum())
@@ -197,6 +190,51 @@ def probe(
                 f"at, whose rows are of {types}; select others, or leave those sites out"
             )
     return kept
+
+
+def encoded_head(model: Model, source: Source | Peeked, towers: Sequence[str]) -> list[Encoded]:
+    """The few samples that are looked at before a harvest, as the model takes them."""
+    encoded = []
+    unreadable = None
+    for sample in _probed(source):
+        try:
+            # An unreadable one is passed over here: the harvest itself stops at it, or skips and records it.
+            encoded.append(model.encode(readable(sample), towers))
+        except UnreadableSampleError as error:
+            unreadable = error
+    if not encoded and unreadable is not None:
+        raise unreadable
+    return encoded
+
+
+def site_specs(
+    model: Model,
+    source: Source | Peeked,
+    towers: Sequence[str],
+    sites: Sequence[str],
+    selection: Selection,
+    config: HarvestConfig,
+    stored: Plan | None,
+) -> tuple[SiteSpec, ...]:
+    """How each site is stored. Outlier columns of int8 are those of the store that is there, else found by
+    running the model on a few samples, one at a time, so that they depend on the data alone."""
+
+    def spec(site: str, outliers: tuple[int, ...] | None) -> SiteSpec:
+        space = model.space_of(site)
+        return SiteSpec(site, model.width_of(site), config.store_dtype, space, config.topk, outliers)
+
+    if config.store_dtype != "int8":
+        return tuple(spec(site, None) for site in sites)
+    if stored is not None and {s.name for s in stored.sites} == set(sites):
+        return tuple(spec(site, stored.site(site).outliers or ()) for site in sites)
+    extract = Extractor(model, sites, selection, torch.bfloat16)
+    largest = {site: torch.zeros(model.width_of(site)) for site in sites}
+    for item in encoded_head(model, source, towers):
+        for packed in extract(model.collate([item])):
+            for site, x in packed.acts.items():
+                largest[site] = torch.maximum(largest[site], largest_of(x))
+            extract.buffers.give_back(packed)
+    return tuple(spec(site, outlier_columns(largest[site])) for site in sites)
 
 
 def _probed(source: Source | Peeked) -> list[Sample | UnreadableSampleError]:

@@ -76,7 +76,7 @@ def _harvest(
     with StoreWriter.open(config.store, plan) as store:
         if config.batch_size == "auto":  # of workers that begin a store at once, one has chosen for all
             batch_size = int(store.plan.notes.get("batch_size", batch_size))
-        extract = Extractor(model, sites, selection, getattr(torch, config.store_dtype))
+        extract = Extractor(model, sites, selection, getattr(torch, plan.sites[0].row_dtype))
         before = len(store.committed())
         report = HarvestReport(config.store, batch_size=batch_size, resumed=before)
         bar = tqdm(
