@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import mmxai
 from mmxai.data import Sample, Source
 from mmxai.models import Model
 from mmxai.models.load import build
@@ -64,3 +66,11 @@ class Decoded(Source):
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(str(index), tensors={"pixel_values": self.pixels[index % BATCH]}, digest="0")
+
+
+def harvest(model: Model, data: Decoded, path: Path, stats: bool = True) -> None:
+    """The data set into a store at `path`."""
+    mmxai.harvest(
+        model, data, sites=list(SITES), store=path, batch_size=BATCH, stats=stats, progress=False,
+        order="sequential",
+    )  # fmt: skip

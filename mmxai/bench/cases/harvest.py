@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import mmxai
+from mmxai.bench.cases._harvest_peers import against_peers
 from mmxai.bench.cases._null import null_sink
-from mmxai.bench.cases._vision import BATCH, SITES, Decoded, clip_base, clip_small, clip_tiny
+from mmxai.bench.cases._vision import BATCH, SITES, Decoded, clip_base, clip_small, clip_tiny, harvest
 from mmxai.bench.figures import Figure, interleave_paths, ratio
 from mmxai.bench.floors import multiply_rate, operations_floor
 from mmxai.bench.machine import PACKAGE
@@ -34,21 +34,15 @@ batch being packed, staging that is used again, a shard's index a site, decoded 
 def run(options: Options) -> list[Figure]:
     with options.warm() as folder:
         if options.quick:
-            figures = _against_forward(folder, "", clip_tiny(), 2 * BATCH, options)
+            model, count = clip_tiny(), 2 * BATCH
+            figures = _against_forward(folder, "", model, count, options)
         else:
+            model, count = clip_base(), 4 * BATCH
             figures = [
-                *_against_forward(folder, "", clip_base(), 128, options),
-                *_against_forward(folder, "_small", clip_small(), 1024, options),
+                *_against_forward(folder, "", model, count, options),
+                *_against_forward(folder, "_small", clip_small(), 32 * BATCH, options),
             ]
-        return [*figures, *_memory(folder, options)]
-
-
-def harvest(model: Model, data: Decoded, path: Path, stats: bool = True) -> None:
-    """The data set into a store at `path`."""
-    mmxai.harvest(
-        model, data, sites=list(SITES), store=path, batch_size=BATCH, stats=stats, progress=False,
-        order="sequential",
-    )  # fmt: skip
+        return [*figures, *against_peers(folder, model, count, options), *_memory(folder, options)]
 
 
 def _against_forward(folder: Path, suffix: str, model: Model, count: int, options: Options) -> list[Figure]:
@@ -70,7 +64,7 @@ def _against_forward(folder: Path, suffix: str, model: Model, count: int, option
         "forward": forward,
         "packing": null_sink(model, data, SITES, stats=False),
         "capture": null_sink(model, data, SITES, stats=True),
-        "plain": partial(_harvest_at, model, data, False),
+        "plain": partial(harvest, model, data, stats=False),
         "harvest": kept,
     }
     timings = interleave_paths(folder, works, options.repeats(5))
@@ -94,10 +88,6 @@ def _against_forward(folder: Path, suffix: str, model: Model, count: int, option
         figure("harvest", "harvest", "<= 1.15", f", statistics on, {rate / 1e6:.0f} MB/s stored"),
         figure("harvest_without_statistics", "plain", None),
     ]
-
-
-def _harvest_at(model: Model, data: Decoded, stats: bool, path: Path) -> None:
-    harvest(model, data, path, stats)
 
 
 def _memory(folder: Path, options: Options) -> list[Figure]:

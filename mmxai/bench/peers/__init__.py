@@ -69,6 +69,12 @@ PEERS = (
     ),
     Peer("tensorstore", "store", ("tensorstore==0.1.86", _NUMPY), "the same Zarr array"),
     Peer("h5py", "store", ("h5py==3.16.0", _NUMPY), "one HDF5 file, chunks of the same size"),
+    Peer(
+        "nnsight",
+        "harvest",
+        ("nnsight==0.8.1", "torch=={torch}", "transformers==5.23.0", "safetensors==0.8.0", _NUMPY),
+        "traces saved as safetensors, no statistics, rows or checksums",
+    ),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
 )
 
