@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 # Every CPU case; figures go to benchmarks/results and from there into the README. Fails on red tests and, after
 # writing the table, on a missed target. PEERS=--peers measures the rivals too, in .peers.
 benchmarks: install
-	status=0; $(BIN)/python -m benchmarks stats store harvest shapes --save $(PEERS) || status=$$?; \
+	status=0; $(BIN)/python -m benchmarks stats store profiles harvest shapes --save $(PEERS) || status=$$?; \
 	$(BIN)/python -m benchmarks table --write README.md && exit $$status
 
 clean:

@@ -1,7 +1,7 @@
 """The JSON of a machine's figures.
 
 {"machine": {...},
- "cases": {case: {"commit": ..., "tests": "green", "date": "2026-01-31"}},
+ "cases": {case: {"commit", "tests": "green", "date": "2026-01-31", "quick": false, "backends": {op: ...}}},
  "figures": {name: value},
  "details": {name: {"case", "value", "target", "verdict", "detail", "floor"}}}
 """
@@ -18,6 +18,7 @@ from typing import Any
 from mmxai.bench.figures import Figure
 from mmxai.bench.machine import commit, machine
 from mmxai.errors import ArgumentError
+from mmxai.kernels import status
 
 Document = dict[str, Any]
 _SAME = ("cpu", "cores", "gpu")  # what makes two runs the same machine; software may move on
@@ -27,7 +28,7 @@ def new() -> Document:
     return {"machine": machine(), "cases": {}, "figures": {}, "details": {}}
 
 
-def add(document: Document, case: str, figures: Sequence[Figure], tests: str) -> None:
+def add(document: Document, case: str, figures: Sequence[Figure], tests: str, *, quick: bool = False) -> None:
     """Put the figures of one run of a case in place of what the document held of it."""
     stale = [name for name, figure in document["details"].items() if figure["case"] == case]
     for name in stale:
@@ -39,7 +40,22 @@ def add(document: Document, case: str, figures: Sequence[Figure], tests: str) ->
         document["figures"][figure.name] = figure.value
         detail = asdict(figure) | {"verdict": figure.verdict, "case": case}
         document["details"][figure.name] = {k: v for k, v in detail.items() if k != "name"}
-    document["cases"][case] = {"commit": commit(), "tests": tests, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    document["cases"][case] = {
+        "commit": commit(),
+        "tests": tests,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "quick": quick,
+        "backends": backends(document["machine"]["gpu"] is not None),
+    }
+
+
+def backends(gpu: bool) -> dict[str, str]:
+    """Which backend serves each op here: on the CPU, or 'cpu / cuda' where there is a GPU."""
+    chosen: dict[str, list[str]] = {}
+    for line in status():
+        if line.selected and (gpu or line.device == "cpu"):
+            chosen.setdefault(line.op, []).append(line.backend)
+    return {op: " / ".join(names) for op, names in chosen.items()}
 
 
 def merge(path: Path, fresh: Document) -> Document:

@@ -40,7 +40,7 @@ def run_cases(names: Sequence[str], options: Options, *, json: Path | None = Non
             print(f"{name}: cannot run here: {reason}")
             continue
         print(table.terminal(figures, quick=options.quick), flush=True)
-        document.add(fresh, name, figures, tests)
+        document.add(fresh, name, figures, tests, quick=options.quick)
         missed |= any(f.verdict == "MISSED" for f in figures)
         if json is not None:  # after every case, so that a long run cut short leaves what it measured
             document.write(json, fresh)

@@ -77,7 +77,8 @@ def test_json_and_exit_status(fake, tmp_path, capsys):
     fake.value = 0.5
     assert main(["bench", "fake", "--json", str(path)]) == 1
     assert "MISSED" in capsys.readouterr().out
-    assert main(["bench", "fake", "--quick"]) == 0  # a quick run judges nothing
+    assert main(["bench", "fake", "--quick", "--json", str(path)]) == 0  # a quick run judges nothing
+    assert json.loads(path.read_text())["cases"]["fake"]["quick"]
 
 
 def test_save_keeps_one_file_a_machine(fake, tmp_path, monkeypatch):
@@ -118,7 +119,7 @@ def test_every_case_names_tests_that_exist(name):
     assert tests and all((ROOT / path).exists() for path in tests)
 
 
-@pytest.mark.parametrize("name", ["stats", "store", "shapes", "harvest"])
+@pytest.mark.parametrize("name", ["stats", "store", "profiles", "shapes", "harvest"])
 def test_every_case_runs(name, tmp_path):
     """Tiny shapes; every figure has a value and a floor."""
     options = Options(quick=True, warm_folder=str(tmp_path), cold_folder=str(tmp_path))
