@@ -73,9 +73,7 @@ def capture(
     overflow = 0
     if count and width:
         module = OP.pick(backend, x.device.type, x, index, out, state)
-        overflow = module.capture(
-            x.detach(), index, out, state, row0, samples, scales, thread_count(threads)
-        )
+        overflow = module.capture(x.detach(), index, out, state, row0, samples, scales, thread_count(threads))
     if state is not None:
         state.count += count
         state.next_row = row0 + count
@@ -111,9 +109,7 @@ def _check_state(
     if state is not None and state.width != width:
         raise ArgumentError(f"capture: x has width {width}, the state {state.width}; expected the same")
     if state is not None and row0 < state.next_row:
-        raise ArgumentError(
-            f"capture: got row {row0} after row {state.next_row - 1}, expected rows in order"
-        )
+        raise ArgumentError(f"capture: got row {row0} after row {state.next_row - 1}, expected rows in order")
     if (samples is not None) != (state is not None and state.per_sample):
         raise ArgumentError(
             f"capture: got {'no ' if samples is None else ''}samples for {state}, expected them with a state "
