@@ -3,13 +3,22 @@
 import pytest
 import torch
 
-from mmxai.bench.cases._rivals import Best, Plain
+from mmxai.bench.cases._rivals import Best, Compiled, Plain
 
 
 @pytest.mark.parametrize("rival", [Plain, Best])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [700, 256, 33])
 def test_a_rival_finds_what_the_whole_stream_has(rival, dtype, rows):
+    check(rival, dtype, rows)
+
+
+@pytest.mark.slow
+def test_the_compiled_rival_too():
+    check(Compiled, torch.bfloat16, 700)
+
+
+def check(rival, dtype, rows):
     k, width = 5, 24
     generator = torch.Generator().manual_seed(1)
     batches = [(torch.randn(rows, width, generator=generator) * 3 + 10).to(dtype) for _ in range(4)]
