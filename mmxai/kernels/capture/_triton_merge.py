@@ -72,12 +72,13 @@ def fold(
 
 @triton.jit
 def without_doubles(new, run, new_owner, run_owner):
-    """(new, run) with MISSING wherever a greater key has the same owner."""
-    same = new_owner[:, None] == run_owner[None, :]
-    lost = tl.max(tl.where(same & (new[:, None] < run[None, :]), 1, 0), 1)
-    beaten = tl.max(tl.where(same & (new[:, None] > run[None, :]), 1, 0), 0)
-    same = new_owner[:, None] == new_owner[None, :]
-    lost = lost | tl.max(tl.where(same & (new[:, None] < new[None, :]), 1, 0), 1)
+    """(new `[C, N]`, run `[C, K]`) with MISSING wherever a greater key of the column has the same owner."""
+    mine, my_owner = new[:, :, None], new_owner[:, :, None]
+    same = my_owner == run_owner[:, None, :]
+    lost = tl.max(tl.where(same & (mine < run[:, None, :]), 1, 0), 2)
+    beaten = tl.max(tl.where(same & (mine > run[:, None, :]), 1, 0), 1)
+    same = my_owner == new_owner[:, None, :]
+    lost = lost | tl.max(tl.where(same & (mine < new[:, None, :]), 1, 0), 2)
     return tl.where(lost > 0, MISSING, new), tl.where(beaten > 0, MISSING, run)
 
 
@@ -93,54 +94,63 @@ def owners(key, column, owner, samples, width, K: tl.constexpr):
 @triton.jit
 def select(
     x, index, samples, counts, found, values, ids, owner,
-    n: tl.int32, width: tl.int32, tokens: tl.int32,
+    n: tl.int32, width: tl.int32, begin: tl.int32, tokens: tl.int32,
     batch_stride: tl.int64, token_stride: tl.int64, value_stride: tl.int64, row0: tl.int64, cursor, k: tl.int32,
     SIGN: tl.constexpr, SOURCE: tl.constexpr, TARGET: tl.constexpr, FLAT: tl.constexpr,
-    K: tl.constexpr, ROOM: tl.constexpr, STEP: tl.constexpr,
+    K: tl.constexpr, ROOM: tl.constexpr, UNROLL: tl.constexpr, LANES: tl.constexpr, STEP: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Take what was found in a column (a program) into its list: `values ids owner` `[k, D]`.
+    """Take the rows found in COLS columns into their lists: `values ids owner` `[k, D]`.
 
-    SIGN -1 is for the smallest. Where more was found than there was ROOM, the rows themselves are gone through
-    again: slower, as exact. K is a power of two from k on, and STEP one from K on.
+    SIGN -1 is for the smallest. Where more was found than there was ROOM for, all rows are gone through: slower,
+    as exact. K is a power of two from k on, and STEP one from K on.
     """
-    column = tl.program_id(0)
-    number = tl.load(counts + column)
-    if number > 0:
-        rank = tl.arange(0, K)
-        old = tl.load(values + rank * width + column, mask=rank < k, other=-SIGN * INF) * SIGN
+    column = (tl.program_id(0) * COLS + tl.arange(0, COLS))[:, None]
+    inside = column < width
+    number = tl.load(counts + column, mask=inside, other=0)
+    most = tl.max(tl.max(number, 1), 0)
+    if most > 0:
+        rank = tl.arange(0, K)[None, :]
+        mine = inside & (rank < k)
+        entry = rank.to(tl.int64) * width + column
+        old = tl.load(values + entry, mask=mine, other=-SIGN * INF) * SIGN
         run = tl.where(old > -INF, sort_key(old, rank), MISSING)
-        least = tl.load(values + (k - 1) * width + column) * SIGN
-        again = number > ROOM
-        total = tl.where(again, n, number)
+        least = tl.load(values + (k - 1).to(tl.int64) * width + column, mask=inside, other=SIGN * INF) * SIGN
+        again = most > ROOM
+        total = tl.where(again, n, most * UNROLL)
         for start in range(0, total, STEP):
-            at = start + tl.arange(0, STEP)
+            at = start + tl.arange(0, STEP)[None, :]
             if again:
-                base = offsets(at, at < n, index, tokens, batch_stride, token_stride, FLAT)
-                bits = tl.load(x + base + column.to(tl.int64) * value_stride, mask=at < n, other=0)
-                _, value = stored(bits, SOURCE, TARGET)
-                value = value * SIGN
-                hot = (at < n) & (value > least) & (tl.abs(value) <= MOST_F32)
-                new = tl.where(hot, sort_key(value, K + at), MISSING)
+                rows = at + tl.zeros_like(column)
             else:
-                new = tl.load(found + column.to(tl.int64) * ROOM + at, mask=at < number, other=MISSING)
+                mask = inside & (at < number * UNROLL)
+                rows = tl.load(found + (column * ROOM + at // UNROLL), mask=mask, other=n) + at % UNROLL * LANES
+            mask = inside & (rows < n)
+            base = offsets(rows, mask, index, begin, tokens, batch_stride, token_stride, FLAT)
+            bits = tl.load(x + base + column.to(tl.int64) * value_stride, mask=mask, other=0)
+            _, value = stored(bits, SOURCE, TARGET)
+            value = value * SIGN
+            hot = mask & (value > least) & (tl.abs(value) <= MOST_F32)
+            new = tl.where(hot, sort_key(value, K + rows), MISSING)
             if samples is not None:
                 new_owner = owners(new, column, owner, samples, width, K)
                 run_owner = owners(run, column, owner, samples, width, K)
                 new, run = without_doubles(new, run, new_owner, run_owner)
             best = tl.topk(new, K)
-            run = tl.topk(tl.reshape(tl.join(run, best), [2 * K]), K)
+            run = tl.topk(tl.reshape(tl.join(run, best), [COLS, 2 * K]), K)
         place = key_place(run)
         there = run != MISSING
         held = there & (place < K)
-        began = tl.zeros([K], tl.int64) + row0
+        began = tl.zeros([COLS, K], tl.int64) + row0
         if cursor is not None:
             began += tl.load(cursor)
-        new_ids = tl.where(held, tl.load(ids + place * width + column, mask=held, other=-1), began + place - K)
+        new_ids = tl.where(
+            held, tl.load(ids + place * width + column, mask=held, other=-1), began + place - K
+        )
         best_values = tl.where(there, key_value(run), -INF) * SIGN + 0.0
         if samples is not None:
             new_owner = owners(run, column, owner, samples, width, K)
-            tl.debug_barrier()  # every thread has read the list before any writes it
-            tl.store(owner + rank * width + column, new_owner, mask=rank < k)
+            tl.debug_barrier()  # every thread has read the lists before any writes them
+            tl.store(owner + entry, new_owner, mask=mine)
         tl.debug_barrier()
-        tl.store(ids + rank * width + column, tl.where(there, new_ids, -1), mask=rank < k)
-        tl.store(values + rank * width + column, best_values, mask=rank < k)
+        tl.store(ids + entry, tl.where(there, new_ids, -1), mask=mine)
+        tl.store(values + entry, best_values, mask=mine)
