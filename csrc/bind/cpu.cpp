@@ -255,8 +255,6 @@ void topk_rows(py::array x, int from, bool magnitude, py::array values, const py
   require(x.strides(1) == x.itemsize() || width == 1, "the values of a row are not neighbours");
   require(values.flags() & py::array::c_style, "values are not contiguous");
   auto* at = tensor<int32_t>(indices, {rows, k});
-  Dense<int32_t> scratch(rows * k);
-  int32_t* order = scratch.mutable_data();
   const auto run = [&](auto dtype) {
     using S = decltype(dtype);
     using In = typename S::bits;
@@ -264,7 +262,7 @@ void topk_rows(py::array x, int from, bool magnitude, py::array values, const py
     auto* to = writable<In>(values);
     const int64_t stride = x.strides(0) / x.itemsize();
     py::gil_scoped_release release;
-    mmxai::topk_rows<S>(from_values, rows, width, stride, k, magnitude, to, at, order, threads);
+    mmxai::topk_rows<S>(from_values, rows, width, stride, k, magnitude, to, at, threads);
   };
   switch (source) {
     case mmxai::Dtype::f32: return run(mmxai::F32{});

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <memory>
 
 #include "lanes.h"
 #include "threads.h"
@@ -22,45 +24,74 @@ MMXAI_INLINE Ints order_lanes(Words u, Ints signs) {
   return nan ? all(int32_t{0x7FFFFFFF}) : (size ^ negative) - negative;
 }
 
+// Candidates wait, each as its order and the complement of its index in one integer, until there are 2 k; the best k
+// of them then stay and the k-th of these is what a later value must beat. A later equal one has the higher index.
+class Selection {
+ public:
+  static int64_t room(int64_t k) { return 2 * k + kLanes; }
+
+  Selection(uint64_t* held, int64_t k) : held_(held), k_(k) {}
+
+  bool begun() const { return cut_; }
+  int32_t last() const { return last_; }
+  void add(int64_t index, int32_t order) {
+    held_[count_++] = static_cast<uint64_t>(static_cast<uint32_t>(order) ^ 0x80000000u) << 32 |
+                      (0xFFFFFFFFu - static_cast<uint32_t>(index));
+  }
+  void cut_if_full() {
+    if (count_ < 2 * k_) return;
+    std::nth_element(held_, held_ + k_ - 1, held_ + count_, std::greater<>());
+    last_ = static_cast<int32_t>(static_cast<uint32_t>(held_[k_ - 1] >> 32) ^ 0x80000000u);
+    count_ = k_;
+    cut_ = true;
+  }
+  // The k best indices, best first.
+  void write(int32_t* indices) {
+    if (count_ > k_) std::nth_element(held_, held_ + k_ - 1, held_ + count_, std::greater<>());
+    std::sort(held_, held_ + k_, std::greater<>());
+    for (int64_t i = 0; i < k_; ++i) indices[i] = static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(held_[i]));
+  }
+
+ private:
+  uint64_t* held_;
+  const int64_t k_;
+  int64_t count_ = 0;
+  int32_t last_ = 0;
+  bool cut_ = false;
+};
+
 template <class S>
 void topk_row(const typename S::bits* x, int64_t width, int64_t k, bool magnitude, typename S::bits* values,
-              int32_t* indices, int32_t* order) {
-  int64_t held = 0;
-  const auto offer = [&](int64_t d, int32_t key) {
-    if (held == k && key <= order[k - 1]) return;
-    int64_t at = held < k ? held++ : k - 1;
-    for (; at > 0 && order[at - 1] < key; --at) {
-      order[at] = order[at - 1];
-      indices[at] = indices[at - 1];
-    }
-    order[at] = key;
-    indices[at] = static_cast<int32_t>(d);
-  };
-  int64_t d = 0;
-  for (; d < std::min(k, width); ++d) offer(d, order_of(widen(S{}, x[d]), magnitude));
+              int32_t* indices, uint64_t* scratch) {
+  Selection best(scratch, k);
   const Ints signs = all(magnitude ? 0 : -1);
-  for (; d + 2 * kLanes <= width; d += 2 * kLanes) {
-    const Ints last = all(order[k - 1]);
-    const Ints first = order_lanes(widen_lanes<S>(x + d), signs), second = order_lanes(widen_lanes<S>(x + d + 8), signs);
-    const Ints beyond[2] = {first > last, second > last};
-    if (__builtin_expect(!any(beyond[0] | beyond[1]), 1)) continue;
-    for (uint32_t set = lanes_set(beyond[0]) | lanes_set(beyond[1]) << 8; set; set &= set - 1) {
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) {
+    const Ints order = order_lanes(widen_lanes<S>(x + d), signs);
+    uint32_t set = best.begun() ? lanes_set(order > all(best.last())) : 0xFF;
+    if (__builtin_expect(set == 0, 1)) continue;
+    for (; set; set &= set - 1) {
       const int i = __builtin_ctz(set);
-      offer(d + i, i < kLanes ? first[i] : second[i - kLanes]);
+      best.add(d + i, order[i]);
     }
+    best.cut_if_full();
   }
-  for (; d < width; ++d) offer(d, order_of(widen(S{}, x[d]), magnitude));
+  for (; d < width; ++d) best.add(d, order_of(widen(S{}, x[d]), magnitude));
+  best.write(indices);
   for (int64_t i = 0; i < k; ++i) values[i] = x[indices[i]];
 }
 
-// x: rows `stride` values apart; order: scratch [rows, k].
+// x: rows `stride` values apart.
 template <class S>
 void topk_rows(const typename S::bits* x, int64_t rows, int64_t width, int64_t stride, int64_t k, bool magnitude,
-               typename S::bits* values, int32_t* indices, int32_t* order, int threads) {
-  const int64_t slice = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, width));
-  parallel_for((rows + slice - 1) / slice, threads, [=](int64_t task) {
+               typename S::bits* values, int32_t* indices, int threads) {
+  const int64_t least = std::max<int64_t>(1, (1 << 16) / std::max<int64_t>(1, width));
+  const int64_t slice = std::max(least, (rows + 4 * threads - 1) / (4 * threads)), tasks = (rows + slice - 1) / slice;
+  const int64_t room = Selection::room(k);
+  const std::unique_ptr<uint64_t[]> scratch(new uint64_t[tasks * room]);
+  parallel_for(tasks, threads, [=, memory = scratch.get()](int64_t task) {
     for (int64_t r = task * slice; r < std::min((task + 1) * slice, rows); ++r)
-      topk_row<S>(x + r * stride, width, k, magnitude, values + r * k, indices + r * k, order + r * k);
+      topk_row<S>(x + r * stride, width, k, magnitude, values + r * k, indices + r * k, memory + task * room);
   });
 }
 

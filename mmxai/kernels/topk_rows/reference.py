@@ -14,6 +14,7 @@ def topk_rows(
 ) -> None:
     order = x.to(torch.float32)
     order = order.abs() if magnitude else order + 0.0  # + 0.0: -0.0 ties with 0.0
-    best = order.sort(1, descending=True, stable=True).indices[:, : values.shape[1]]  # NaN comes first
-    values.copy_(x.gather(1, best))
+    best = order.sort(dim=1, descending=True, stable=True).indices[:, : values.shape[1]]  # NaN comes first
+    kind = torch.int32 if x.dtype == torch.float32 else torch.int16  # torch moves NaNs of 16 bits to others
+    values.view(kind).copy_(x.view(kind).gather(1, best))
     indices.copy_(best)
