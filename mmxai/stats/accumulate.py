@@ -6,153 +6,103 @@ import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.stats.topk import TopK
+from mmxai.kernels.capture import NeuronState, capture
 
 STATE_NAMES = (
     "count", "nan", "posinf", "neginf", "mean", "m2", "min", "max", "positive", "topk_values", "topk_rows",
 )  # fmt: skip
-"""The arrays of a state; their shapes and dtypes are told by `StatsAccumulator.state`."""
+"""The arrays of every state; their shapes and dtypes are told by `state_arrays`."""
+
+OPTIONAL_NAMES = ("topk_samples", "bottom_values", "bottom_rows", "bottom_samples")
+"""Arrays of a state that was asked for them."""
 
 PART_SHIFT = 32
 """A row id is `part << PART_SHIFT | row in the part`."""
 
 
-def state_bytes(width: int, k: int = 16) -> int:
+def state_bytes(width: int, k: int = 16, *, bottom: bool = False, per_sample: bool = False) -> int:
     """Bytes of the state of a site of that width, as a part keeps it."""
-    return width * (4 * 8 + 2 * 8 + 2 * 4 + k * (4 + 8)) + 8
+    entry = 4 + 8 + (8 if per_sample else 0)
+    return width * (4 * 8 + 2 * 8 + 2 * 4 + (2 if bottom else 1) * k * entry) + 8
 
 
-_BLOCK_VALUES = 1 << 18  # a float32 block of 1 MiB stays in the cache over its several passes
-_FIRST_ROWS = 64  # the first block is small: until there is a k-th value every row is a candidate
+def state_arrays(state: NeuronState, part: int = 0) -> dict[str, np.ndarray]:
+    """What `merge` takes and a store keeps; `part` goes into the row ids.
+
+    `count` int64 `[1]` (rows seen), `nan posinf neginf positive` int64 `[D]`, `mean m2` float64 `[D]`
+    (m2: sum of squared deviations), `min max` float32 `[D]` (inf and -inf where nothing was finite),
+    `topk_values` float32 `[D, k]` descending, `topk_rows` int64 `[D, k]` (`part << 32 | row`; -1 with
+    value -inf where there are fewer than k finite values). Where the state has them, `bottom_values`
+    ascending and `bottom_rows` likewise (inf and -1), and `topk_samples`, `bottom_samples` int64 `[D, k]`.
+    """
+    tensors = {
+        "count": torch.tensor([state.count]),
+        "nan": state.tallies[state.NAN],
+        "posinf": state.tallies[state.POSINF],
+        "neginf": state.tallies[state.NEGINF],
+        "mean": state.moments[state.MEAN],
+        "m2": state.moments[state.M2],
+        "min": state.extremes[state.MIN],
+        "max": state.extremes[state.MAX],
+        "positive": state.tallies[state.POSITIVE],
+        "topk_values": state.top_values.T,
+        "topk_rows": _in_part(state.top_rows, part).T,
+    }
+    if state.top_samples is not None:
+        tensors["topk_samples"] = state.top_samples.T
+    if state.bottom_values is not None and state.bottom_rows is not None:
+        tensors["bottom_values"] = state.bottom_values.T
+        tensors["bottom_rows"] = _in_part(state.bottom_rows, part).T
+    if state.bottom_samples is not None:
+        tensors["bottom_samples"] = state.bottom_samples.T
+    return {name: np.array(value.cpu().numpy(), order="C") for name, value in tensors.items()}
+
+
+def _in_part(rows: torch.Tensor, part: int) -> torch.Tensor:
+    return torch.where(rows < 0, rows, rows + (part << PART_SHIFT))
 
 
 class StatsAccumulator:
     """Statistics of the rows given to `update`, per neuron (column).
 
-    NaN and infinities are counted and else left out: every other figure is over the finite values.
-    Moments are computed per block in float32 about the block's own mean and merged in float64 (Chan,
-    Golub and LeVeque 1983); counts, extremes and top-k are exact and do not depend on how the rows were
-    split into calls. float64 input is rounded to float32 first.
+    NaN and infinities are counted and else left out: every other figure is over the finite values. Counts,
+    extremes and top-k are exact and do not depend on how the rows were split into calls; the bounds of the
+    moments are told by `mmxai.kernels.capture.capture`. float64 input is rounded to float32 first.
+
+    `k` (at most 128): length of the top-k. `bottom`: keep the k smallest, too. `per_sample`: a sample enters
+    the lists at most once, with its largest (smallest) value; `update` then wants `samples`.
     """
 
-    def __init__(self, width: int, k: int = 16):
-        if width < 1 or k < 1:
-            raise ArgumentError(f"StatsAccumulator: got width {width}, k {k}, expected both at least 1")
-        self.width, self.k = width, k
-        self._count = 0
-        self._next_row = 0
-        self._device: torch.device | None = None
-        self._setup(torch.device("cpu"))
+    def __init__(self, width: int, k: int = 16, *, bottom: bool = False, per_sample: bool = False):
+        self.width, self.k, self.bottom, self.per_sample = width, k, bottom, per_sample
+        self._state = self._fresh("cpu")
+        self._begun = False
 
-    def _setup(self, device: torch.device) -> None:
-        def filled(value: float, dtype: torch.dtype) -> torch.Tensor:
-            return torch.full((self.width,), value, dtype=dtype, device=device)
-
-        self._nan, self._posinf, self._neginf, self._finite, self._positive = (
-            filled(0, torch.int64) for _ in range(5)
+    def _fresh(self, device: torch.device | str) -> NeuronState:
+        return NeuronState(
+            self.width, self.k, bottom=self.bottom, per_sample=self.per_sample, device=device
         )
-        self._mean, self._m2 = filled(0, torch.float64), filled(0, torch.float64)
-        self._min, self._max = filled(torch.inf, torch.float32), filled(-torch.inf, torch.float32)
-        self._topk = TopK(self.width, self.k, device)
 
     @property
     def count(self) -> int:
         """Rows seen."""
-        return self._count
+        return self._state.count
 
-    def update(self, x: torch.Tensor, row0: int) -> None:
+    def update(self, x: torch.Tensor, row0: int, samples: torch.Tensor | None = None) -> None:
         """Take in `x` (`[N, width]`, any float dtype, any strides); its first row has number `row0`.
 
-        Calls come in row order, so that ties in the top-k go to the lower row.
+        Calls come in row order, so that ties in the top-k go to the lower row. `samples`: int64 `[N]`, the
+        sample of each row, rows of one sample next to each other.
         """
         if x.ndim != 2 or x.shape[1] != self.width or not x.is_floating_point():
             raise ArgumentError(
                 f"statistics: got {x.dtype} {tuple(x.shape)}, expected floats of shape (N, {self.width})"
             )
-        if row0 < self._next_row:
-            raise ArgumentError(
-                f"statistics: got row {row0} after row {self._next_row - 1}, expected rows in order"
-            )
-        if self._device is None:
-            self._device = x.device
-            self._setup(x.device)
-        step = max(32, _BLOCK_VALUES // self.width)
-        start = 0
-        while start < x.shape[0]:
-            stop = start + (step if self._count >= _FIRST_ROWS else min(step, _FIRST_ROWS))
-            block = x[start:stop].detach().to(torch.float32)
-            self._block(block, row0 + start)
-            self._count += block.shape[0]
-            start += block.shape[0]
-        self._next_row = row0 + x.shape[0]
-
-    def _block(self, x: torch.Tensor, row0: int) -> None:
-        n: int | torch.Tensor = x.shape[0]
-        total = x.sum(0)
-        low, high = x.amin(0), x.amax(0)  # torch.aminmax along rows is twenty times slower
-        # A sum that is finite has only finite terms; one that is not is looked at more closely.
-        if torch.isfinite(total).all():
-            mean = total / n
-            centred = x - mean
-        else:
-            finite = torch.isfinite(x)
-            self._nan += torch.isnan(x).sum(0)
-            self._posinf += (x == torch.inf).sum(0)
-            self._neginf += (x == -torch.inf).sum(0)
-            n = finite.sum(0)
-            mean = torch.where(finite, x, 0).sum(0, dtype=torch.float64).div(n.clamp(min=1)).to(torch.float32)
-            centred = torch.where(finite, x - mean, 0)
-            low = torch.where(finite, x, torch.inf).amin(0)
-            x = torch.where(finite, x, -torch.inf)
-            high = x.amax(0)
-        residue = centred.sum(0).to(torch.float64)  # what rounding the mean to float32 left over
-        square = centred.mul_(centred).sum(0).to(torch.float64)
-        # Squares of values near the end of float32's range overflow; float64 holds them.
-        if not torch.isfinite(square).all():
-            wide = x.to(torch.float64)
-            centred64 = torch.where(torch.isfinite(wide), wide - mean, 0)
-            residue, square = centred64.sum(0), centred64.square_().sum(0)
-        self._merge_moments(n, mean, residue, square)
-        # Ones in float32 (exact below 2^24 rows) add up five times faster than booleans.
-        self._positive += torch.gt(x, 0, out=centred).sum(0).to(torch.int64)
-        self._min = torch.minimum(self._min, low)
-        self._max = torch.maximum(self._max, high)
-        self._topk.offer(x, row0, high)
-
-    def _merge_moments(
-        self, n: int | torch.Tensor, mean: torch.Tensor, residue: torch.Tensor, square: torch.Tensor
-    ) -> None:
-        count = n.clamp(min=1) if isinstance(n, torch.Tensor) else n
-        block_mean = mean.to(torch.float64) + residue / count
-        block_m2 = (square - residue * residue / count).clamp_(min=0)
-        total = self._finite + n
-        weight = n / total.clamp(min=1).to(torch.float64)
-        delta = block_mean - self._mean
-        self._m2 += block_m2 + delta * delta * (self._finite * weight)
-        self._mean += delta * weight
-        self._finite = total
+        if not self._begun:
+            self._begun, self._state = True, self._fresh(x.device)
+        x = x.to(torch.float32) if x.dtype == torch.float64 else x
+        capture(x.unsqueeze(0), None, None, self._state, row0, samples=samples)
 
     def state(self, part: int = 0) -> dict[str, np.ndarray]:
-        """What `merge` takes and a store keeps; `part` goes into the row ids.
-
-        `count` int64 `[1]` (rows seen), `nan posinf neginf positive` int64 `[D]`, `mean m2` float64 `[D]`
-        (m2: sum of squared deviations), `min max` float32 `[D]` (inf and -inf where nothing was finite),
-        `topk_values` float32 `[D, k]` descending, `topk_rows` int64 `[D, k]` (`part << 32 | row`; -1 with
-        value -inf where there are fewer than k finite values).
-        """
-        self._topk.flush()
-        rows = self._topk.rows
-        state = {
-            "count": torch.tensor([self._count]),
-            "nan": self._nan,
-            "posinf": self._posinf,
-            "neginf": self._neginf,
-            "mean": self._mean,
-            "m2": self._m2,
-            "min": self._min,
-            "max": self._max,
-            "positive": self._positive,
-            "topk_values": self._topk.values,
-            "topk_rows": torch.where(rows < 0, rows, rows + (part << PART_SHIFT)),
-        }
-        return {name: np.array(value.cpu().numpy(), order="C") for name, value in state.items()}
+        """The statistics as arrays: `state_arrays`."""
+        return state_arrays(self._state, part)

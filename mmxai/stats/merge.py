@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.stats.accumulate import STATE_NAMES
-from mmxai.stats.topk import select
+from mmxai.stats.accumulate import OPTIONAL_NAMES, STATE_NAMES
 
 _GROUP = 16  # states held at once; ten thousand parts must not all be in memory
 
@@ -33,10 +31,11 @@ class Merger:
 
 
 def merge(states: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One state from several, usually in part order; see `StatsAccumulator.state` for the arrays.
+    """One state from several, usually in part order; see `mmxai.stats.state_arrays` for the arrays.
 
-    Counts, extremes and top-k (ties to the lower row id) are exact and do not depend on the order; moments
-    are merged in float64 in the order given, so the same states in the same order give the same bytes.
+    Counts, extremes and the lists (ties to the lower row id; of a sample that several states have, the best
+    entry) are exact and do not depend on the order; moments are merged in float64 in the order given, so the
+    same states in the same order give the same bytes.
     """
     merger = Merger()
     for state in states:
@@ -48,7 +47,10 @@ def _merge_group(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nda
     shapes = {state["topk_values"].shape for state in states}
     if len(shapes) != 1:
         raise ArgumentError(f"merge: got (width, k) {sorted(shapes)}, expected one width and one k")
-    width, k = shapes.pop()
+    k = shapes.pop()[1]
+    optional = {tuple(name for name in OPTIONAL_NAMES if name in state) for state in states}
+    if len(optional) != 1:
+        raise ArgumentError(f"merge: got states with {sorted(optional)}, expected the same of all")
     stacked = {name: np.stack([state[name] for state in states]) for name in states[0]}
     counts = ("count", "nan", "posinf", "neginf", "positive")
     out = {name: stacked[name].sum(0) for name in counts}
@@ -59,13 +61,31 @@ def _merge_group(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nda
     out["m2"] = (stacked["m2"] + finite * spread * spread).sum(0)
     out["min"] = stacked["min"].min(0)
     out["max"] = stacked["max"].max(0)
-    out["topk_values"], out["topk_rows"] = _merge_topk(stacked["topk_values"], stacked["topk_rows"], width, k)
-    return {name: out[name] for name in STATE_NAMES}
+    names = optional.pop()
+    for end, sign in (("topk", 1), ("bottom", -1)):
+        if f"{end}_values" in stacked:
+            columns = [f"{end}_{what}" for what in ("values", "rows", "samples") if f"{end}_{what}" in stacked]
+            lists = [np.concatenate(stacked[name], 1) for name in columns]
+            out |= zip(columns, _best(lists, k, sign), strict=True)
+    return {name: out[name] for name in (*STATE_NAMES, *names)}
 
 
-def _merge_topk(values: np.ndarray, rows: np.ndarray, width: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    columns = np.broadcast_to(np.arange(width)[:, None], values.shape)
-    flat = [torch.from_numpy(np.ascontiguousarray(a)).flatten() for a in (columns, values, rows)]
-    by_row = torch.argsort(flat[2])  # ties go to the lower row whatever the order of the states
-    best_values, best_rows = select(flat[0][by_row], flat[1][by_row], flat[2][by_row], width, k)
-    return best_values.numpy(), best_rows.numpy()
+def _best(lists: list[np.ndarray], k: int, sign: int) -> list[np.ndarray]:
+    """The first k of lists `[D, M]` (values, rows and maybe samples), best first: `[D, k]` each."""
+    order = np.lexsort((lists[1], -sign * lists[0]), axis=-1)
+    if len(lists) == 3:
+        order = _once(order, np.take_along_axis(lists[2], order, 1))
+    return [np.ascontiguousarray(np.take_along_axis(x, order[:, :k], 1)) for x in lists]
+
+
+def _once(order: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """`order` with the second and later entries of a sample (its number in that order: `samples`) moved back.
+
+    What is moved back cannot be among the first k: every state has k entries of k samples, or empty ones.
+    """
+    by_sample = np.argsort(samples, axis=1, kind="stable")
+    ordered = np.take_along_axis(samples, by_sample, 1)
+    again = np.zeros(samples.shape, bool)
+    same = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    np.put_along_axis(again, by_sample[:, 1:], same, 1)
+    return np.take_along_axis(order, np.argsort(again, axis=1, kind="stable"), 1)
