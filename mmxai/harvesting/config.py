@@ -56,6 +56,12 @@ class HarvestConfig:
     """An unreadable sample: stop, or skip it and record why in the store."""
     stats: bool = True
     """Keep per-neuron statistics and top-k rows."""
+    stats_k: int = 16
+    """How many top rows a neuron, at most 128."""
+    bottom: bool = False
+    """Keep as many rows of the smallest (most negative) values, too."""
+    exemplars: Literal["row", "sample"] = "row"
+    """The top rows are of any samples, or at most one a sample, so that they show as many pictures or texts."""
     part_of: str | None = None
     """This worker's share, 'i/n' (0 <= i < n). Default: RANK and WORLD_SIZE, or SLURM_ARRAY_TASK_ID."""
     dry_run: bool = False

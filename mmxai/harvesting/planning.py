@@ -14,10 +14,11 @@ import torch
 from mmxai.capture.engine import Extractor
 from mmxai.capture.select import Selection
 from mmxai.data import Source
-from mmxai.errors import DiskFullError, SelectionError, UnreadableSampleError
+from mmxai.errors import ArgumentError, DiskFullError, SelectionError, UnreadableSampleError
 from mmxai.harvesting.config import HarvestConfig
 from mmxai.harvesting.feed import PROBED, Peeked, read, readable
 from mmxai.harvesting.report import size
+from mmxai.kernels.capture import MOST
 from mmxai.stats import state_bytes
 from mmxai.store import Plan, SiteSpec, read_commits
 from mmxai.store.profiles import largest_of, outlier_columns
@@ -122,7 +123,7 @@ def make_plan(
     per_sample = sum(mean[spec.space] * spec.row_bytes for spec in specs)
     samples = len(source) if isinstance(source, Source) else None
     per_part = config.samples_per_part or (stored.samples_per_part if stored else None)
-    statistics = sum(state_bytes(model.width_of(site)) for site in sites) if config.stats else 0
+    statistics = sum(_state_bytes(model.width_of(site), config) for site in sites)
     per_part = per_part or _samples_per_part(samples, per_sample, statistics, batch_size)
     plan = Plan(
         samples=samples,
@@ -131,7 +132,8 @@ def make_plan(
         seed=config.seed,
         sites=specs,
         rows_per_sample={space: selection.capacity(model.rows_per_sample(space)) for space in kept},
-        identity={
+        identity=_statistics(config)
+        | {
             # A folder that was renamed holds the same model.
             "model": {k: v for k, v in model.identity.items() if k != "name"},
             "data": source.identity,
@@ -162,6 +164,24 @@ def make_plan(
         differences=[] if stored is None else stored.differences(plan),
     )
     return plan, estimate
+
+
+def _statistics(config: HarvestConfig) -> dict[str, Any]:
+    """What the plan records of statistics other than the usual: states of different kinds do not merge."""
+    if not 1 <= config.stats_k <= MOST or config.exemplars not in ("row", "sample"):
+        raise ArgumentError(
+            f"statistics: got stats_k={config.stats_k}, exemplars={config.exemplars!r}, expected "
+            f"1 <= stats_k <= {MOST} and 'row' or 'sample'"
+        )
+    kind = {"k": config.stats_k, "bottom": config.bottom, "exemplars": config.exemplars}
+    usual = {"k": 16, "bottom": False, "exemplars": "row"}
+    return {"statistics": kind} if config.stats and kind != usual else {}
+
+
+def _state_bytes(width: int, config: HarvestConfig) -> int:
+    if not config.stats:
+        return 0
+    return state_bytes(width, config.stats_k, bottom=config.bottom, per_sample=config.exemplars == "sample")
 
 
 def _samples_per_part(samples: int | None, bytes_per_sample: float, statistics: int, batch_size: int) -> int:

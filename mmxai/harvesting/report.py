@@ -10,11 +10,12 @@ class Clock:
     """Seconds of each stage. Stages overlap, so they need not add up to `wall`."""
 
     wall: float = 0.0
-    forward: float = 0.0  # the model, and packing inside its hooks
+    forward: float = 0.0  # the model, with its hooks
+    capture: float = 0.0  # of it, in the hooks: packing and statistics
+    copy: float = 0.0  # of it, in the hooks: from a GPU to the CPU
     wait_data: float = 0.0  # the model waited for decoded samples
     wait_disk: float = 0.0  # the model waited for room in the writer's queue
     decode: float = 0.0  # summed over the decoding threads
-    statistics: float = 0.0  # in the writer thread
     write: float = 0.0  # in the writer thread: checksums, write, fsync, commit
 
 
@@ -66,15 +67,20 @@ class HarvestReport:
             f"parts      {parts}",
             f"time       {wall:.1f} s: {self.samples / wall:,.0f} samples/s, {rows / wall:,.0f} rows/s, "
             f"{size(self.nbytes / wall)}/s",
-            f"shares     compute {c.forward / wall:.0%}, waiting for data {c.wait_data / wall:.0%}, "
+            f"shares     compute {c.forward / wall:.0%} (of it packing and statistics {c.capture / wall:.1%}, "
+            f"copying {c.copy / wall:.1%}), waiting for data {c.wait_data / wall:.0%}, "
             f"waiting for the disk {c.wait_disk / wall:.0%}; beside them, decoding {c.decode / wall:.0%}, "
-            f"statistics {c.statistics / wall:.0%}, writing {c.write / wall:.0%}",
+            f"writing {c.write / wall:.0%}",
         ]
         if c.decode and c.forward:
             lines.append(
                 f"rates      decode {self.samples / c.decode:,.0f} samples/s a thread, "
                 f"forward {self.samples / c.forward:,.0f} samples/s"
-                + (f", write {size(self.nbytes / c.write)}/s" if c.write else "")
+                + "".join(
+                    f", {what} {size(self.nbytes / seconds)}/s"
+                    for what, seconds in (("pack", c.capture), ("copy", c.copy), ("write", c.write))
+                    if seconds > 1e-3 * wall
+                )
             )
         return "\n".join(lines)
 

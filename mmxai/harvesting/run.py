@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mmxai.capture.engine import Extractor
+from mmxai.capture.engine import Extractor, Statistics
 from mmxai.capture.select import Selection
 from mmxai.data import Skipped, Source, Stream, contexts, limited, open_data
 from mmxai.errors import ArgumentError
@@ -76,7 +76,9 @@ def _harvest(
     with StoreWriter.open(config.store, plan) as store:
         if config.batch_size == "auto":  # of workers that begin a store at once, one has chosen for all
             batch_size = int(store.plan.notes.get("batch_size", batch_size))
-        extract = Extractor(model, sites, selection, getattr(torch, plan.sites[0].row_dtype))
+        statistics = Statistics(config.stats_k, config.bottom, config.exemplars == "sample")
+        dtype = getattr(torch, plan.sites[0].row_dtype)
+        extract = Extractor(model, sites, selection, dtype, statistics if config.stats else None)
         before = len(store.committed())
         report = HarvestReport(config.store, batch_size=batch_size, resumed=before)
         bar = tqdm(
@@ -188,7 +190,7 @@ def _run(
         "batch_size": report.batch_size,
         "command": "harvest",
     }
-    sink = WriterThread(store, extract.buffers, report, stats=config.stats, producer=producer)
+    sink = WriterThread(store, extract.buffers, report, producer=producer)
     records: list[dict[str, Any]] = []
     batch: list[Encoded] = []
     rows = nbytes = 0
@@ -213,7 +215,7 @@ def _run(
                     report.samples += len(batch)
                     batch = []
                 if last:
-                    sink.finish(part, records)
+                    sink.finish(part, records, extract.take_states())
                     records = []
                 bar.update()
                 if bar.n % 64 == 0:
@@ -223,4 +225,5 @@ def _run(
     finally:
         feed.close()
         clock.decode, report.read = feed.loader.seconds, feed.loader.bytes
+        clock.capture, clock.copy = extract.seconds["capture"], extract.seconds["copy"]
         clock.wall = time.perf_counter() - start

@@ -1,26 +1,28 @@
-"""The writer thread: statistics, checksums and disk beside the forward pass, in bounded memory."""
+"""The writer thread: checksums and disk beside the forward pass, in bounded memory."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mmxai.capture.engine import Buffers, Packed
 from mmxai.harvesting.report import HarvestReport
-from mmxai.stats import StatsAccumulator
+from mmxai.stats import state_arrays
 
 if TYPE_CHECKING:
+    from mmxai.kernels.capture import NeuronState
     from mmxai.store import PartWriter, StoreWriter
 
 QUEUE_BYTES = 256 << 20
 """Packed activations that may wait for the disk; one batch is always let in, however large."""
 
 
-_Item = tuple[int, list[Any], bool]  # part, its packed rows or its records, whether it ends the part
+_States = Mapping[str, "NeuronState"]
+_Item = tuple[int, list[Any], _States | None]  # part, its packed rows; or its records, and states: its end
 
 
 class WriterThread:
@@ -36,12 +38,11 @@ class WriterThread:
         buffers: Buffers,
         report: HarvestReport,
         *,
-        stats: bool,
         producer: dict[str, Any],
         limit: int = QUEUE_BYTES,
     ):
         self._store, self._buffers, self._report = store, buffers, report
-        self._stats, self._producer, self._limit = stats, producer, limit
+        self._producer, self._limit = producer, limit
         self._queue: deque[tuple[_Item, int]] = deque()
         self._queued = 0
         self._changed = threading.Condition()
@@ -51,11 +52,11 @@ class WriterThread:
 
     def write(self, part: int, packed: Sequence[Packed]) -> None:
         """Queue the rows of one batch of `part`; waits while the queue is full."""
-        self._put((part, list(packed), False), sum(p.nbytes for p in packed))
+        self._put((part, list(packed), None), sum(p.nbytes for p in packed))
 
-    def finish(self, part: int, records: list[dict[str, Any]]) -> None:
-        """Queue the commit of `part`."""
-        self._put((part, records, True), 0)
+    def finish(self, part: int, records: list[dict[str, Any]], states: _States) -> None:
+        """Queue the commit of `part`, with the statistics of its sites."""
+        self._put((part, records, states), 0)
 
     def _put(self, item: _Item, nbytes: int) -> None:
         start = time.perf_counter()
@@ -80,7 +81,7 @@ class WriterThread:
         with self._changed:
             self._closing = True
             # After an error the rest of an unfinished part is dropped; finished parts are still committed.
-            while kind is not None and self._queue and not self._queue[-1][0][2]:
+            while kind is not None and self._queue and self._queue[-1][0][2] is None:
                 self._queued -= self._queue.pop()[1]
             self._changed.notify_all()
         start = time.perf_counter()
@@ -103,11 +104,11 @@ class WriterThread:
         writing: _Part | None = None
         try:
             while (queued := self._next()) is not None:
-                (part, content, end), nbytes = queued
+                (part, content, states), nbytes = queued
                 if writing is None:
-                    writing = _Part(self._store.part(part), part, self._report, self._stats)
-                if end:
-                    writing.commit(content, self._producer)
+                    writing = _Part(self._store.part(part), part, self._report)
+                if states is not None:
+                    writing.commit(content, states, self._producer)
                     writing = None
                 else:
                     for packed in content:
@@ -124,35 +125,29 @@ class WriterThread:
 
 
 class _Part:
-    """One part being written: its writer and its statistics."""
+    """One part being written."""
 
-    def __init__(self, writer: PartWriter, part: int, report: HarvestReport, stats: bool):
+    def __init__(self, writer: PartWriter, part: int, report: HarvestReport):
         self._writer, self._number, self._report = writer, part, report
-        self._stats: dict[str, StatsAccumulator] | None = {} if stats else None
         self._rows: dict[str, int] = {}
         self._nbytes = 0
 
     def write(self, packed: Packed) -> None:
         if not len(packed.rows):
             return
-        clock, start = self._report.clock, time.perf_counter()
-        if self._stats is not None:
-            row0 = self._writer.num_rows(packed.space)
-            for site, x in packed.acts.items():
-                self._stats.setdefault(site, StatsAccumulator(x.shape[1])).update(x, row0)
-        middle = time.perf_counter()
+        start = time.perf_counter()
         self._writer.write(packed.space, packed.rows, packed.acts)
-        clock.statistics += middle - start
-        clock.write += time.perf_counter() - middle
+        self._report.clock.write += time.perf_counter() - start
         self._rows[packed.space] = self._rows.get(packed.space, 0) + len(packed.rows)
         self._nbytes += sum(x.nbytes for x in packed.acts.values())
 
-    def commit(self, records: list[dict[str, Any]], producer: dict[str, Any]) -> None:
+    def commit(self, records: list[dict[str, Any]], states: _States, producer: dict[str, Any]) -> None:
         start = time.perf_counter()
         stats = {
             f"{site}/{name}": array
-            for site, accumulator in (self._stats or {}).items()
-            for name, array in accumulator.state(self._number).items()
+            for site, state in states.items()
+            if state.count  # a site without a row in the part has no statistics there
+            for name, array in state_arrays(state, self._number).items()
         }
         report = self._report
         if self._writer.commit(records, stats, producer):
