@@ -11,10 +11,13 @@ import torch
 from mmxai.errors import ArgumentError, StoreError
 from mmxai.stats import PART_SHIFT, Merger
 from mmxai.store.permute import Permutation
+from mmxai.store.quantiles import exact_quantiles, sample_quantiles
+from mmxai.store.table import Matrix
 from mmxai.store.view import View
 
 QUANTILE_ROWS = 65_536
 _SORT_VALUES = 1 << 24
+_BLOCK_VALUES = 1 << 22
 
 
 class SiteStats:
@@ -23,7 +26,9 @@ class SiteStats:
     `count` rows; `finite nan posinf neginf` int64 `[D]`; `mean var std` float64 `[D]` (var over the finite
     values, divisor n); `min max` float32 `[D]`; `positive` float64 `[D]`, the fraction of finite values above
     0; `topk_values` float32 `[D, k]`, descending, and `topk_rows` int64 `[D, k]`, logical rows (-1 where a
-    neuron has fewer than k finite values).
+    neuron has fewer than k finite values). `bottom_values` ascending, and `bottom_rows`, likewise of the
+    smallest; `topk_samples`, `bottom_samples` int64 `[D, k]`, data set indices, where every sample has one
+    entry at most: None where the harvest was not asked for them (`bottom`, `exemplars="sample"`).
     """
 
     def __init__(self, view: View, site: str, state: Mapping[str, np.ndarray]):
@@ -40,6 +45,12 @@ class SiteStats:
         self.positive = torch.where(none, torch.nan, held["positive"] / some)
         self.topk_values = held["topk_values"]
         self.topk_rows = torch.from_numpy(self._logical(np.asarray(state["topk_rows"])))
+        self.topk_samples = held.get("topk_samples")
+        self.bottom_values = held.get("bottom_values")
+        self.bottom_samples = held.get("bottom_samples")
+        self.bottom_rows: torch.Tensor | None = None
+        if "bottom_rows" in state:
+            self.bottom_rows = torch.from_numpy(self._logical(np.asarray(state["bottom_rows"])))
 
     @property
     def std(self) -> torch.Tensor:
@@ -54,7 +65,7 @@ class SiteStats:
         return np.where(ids < 0, -1, rows)
 
     def quantile(
-        self, q: float | Sequence[float], *, rows: int = QUANTILE_ROWS, seed: int = 0
+        self, q: float | Sequence[float], *, rows: int = QUANTILE_ROWS, seed: int = 0, exact: bool = False
     ) -> torch.Tensor:
         """Quantiles of the finite values of every neuron: float32 `[D]`, or `[len(q), D]` for several.
 
@@ -62,7 +73,8 @@ class SiteStats:
         snapshot gives the same answer; all rows, and then exact (linear between order statistics), where
         the site has no more. By the Dvoretzky-Kiefer-Wolfowitz inequality with Massart's constant (1990)
         the level of the value returned is, for one neuron, within e of q with probability at least
-        1 - 2 exp(-2 rows e^2): within 0.0064 at 99% for the default of 65,536 rows.
+        1 - 2 exp(-2 rows e^2): within 0.0064 at 99% for the default of 65,536 rows. `exact=True` reads the
+        whole site in place of a sample, twice (four times in float32), in bounded memory.
         """
         several = not isinstance(q, (int, float))
         levels = torch.tensor(list(q) if not isinstance(q, (int, float)) else [q], dtype=torch.float64)
@@ -70,15 +82,23 @@ class SiteStats:
             raise ArgumentError(f"quantile: got q={q}, rows={rows}, expected 0 <= q <= 1 and rows >= 1")
         table = self._view.site_table(self.site)
         n = table.num_rows
+        if exact:
+            out = exact_quantiles(lambda: self._blocks(table), self.finite, levels)
+            return out if several else out[0]
         chosen = np.sort(Permutation(n, seed)(range(rows))) if n > rows else np.arange(n)
         values = self._view.gather(table, chosen)
         out = torch.full((len(levels), table.width), torch.nan)
         step = max(1, _SORT_VALUES // max(1, len(chosen)))
         for start in range(0, table.width if len(chosen) else 0, step):
-            out[:, start : start + step] = _quantiles(
+            out[:, start : start + step] = sample_quantiles(
                 values[:, start : start + step].to(torch.float32), levels
             )
         return out if several else out[0]
+
+    def _blocks(self, table: Matrix) -> Iterator[torch.Tensor]:
+        step = max(1, _BLOCK_VALUES // table.width)
+        for start in range(0, table.num_rows, step):
+            yield self._view.gather(table, np.arange(start, min(start + step, table.num_rows)))
 
     def to_pandas(self) -> Any:
         """A row a neuron, without the top-k."""
@@ -95,19 +115,6 @@ class SiteStats:
             f"SiteStats({self.site!r}, {len(self.mean)} neurons over {self.count:,} rows, "
             f"top {self.topk_rows.shape[1]}" + (f", {bad:,} values not finite)" if bad else ")")
         )
-
-
-def _quantiles(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Linear quantiles of the finite values of each column of `x` `[N, D]`: `[len(levels), D]`."""
-    finite = torch.isfinite(x)
-    count = finite.sum(0)
-    ordered = torch.where(finite, x, torch.inf).sort(0).values
-    at = levels[:, None] * (count - 1).clamp(min=0)
-    low = at.floor().to(torch.int64)
-    high = torch.minimum(low + 1, (count - 1).clamp(min=0))
-    a, b = ordered.gather(0, low), ordered.gather(0, high)
-    value = a + (b - a) * (at - low).to(torch.float32)
-    return torch.where(count == 0, torch.nan, value)
 
 
 class StatsTable(Mapping[str, SiteStats]):
