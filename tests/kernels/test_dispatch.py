@@ -110,4 +110,4 @@ def test_an_unknown_build(monkeypatch):
 
 
 def test_status_covers_all_ops():
-    assert {s.op for s in status()} == {"crc32c", "gather", "pack", "permute"}
+    assert {s.op for s in status()} == {"capture", "crc32c", "gather", "pack", "permute", "topk_rows"}
