@@ -1,4 +1,4 @@
-"""A harvest's hooks with nothing behind them: rows are packed, counted and dropped."""
+"""A harvest's hooks with nothing behind them: rows are packed, taken into statistics, and dropped."""
 
 from __future__ import annotations
 
@@ -7,20 +7,35 @@ from pathlib import Path
 
 import torch
 
+import mmxai
 from mmxai.bench.cases._vision import BATCH, Decoded
-from mmxai.capture.engine import Extractor
+from mmxai.capture.engine import Extractor, Statistics
 from mmxai.capture.select import Selection
+from mmxai.harvesting.planning import Estimate
 from mmxai.models import Model
+
+UNUSED = "mmxai-bench-no-store.zarr"
 
 
 def null_sink(model: Model, data: Decoded, sites: Sequence[str], *, stats: bool) -> Callable[[Path], None]:
-    """Work that runs the model over the data as a harvest does; the path it is given stays unused."""
+    """Work that runs the model over the data as a harvest does, with states as short as its parts.
+
+    The path it is given stays unused.
+    """
     inputs = model.collate([model.encode(data[i]) for i in range(BATCH)])
+    estimate = mmxai.harvest(model, data, sites=list(sites), batch_size=BATCH, dry_run=True, store=UNUSED)
+    if not isinstance(estimate, Estimate):
+        raise TypeError(f"a dry run returned {type(estimate).__name__}")
+    per_part = max(1, estimate.samples_per_part // BATCH)
+    chosen = Statistics() if stats else None
+    extract = Extractor(model, model.resolve(sites), Selection(), torch.bfloat16, chosen)
 
     def run(path: Path) -> None:
-        extract = Extractor(model, model.resolve(sites), Selection(), torch.bfloat16)
-        for _ in range(len(data) // BATCH):
+        for batch in range(len(data) // BATCH):
             for packed in extract(inputs):
                 extract.buffers.give_back(packed)
+            if (batch + 1) % per_part == 0:
+                extract.take_states()
+        extract.take_states()
 
     return run

@@ -21,7 +21,7 @@ from mmxai.bench.options import Options
 from mmxai.kernels._dispatch import unavailable
 from mmxai.kernels.capture import OP, NeuronState, capture
 
-TESTS = ("tests/kernels/test_capture.py", "tests/stats")
+TESTS = ("tests/kernels", "tests/stats")
 
 DRIFT = 0.3
 """Neurons differ in scale and in mean, as a model's do."""
