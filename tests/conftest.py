@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's kernels then run under its interpreter, on the CPU; Triton looks when it is first imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -1,9 +1,5 @@
 // Memory-bound: 16-byte loads and stores where the layout allows, each value touched once.
-//
-// Bits of conversions as mmxai/kernels/_convert.py specifies; NaNs go by integer arithmetic, because the
-// conversion instructions replace them by one canonical NaN.
 
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -11,49 +7,23 @@
 #include <type_traits>
 
 #include "pack.h"
+#include "values.cuh"
 
 namespace mmxai {
 namespace cuda {
 namespace {
 
-struct F32 { using bits = uint32_t; };
-struct BF16 { using bits = uint16_t; };
-struct F16 { using bits = uint16_t; };
-
 constexpr int kThreads = 256;
 constexpr int kVector = 8;  // values a thread moves at once: 16 bytes of a 16-bit type
 constexpr int kTile = 32;
-
-__device__ uint32_t widen(F32, uint32_t x) { return x; }
-__device__ uint32_t widen(BF16, uint16_t x) { return uint32_t(x) << 16; }
-__device__ uint32_t widen(F16, uint16_t x) {
-  const uint32_t magnitude = x & 0x7FFF;
-  if (magnitude > 0x7C00) return (x & 0x8000u) << 16 | 0x7FC00000 | magnitude << 13;
-  return __float_as_uint(__half2float(__ushort_as_half(x)));
-}
-
-__device__ uint32_t narrow(F32, uint32_t u) { return u; }
-__device__ uint16_t narrow(BF16, uint32_t u) {
-  const bool nan = (u & 0x7FFFFFFF) > 0x7F800000;
-  return uint16_t(nan ? u >> 16 | 0x40 : (u + 0x7FFF + (u >> 16 & 1)) >> 16);
-}
-__device__ uint16_t narrow(F16, uint32_t u) {
-  if ((u & 0x7FFFFFFF) > 0x7F800000) return uint16_t((u >> 16 & 0x8000) | 0x7E00 | (u >> 13 & 0x3FF));
-  return __half_as_ushort(__float2half_rn(__uint_as_float(u)));
-}
-
-// Magnitudes from here on become infinite in the type.
-__device__ constexpr uint32_t overflow_from(F32) { return 0x7F800000; }
-__device__ constexpr uint32_t overflow_from(BF16) { return 0x7F7F8000; }
-__device__ constexpr uint32_t overflow_from(F16) { return 0x477FF000; }
 
 template <class S, class D>
 __device__ typename D::bits convert(typename S::bits x, unsigned& overflow) {
   if constexpr (std::is_same_v<S, D>) {
     return x;
   } else {
-    const uint32_t u = widen(S{}, x), magnitude = u & 0x7FFFFFFF;
-    overflow += magnitude >= overflow_from(D{}) && magnitude < 0x7F800000;
+    const uint32_t u = widen(S{}, x);
+    overflow += overflows<D>(u);
     return narrow(D{}, u);
   }
 }
@@ -62,11 +32,6 @@ __device__ void add_overflow(unsigned mine, unsigned long long* total) {
   const unsigned sum = __reduce_add_sync(0xFFFFFFFF, mine);  // every thread of the warp arrives here
   if (sum != 0 && threadIdx.x % 32 == 0) atomicAdd(total, static_cast<unsigned long long>(sum));
 }
-
-template <class Bits>
-struct alignas(16) Lane {
-  Bits values[kVector];
-};
 
 __device__ int64_t row_offset(const Pack& job, int64_t r) {
   const int64_t row = job.index ? job.index[r] : r;
@@ -82,11 +47,11 @@ __global__ void pack_vectors(Pack job) {
   unsigned overflow = 0;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < all; i += int64_t(gridDim.x) * kThreads) {
     const int64_t r = i / per_row, d = i % per_row * kVector;
-    const auto in = *reinterpret_cast<const Lane<typename S::bits>*>(x + row_offset(job, r) + d);
-    Lane<typename D::bits> result;
+    const auto in = *reinterpret_cast<const Lane<typename S::bits, kVector>*>(x + row_offset(job, r) + d);
+    Lane<typename D::bits, kVector> result;
 #pragma unroll
     for (int k = 0; k < kVector; ++k) result.values[k] = convert<S, D>(in.values[k], overflow);
-    *reinterpret_cast<Lane<typename D::bits>*>(out + r * job.width + d) = result;
+    *reinterpret_cast<Lane<typename D::bits, kVector>*>(out + r * job.width + d) = result;
   }
   add_overflow(overflow, job.overflow);
 }

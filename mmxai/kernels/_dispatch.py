@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,8 +61,11 @@ class Op:
 
     def backends(self, device: str) -> list[str]:
         """Those that exist for data on `device` ("cpu" or "cuda"), in order of preference."""
+        order: tuple[str, ...] = ORDER[device]
+        if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+            order = (*order, "triton")  # last: slow, and there to be tested
         folder = _FOLDER / self.name
-        return [b for b in ORDER[device] if b == "reference" or (folder / f"_{b}.py").exists()]
+        return [b for b in order if b == "reference" or (folder / f"_{b}.py").exists()]
 
     def pick(self, backend: str, device: str, *args: Any) -> ModuleType:
         """The module that will run the op on `args`: the one named, or the first that can."""

@@ -10,7 +10,9 @@ def pytest_generate_tests(metafunc):
     if metafunc.cls is None or not hasattr(metafunc.cls, "op"):
         return
     if "backend" in metafunc.fixturenames:
-        exist = [(b, d) for d in ORDER for b in metafunc.cls.op.backends(d) if (b, d) != ("reference", "cpu")]
+        # Triton's interpreter is too slow for all of it: test_triton.py takes it through less.
+        left = {("reference", "cpu"), ("triton", "cpu")}
+        exist = [(b, d) for d in ORDER for b in metafunc.cls.op.backends(d) if (b, d) not in left]
         if not metafunc.cls.op.backends("cuda")[:-1]:
             exist = [(b, d) for b, d in exist if d == "cpu"]
         names = [n for b, _ in exist for n in (["cpu-base", "cpu-v3"] if b == "cpu" else [b])]

@@ -47,37 +47,53 @@ def capture(
     Golub and LeVeque 1983): against exact arithmetic M2 is within 2e-5 of itself and the mean within 2e-5
     standard deviations, however large values or their offset are. `state` is spoilt if a call raises.
     """
+    if state is None and out is not None and out.dtype != torch.int8:
+        return pack(x, keep, out, threads=threads, backend=backend)
+    index = None
+    if keep is not None:
+        if keep.dtype != torch.bool or keep.shape != x.shape[:2]:
+            raise ArgumentError(
+                f"capture: keep is {keep.dtype} {tuple(keep.shape)}, expected torch.bool {tuple(x.shape[:2])}"
+            )
+        index = keep.reshape(-1).nonzero().reshape(-1)
+    count = check(x, index, out, state, row0, samples, scales)
+    overflow = 0
+    if count:
+        module = OP.pick(backend, x.device.type, x, index, out, state)
+        overflow = module.capture(x.detach(), index, out, state, row0, samples, scales, thread_count(threads))
+        if state is not None:
+            state.count += count
+            state.next_row = row0 + count
+    return overflow
+
+
+def check(
+    x: torch.Tensor,
+    index: torch.Tensor | None,
+    out: torch.Tensor | None,
+    state: NeuronState | None,
+    row0: int,
+    samples: torch.Tensor | None,
+    scales: torch.Tensor | None,
+) -> int:
+    """Raises where `capture` would; the number of rows it would take, 0 where there is nothing to do."""
     if x.ndim != 3 or x.dtype not in FLOATS:
         raise ArgumentError(
             f"capture: x is {x.dtype} of shape {tuple(x.shape)}, expected (B, T, D) of {_NAMES}"
         )
-    if state is None and out is not None and out.dtype != torch.int8:
-        return pack(x, keep, out, threads=threads, backend=backend)
-    if state is None and out is None:
-        raise ArgumentError("capture: got neither out nor state, expected one at least")
+    if state is None and (out is None or out.dtype != torch.int8):
+        raise ArgumentError("capture: got neither int8 out nor state, expected one at least")
     batch, tokens, width = x.shape
-    if keep is not None and (keep.dtype != torch.bool or tuple(keep.shape) != (batch, tokens)):
-        raise ArgumentError(
-            f"capture: keep is {keep.dtype} {tuple(keep.shape)}, expected torch.bool ({batch}, {tokens})"
-        )
-    index = None if keep is None else keep.reshape(-1).nonzero().reshape(-1)
     count = batch * tokens if index is None else len(index)
     _check_out(out, scales, count, width)
     _check_state(state, samples, row0, count, width)
-    given = [t for t in (keep, out, scales, samples) if t is not None]
+    given = [t for t in (index, out, scales, samples) if t is not None]
     others = {t.device for t in given} | (set() if state is None else {state.top_values.device})
     if others - {x.device} or x.device.type not in ("cpu", "cuda"):
         raise ArgumentError(
             f"capture: x is on {x.device}, the others on {sorted(map(str, others))}; expected one cpu or cuda"
         )
-    overflow = 0
-    if count and width:
-        module = OP.pick(backend, x.device.type, x, index, out, state)
-        overflow = module.capture(x.detach(), index, out, state, row0, samples, scales, thread_count(threads))
-    if state is not None:
-        state.count += count
-        state.next_row = row0 + count
-    return overflow
+    return count if width else 0
 
 
 def _check_out(out: torch.Tensor | None, scales: torch.Tensor | None, count: int, width: int) -> None:

@@ -1,35 +1,30 @@
-"""`capture` in Triton: one pass over x, then two small kernels that take what it found into the state.
-
-A call is cut into passes of at most as many rows as were seen before (`_passes`): the k-th values then let about k
-values a column through, of which the first pass notes the rows, and the pass of a new state, which lets
-everything through, is no longer than there is room for. What does not fit is found again by reading the column once more, on the device: no pass
-waits for the host.
-"""
+"""`capture` in Triton: one pass over x, then small kernels that take what it found into the state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+from collections.abc import Iterable
 import torch
 import triton
 
 from mmxai.kernels._args import FLOATS
 from mmxai.kernels._tl import as_bits
+from mmxai.kernels.capture._passes import (
+    INT8, Workspace, can_overflow, depth, lists, passes, room, target, too_long,
+)  # fmt: skip
 from mmxai.kernels.capture._triton_merge import fold, select
 from mmxai.kernels.capture._triton_tiles import capture_tiles, mend, row_scales
 from mmxai.kernels.capture.state import NeuronState
 
-UNROLL, LANES, COLS = 4, 8, 256
-"""A program's tile: UNROLL x LANES rows of COLS columns, 32 values a thread."""
-DEPTH = 512
-"""Most rows a program takes: 64 a lane, which keeps the sums in float32 as exact as the op promises."""
+UNROLL, LANES, COLS = 4, 4, 256
+"""What a program holds at once: UNROLL x LANES rows of COLS columns, 32 values a thread."""
+
+SMALL = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 def supports(
     x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor | None, state: NeuronState | None
 ) -> str | None:
-    rows = x.shape[0] * x.shape[1]
-    return None if rows < 1 << 30 else f"{rows} rows at once, it counts to 2^30"
+    return too_long(x)
 
 
 def capture(
@@ -48,10 +43,6 @@ def capture(
     return int(overflow.item()) if can_overflow(x, out) else 0
 
 
-def can_overflow(x: torch.Tensor, out: torch.Tensor | None) -> bool:
-    return out is not None and out.dtype not in (torch.int8, torch.float32, x.dtype)
-
-
 def enqueue(
     x: torch.Tensor,
     index: torch.Tensor | None,
@@ -67,120 +58,77 @@ def enqueue(
     device) those two are read there, and `row0` and `state.count` are added to them."""
     count = x.shape[0] * x.shape[1] if index is None else len(index)
     seen = 0 if state is None else state.count
-    target = 4 if out is None else 3 if out.dtype == torch.int8 else FLOATS.index(out.dtype)
-    stored = out if out is None or target == 3 else as_bits(out)
-    whole = state is None or cursor is not None  # a graph replays one pass, whatever was seen
-    for start, stop in [(0, count)] if whole else passes(count, seen, UNROLL * room(state)):
-        rows = _Pass(x, index, samples, target, start, stop)
-        part = None if scales is None else scales[start:stop]
-        if part is not None:
-            rows.scale(part)
+    kind = target(out)
+    stored = out if out is None or kind == INT8 else as_bits(out)
+    unroll = 1 if kind == INT8 else UNROLL  # exact division takes registers
+    bits, width = as_bits(x), x.shape[2]
+    kinds = {
+        "SOURCE": FLOATS.index(x.dtype),
+        "FLAT": x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1),
+    }
+    # A graph replays one pass, whatever was seen by then.
+    runs: Iterable[tuple[int, int]] = [(0, count)]
+    if state is not None and cursor is None:
+        runs = passes(count, seen, unroll * room(state.k))
+    for start, stop in runs:
+        n = stop - start
+        layout = (n, width, start if index is None else 0, x.shape[1], x.stride(0), x.stride(1), x.stride(2))
+        rows = None if index is None else index[start:stop]
         place = None if stored is None else stored[start:stop]
-        rows.take(place, part, overflow, state, row0 + start, seen + start, cursor)
-
-
-def room(state: NeuronState) -> int:
-    """Groups of UNROLL rows that a pass can note in a column."""
-    return max(64, 4 * triton.next_power_of_2(state.k))
-
-
-def passes(count: int, seen: int, first: int) -> Iterator[tuple[int, int]]:
-    """Runs of `count` rows, each at most as long as all before it, those `seen` included; the first may be `first`."""
-    start = 0
-    while start < count:
-        stop = min(count, start + max(first, seen + start))
-        yield start, stop
-        start = stop
-
-
-class _Pass:
-    """Rows `start` to `stop` of those kept."""
-
-    def __init__(
-        self,
-        x: torch.Tensor,
-        index: torch.Tensor | None,
-        samples: torch.Tensor | None,
-        target: int,
-        start: int,
-        stop: int,
-    ):
-        self.n, self.device = stop - start, x.device
-        self.index = None if index is None else index[start:stop]
-        self.samples = None if samples is None else samples[start:stop]
-        self.bits, self.width = as_bits(x), x.shape[2]
-        strides = (x.stride(0), x.stride(1), x.stride(2))
-        self.layout = (self.n, self.width, start if index is None else 0, x.shape[1], *strides)
-        flat = x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1)
-        self.kinds = {"SOURCE": FLOATS.index(x.dtype), "TARGET": target, "FLAT": flat}
-
-    def scale(self, scales: torch.Tensor) -> None:
-        cols = min(4096, max(16, triton.next_power_of_2(self.width)))
-        kinds = {"SOURCE": self.kinds["SOURCE"], "FLAT": self.kinds["FLAT"]}
-        row_scales[(self.n,)](self.bits, self.index, scales, *self.layout, **kinds, COLS=cols, **_FEW)
-
-    def take(
-        self,
-        out: torch.Tensor | None,
-        scales: torch.Tensor | None,
-        overflow: torch.Tensor,
-        state: NeuronState | None,
-        row0: int,
-        seen: int,
-        cursor: torch.Tensor | None,
-    ) -> None:
-        unroll = 1 if self.kinds["TARGET"] == 3 else UNROLL  # exact division takes registers
-        blocks = triton.cdiv(self.n, DEPTH)
-        depth = triton.cdiv(triton.cdiv(self.n, blocks), UNROLL * LANES) * UNROLL * LANES
-        blocks = triton.cdiv(self.n, depth)
-        grid = (triton.cdiv(self.width, COLS), blocks)
+        steps = None if scales is None else scales[start:stop]
+        if steps is not None:
+            across = min(4096, max(16, triton.next_power_of_2(width)))
+            row_scales[(n,)](bits, rows, steps, *layout, **kinds, COLS=across, **SMALL)
+        deep = depth(n, UNROLL * LANES)
+        grid = (triton.cdiv(width, COLS), triton.cdiv(n, deep))
+        tile = {"TARGET": kind, "UNROLL": unroll, "LANES": LANES, "COLS": COLS}
         if state is None:
-            nothing = (None,) * 9
             capture_tiles[grid](
-                self.bits, self.index, out, scales, overflow, *nothing, *self.layout, depth,
-                **self.kinds, STATS=False, ROOM=1, UNROLL=unroll, LANES=LANES, COLS=COLS, **_OPTIONS,
+                bits, rows, place, steps, overflow, *[None] * 9, *layout, deep,
+                **kinds, **tile, STATS=False, ROOM=1, **SMALL,
             )  # fmt: skip
-            return
-        moments = torch.empty((blocks, 2, self.width), dtype=torch.float64, device=self.device)
-        extremes = torch.empty((blocks, 2, self.width), dtype=torch.float32, device=self.device)
-        counts = torch.empty((blocks, 2, self.width), dtype=torch.int32, device=self.device)
-        lists = list(_lists(state))
-        space = room(state)
-        numbers = torch.zeros((len(lists), self.width), dtype=torch.int32, device=self.device)
-        found = torch.empty((len(lists), self.width, space), dtype=torch.int32, device=self.device)
+            continue
+        work = Workspace(state, n, deep)
         searched: list[torch.Tensor | None] = [None] * 6
-        for i, (_, values, _, _) in enumerate(lists):
-            searched[3 * i : 3 * i + 3] = [values[-1], numbers[i], found[i]]
+        for i, (_, values, _, _) in enumerate(lists(state)):
+            searched[3 * i : 3 * i + 3] = values[-1], work.numbers[i], work.found[i]
+        figures = (work.moments, work.extremes, work.counts)
         capture_tiles[grid](
-            self.bits, self.index, out, scales, overflow, *searched, moments, extremes, counts,
-            *self.layout, depth,
-            **self.kinds, STATS=True, ROOM=space, UNROLL=unroll, LANES=LANES, COLS=COLS, **_OPTIONS,
+            bits, rows, place, steps, overflow, *searched, *figures, *layout, deep,
+            **kinds, **tile, STATS=True, ROOM=room(state.k), **SMALL,
         )  # fmt: skip
-        mend[(triton.cdiv(self.width, 64), blocks)](
-            self.bits, self.index, overflow, state.tallies, moments, extremes, counts, *self.layout, depth,
-            **self.kinds, LANES=16, COLS=64, **_FEW,
+        mend[(triton.cdiv(width, 64), grid[1])](
+            bits, rows, overflow, state.tallies, *figures, *layout, deep,
+            **kinds, TARGET=kind, LANES=16, COLS=64, **SMALL,
         )  # fmt: skip
-        fold[(triton.cdiv(self.width, 32),)](
-            moments, extremes, counts, blocks, self.width, state.moments, state.extremes, state.tallies,
-            seen + self.n, cursor, DEPTH=32, COLS=32, **_FEW,
+        fold[(triton.cdiv(width, 32),)](
+            *figures, grid[1], width, state.moments, state.extremes, state.tallies, seen + stop, cursor,
+            DEPTH=32, COLS=32, **SMALL,
         )  # fmt: skip
-        k2 = max(2, triton.next_power_of_2(state.k))
-        for i, (sign, values, rows, owner) in enumerate(lists):
-            # Entries of one sample are found by comparing all with all: there one column is work enough.
-            columns = 8 if owner is None else 1
-            select[(triton.cdiv(self.width, columns),)](
-                self.bits, self.index, self.samples, numbers[i], found[i], values, rows, owner,
-                *self.layout, row0, cursor, state.k, SIGN=sign, **self.kinds, K=k2, ROOM=space,
-                UNROLL=unroll, LANES=LANES, STEP=max(64, k2), COLS=columns, **_FEW,
-            )  # fmt: skip
+        whose = None if samples is None else samples[start:stop]
+        _select(
+            state, work, bits, rows, whose, layout, row0 + start, cursor, {**kinds, "TARGET": kind}, unroll
+        )
 
 
-_OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
-_FEW = {"num_warps": 4, "enable_fp_fusion": True}
-
-
-def _lists(state: NeuronState) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """(sign, values, rows, samples) of the lists kept."""
-    yield 1, state.top_values, state.top_rows, state.top_samples
-    if state.bottom_values is not None and state.bottom_rows is not None:
-        yield -1, state.bottom_values, state.bottom_rows, state.bottom_samples
+def _select(
+    state: NeuronState,
+    work: Workspace,
+    bits: torch.Tensor,
+    index: torch.Tensor | None,
+    samples: torch.Tensor | None,
+    layout: tuple[int, ...],
+    row0: int,
+    cursor: torch.Tensor | None,
+    kinds: dict[str, int],
+    unroll: int,
+) -> None:
+    k2 = max(2, triton.next_power_of_2(state.k))
+    for i, (sign, values, rows, owner) in enumerate(lists(state)):
+        # Entries of one sample are found by comparing all with all: there one column is work enough.
+        columns = 8 if owner is None else 1
+        select[(triton.cdiv(state.width, columns),)](
+            bits, index, samples, work.numbers[i], work.found[i], values, rows, owner,
+            *layout, row0, cursor, state.k, SIGN=sign, **kinds, K=k2, ROOM=room(state.k),
+            UNROLL=unroll, LANES=LANES, STEP=max(64, k2), COLS=columns, **SMALL,
+        )  # fmt: skip

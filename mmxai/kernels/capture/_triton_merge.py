@@ -123,7 +123,9 @@ def select(
                 rows = at + tl.zeros_like(column)
             else:
                 mask = inside & (at < number * UNROLL)
-                rows = tl.load(found + (column * ROOM + at // UNROLL), mask=mask, other=n) + at % UNROLL * LANES
+                rows = (
+                    tl.load(found + (column * ROOM + at // UNROLL), mask=mask, other=n) + at % UNROLL * LANES
+                )
             mask = inside & (rows < n)
             base = offsets(rows, mask, index, begin, tokens, batch_stride, token_stride, FLAT)
             bits = tl.load(x + base + column.to(tl.int64) * value_stride, mask=mask, other=0)

@@ -148,7 +148,9 @@ def capture_tiles(
             low, high = tl.minimum(low, least), tl.maximum(high, most)
             append((most > beat) & (cols < width), start + lane, cols, top_counts, top_found, ROOM)
             if bottom is not None:
-                append((least < below) & (cols < width), start + lane, cols, bottom_counts, bottom_found, ROOM)
+                append(
+                    (least < below) & (cols < width), start + lane, cols, bottom_counts, bottom_found, ROOM
+                )
         elif TARGET < 3:
             u = widen(bits, SOURCE).to(tl.float32, bitcast=True)
             lost += tl.sum(tl.where(mask & (tl.abs(u) <= MOST_F32) & (tl.abs(value) == INF), 1, 0), 0)

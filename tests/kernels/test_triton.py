@@ -1,0 +1,92 @@
+"""The Triton backends under Triton's interpreter, where there is no GPU to run the whole conformance suite on."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmxai.kernels._args import FLOATS
+from mmxai.kernels._dispatch import unavailable
+from mmxai.kernels.capture import NeuronState, capture
+from mmxai.kernels.topk_rows import topk_rows
+from tests.kernels.conformance import numbers, values
+from tests.kernels.test_capture import KEEPS, LAYOUTS, check_moments, exact, run
+
+pytestmark = [
+    pytest.mark.skipif(unavailable("triton") is not None, reason="Triton is not installed"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the conformance suite runs Triton on the GPU"),
+]
+
+
+def agree(x, keep, target, **options):
+    got, state = run(x, keep, target, "triton", **options)
+    expected, want = run(x, keep, target, "reference", **options)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    check_moments(state, want)
+
+
+@pytest.mark.parametrize("target", [*FLOATS, torch.int8, None], ids=str)
+@pytest.mark.parametrize("source", FLOATS, ids=str)
+def test_conversions(source, target):
+    """Every kind of value, rows left out, both ends."""
+    agree(values((2, 20, 11), source), KEEPS["some"](2, 20), target, calls=1, bottom=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    x = LAYOUTS[layout](values((2, 9, 16), torch.bfloat16, seed=1))
+    agree(x, KEEPS["some"](*x.shape[:2]), torch.bfloat16, calls=1)
+
+
+def test_samples():
+    x = torch.randn(1, 60, 4, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    x[:, :, 2] = x[:, :, 2].sign()  # ties
+    agree(x, None, torch.bfloat16, bottom=True, per_sample=True, k=3)
+
+
+@pytest.mark.parametrize("k", [1, 16, 128])
+def test_length_of_lists(k):
+    agree(values((1, 150, 5), torch.bfloat16, seed=4), None, None, k=k, calls=1)
+
+
+def test_more_than_there_is_room_for():
+    """Values that rise in a warm column: every row beats the k-th, and all are found again."""
+    x = torch.randn(1, 600, 3, generator=torch.Generator().manual_seed(0))
+    x[0, :, 1] = torch.arange(600)
+    x[0, :, 2] = torch.arange(600, 0, -1)
+    state, want = NeuronState(3, 4, bottom=True), NeuronState(3, 4, bottom=True)
+    for start, stop in ((0, 200), (200, 600)):
+        capture(x[:, start:stop], None, None, state, start, backend="triton")
+        capture(x[:, start:stop], None, None, want, start, backend="reference")
+    for a, b in zip(exact(state), exact(want), strict=True):
+        np.testing.assert_array_equal(a, b)
+    check_moments(state, want)
+
+
+@pytest.mark.parametrize("kind", ["offset", "drift", "outlier first", "steps", "tiny"])
+def test_hard_moments(kind):
+    x = torch.randn(1400, 4, generator=torch.Generator().manual_seed(0))
+    place = torch.arange(1400)[:, None]
+    x = {
+        "offset": lambda: x * 1e-2 + 1e4,
+        "drift": lambda: x + torch.linspace(-1e3, 1e3, 1400)[:, None],
+        "outlier first": lambda: torch.where(place == 0, 1e6, x),
+        "steps": lambda: 1e5 * (place // 500) + 1e-2 * x,
+        "tiny": lambda: x * 1e-30,
+    }[kind]()
+    state, want = NeuronState(4, 1), NeuronState(4, 1)
+    for start in (0, 700):
+        capture(x[None, start : start + 700], None, None, state, start, backend="triton")
+        capture(x[None, start : start + 700], None, None, want, start, backend="reference")
+    check_moments(state, want)
+
+
+@pytest.mark.parametrize("source", FLOATS, ids=str)
+@pytest.mark.parametrize("by", ["value", "magnitude"])
+def test_topk_rows(source, by):
+    for shape, k in (((3, 70), 5), ((2, 1500), 33), ((1, 3), 3), ((2, 9), 1)):
+        x = values(shape, source, seed=2)
+        x[:, ::3] = x[:, :1]  # ties
+        got, want = (topk_rows(x, k, by=by, backend=backend) for backend in ("triton", "reference"))
+        np.testing.assert_array_equal(numbers(got[0]), numbers(want[0]))
+        assert torch.equal(got[1], want[1])
