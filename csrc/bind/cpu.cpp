@@ -205,7 +205,8 @@ int64_t capture(py::array x, int from, const py::object& index, int64_t count, c
                 int threads) {
   const auto source = static_cast<mmxai::Dtype>(from), target = static_cast<mmxai::Dtype>(to);
   require(x.ndim() == 3 && x.itemsize() == itemsize_of(source), "expected x (B, T, D) of its dtype");
-  require(k >= 1 && threads >= 1, "expected k and threads of at least 1");
+  require(k >= 1 && k <= mmxai::kMostRanks && threads >= 1, "expected 1 <= k <= 128 and a thread at least");
+  require(count <= INT32_MAX, "expected fewer than 2^31 rows");
   const int64_t width = x.shape(2);
   if (!out.is_none()) {
     const auto array = py::reinterpret_borrow<py::array>(out);

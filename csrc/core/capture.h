@@ -60,9 +60,9 @@ class StripWalk {
     else
       turn(rows);
     strip_.clear(padded_);
-    for (int64_t c = 0; c < width_; ++c)
-      strip_.shift[c] = strip_.finite[c] < kTileRows ? tile_mean<S, D>(source_, rows, c)
-                                                       : static_cast<float>(job_.neurons.moments[begin_ + c]);
+    for (int64_t c = 0; c < width_; ++c) strip_.shift[c] = static_cast<float>(job_.neurons.moments[begin_ + c]);
+    for (int64_t c = 0; c < width_; c += kLanes)
+      if (strip_.young(c)) tile_means(rows, c);
     int64_t r = 0;
     for (; r + 8 <= rows; r += 8) block<8>(first, r, 8);
     if (r < rows) block<0>(first, r, rows - r);
@@ -91,6 +91,25 @@ class StripWalk {
       }
     }
     for (int64_t r = 0; r < rows; ++r) source_[r] = turned_ + r * padded_;
+  }
+
+  // Shifts of eight columns that have none yet: the means of the tile's finite values, to about float32.
+  void tile_means(int64_t rows, int64_t c) {
+    const size_t n = static_cast<size_t>(std::min(kLanes, width_ - c));
+    Floats mean = all(0.0f);
+    for (int turn = 0; turn < 2; ++turn) {  // the second about the first, so that no offset costs digits
+      Floats sum = all(0.0f), count = all(0.0f);
+      for (int64_t r = 0; r < rows; ++r) {
+        In values[kLanes] = {};
+        std::memcpy(values, source_[r] + c, n * sizeof(In));
+        const Floats x = settle_lanes<S, D, false>(values, nullptr) - mean;
+        const Ints finite = x - x == all(0.0f);
+        sum += finite ? x : all(0.0f);
+        count += finite ? all(1.0f) : all(0.0f);
+      }
+      mean += sum / (count > all(0.0f) ? count : all(1.0f));
+    }
+    for (size_t i = 0; i < n; ++i) strip_.shift[c + static_cast<int64_t>(i)] = mean[i];
   }
 
   // kRows rows (0: `rows`, fewer than 8) from row r of the tile.
@@ -143,42 +162,47 @@ class StripWalk {
     store(least(low, load(strip.low + c)), strip.low + c);
     store(largest(high, load(strip.high + c)), strip.high + c);
     store(positive, strip.positive + c);
-    Ints candidates = high > load(strip.top + c);
-    if (kBottom) candidates |= low < load(strip.bottom + c);
-    if (__builtin_expect(any(candidates), 0)) enter(in, at, c, row, n);
+    if (__builtin_expect(any(high > load(strip.top + c)), 0)) offer<true>(in, at, c, row, n);
+    if (kBottom && __builtin_expect(any(low < load(strip.bottom + c)), 0)) offer<false>(in, at, c, row, n);
   }
 
-  __attribute__((noinline)) void enter(const In* const* in, int64_t at, int64_t c, int64_t row, int64_t rows) {
-    const Floats most = all(std::numeric_limits<float>::max());
-    const Floats top = load(strip_.top + c), bottom = load(strip_.bottom + c);
-    for (int64_t i = 0; i < rows; ++i) {
-      const Floats x = settle_lanes<S, D, false>(in[i] + at, nullptr);
-      offer_set<true>(lanes_set((x > top) & (x <= most)), x, c, row + i);
-      if (kBottom) offer_set<false>(lanes_set((x < bottom) & (x >= -most)), x, c, row + i);
-    }
-  }
-
+  // What beats the lists among eight columns of up to eight rows, gathered in one set of 64.
   template <bool kLargest>
-  void offer_set(uint32_t set, Floats x, int64_t c, int64_t row) {
-    if (!set) return;
+  __attribute__((noinline)) void offer(const In* const* in, int64_t at, int64_t c, int64_t row, int64_t rows) {
     const Ranks& ranks = kLargest ? job_.top : job_.bottom;
     Insertions& own = (kLargest ? top_ : bottom_)[c / kLanes];
     if (!own.fetched) {
       own = (kLargest ? job_.to_top : job_.to_bottom).at(begin_ + c);
-      fetch(ranks, begin_ + c, std::min(kLanes, width_ - c), own);
+      fetch<kLargest>(ranks, begin_ + c, std::min(kLanes, width_ - c), own);
     }
-    float* last = (kLargest ? strip_.top : strip_.bottom) + c;
+    float* beat = (kLargest ? strip_.top : strip_.bottom) + c;
+    const Floats first = load(beat), most = all(std::numeric_limits<float>::max());
+    alignas(32) float held[8 * kLanes];
+    uint64_t set = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      const Floats x = settle_lanes<S, D, false>(in[i] + at, nullptr);
+      const Ints enters = kLargest ? (x > first) & (x <= most) : (x < first) & (x >= -most);
+      store(kLargest ? x : -x, held + i * kLanes);
+      set |= static_cast<uint64_t>(lanes_set(enters)) << (8 * i);
+    }
     for (; set; set &= set - 1) {
-      const int i = __builtin_ctz(set);
-      last[i] = offer<kLargest>(own, ranks.k, i, x[i], job_.row0 + row, job_.samples ? job_.samples[row] : -1);
+      const int64_t place = __builtin_ctzll(set), i = place % kLanes, r = row + place / kLanes;
+      const auto id = static_cast<int32_t>(r);
+      const float value = held[place];
+      if (job_.samples)
+        enter_once(own, ranks.k, i, value, id, job_.samples[r]);
+      else
+        enter(own, ranks.k, i, value, id);  // leaves the list as it is where the value no longer enters
+      const float last = own.values[i * own.stride + ranks.k - 1];
+      beat[i] = kLargest ? last : -last;
     }
   }
 
   void put_back_all() {
     for (int64_t c = 0; c < width_; c += kLanes) {
       const int64_t n = std::min(kLanes, width_ - c);
-      if (top_[c / kLanes].fetched) put_back(job_.top, begin_ + c, n, top_[c / kLanes]);
-      if (kBottom && bottom_[c / kLanes].fetched) put_back(job_.bottom, begin_ + c, n, bottom_[c / kLanes]);
+      if (top_[c / kLanes].fetched) put_back<true>(job_.top, begin_ + c, n, top_[c / kLanes], job_.row0);
+      if (kBottom && bottom_[c / kLanes].fetched) put_back<false>(job_.bottom, begin_ + c, n, bottom_[c / kLanes], job_.row0);
     }
   }
 
@@ -199,11 +223,11 @@ template <class S, class D, bool kWrite>
 int64_t capture(Capture job, const Grid<S>& x, const int64_t* index, int64_t count, typename D::bits* out,
                 int threads) {
   std::atomic<int64_t> overflow{0};
-  const int64_t size = Workspace::bytes(job.top.k, x.width, job.samples != nullptr);
-  const std::unique_ptr<int64_t[]> memory(new int64_t[size / 8 * (job.bottom.values ? 2 : 1)]);
-  auto* bytes = reinterpret_cast<unsigned char*>(memory.get());
-  job.to_top = {bytes, job.top.k, job.samples != nullptr};
-  job.to_bottom = {bytes + size, job.top.k, job.samples != nullptr};
+  const bool samples = job.samples != nullptr;
+  const int64_t words = Workspace::words(job.top.k, x.width, samples);
+  const std::unique_ptr<int64_t[]> memory(new int64_t[words * (job.bottom.values ? 2 : 1)]);
+  job.to_top = {memory.get(), job.top.k, samples};
+  job.to_bottom = {memory.get() + words, job.top.k, samples};
   // Strips of whole cache lines and groups of lanes, at least one a thread where the width allows it.
   const int64_t most = x.value_stride == 1 ? Strip::kColumns : kTurnedColumns;
   const int64_t share = ((x.width + threads - 1) / threads + 31) / 32 * 32;

@@ -57,6 +57,11 @@ struct Strip {
     return lanes_set(normal | constant) == 0xFF;
   }
 
+  // Whether one of the columns [c, c + 8) has too few values for its mean to be near that of the next tile.
+  bool young(int64_t c) const {
+    return std::any_of(finite + c, finite + c + kLanes, [](double n) { return n < kTileRows; });
+  }
+
   // Columns [c, c + n), neurons d + ..., of a sound tile of `rows` rows.
   void merge_sound(int64_t c, int64_t n, int64_t rows, Neurons& out, int64_t d) {
     const double count = static_cast<double>(rows);
@@ -115,20 +120,6 @@ int64_t merge_slowly(const typename S::bits* const* rows, int64_t count, int64_t
   out.extremes[d] = std::min(out.extremes[d], low + 0.0f);
   out.extremes[out.width + d] = std::max(out.extremes[out.width + d], high + 0.0f);
   return overflow;
-}
-
-// The mean of a column of a tile, to float32: a shift for sums while there is no better one.
-template <class S, class D>
-float tile_mean(const typename S::bits* const* rows, int64_t count, int64_t column) {
-  double sum = 0, n = 0;
-  for (int64_t r = 0; r < count; ++r) {
-    const float x = settle<S, D>(rows[r][column]);
-    if (std::isfinite(x)) {
-      sum += x;
-      n += 1;
-    }
-  }
-  return n > 0 ? static_cast<float>(sum / n) : 0.0f;
 }
 
 }  // namespace mmxai

@@ -114,7 +114,7 @@ class Extractor:
         return list(packed.values())
 
     def take_states(self) -> dict[str, NeuronState]:
-        """The statistics since the last call, their rows numbered from 0; to be called at the end of a part."""
+        """The statistics since the last call, their rows numbered from 0; for the end of a part."""
         states, self._states = self._states, {}
         self._rows.clear()
         return states

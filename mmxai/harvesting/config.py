@@ -61,7 +61,7 @@ class HarvestConfig:
     bottom: bool = False
     """Keep as many rows of the smallest (most negative) values, too."""
     exemplars: Literal["row", "sample"] = "row"
-    """The top rows are of any samples, or at most one a sample, so that they show as many pictures or texts."""
+    """The top rows: of any samples, or one a sample at most, so that they show as many pictures or texts."""
     part_of: str | None = None
     """This worker's share, 'i/n' (0 <= i < n). Default: RANK and WORLD_SIZE, or SLURM_ARRAY_TASK_ID."""
     dry_run: bool = False

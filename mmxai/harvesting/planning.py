@@ -187,7 +187,7 @@ def _state_bytes(width: int, config: HarvestConfig) -> int:
 def _samples_per_part(samples: int | None, bytes_per_sample: float, statistics: int, batch_size: int) -> int:
     """Whole batches, for a batch never crosses a part."""
     total = 0.0 if samples is None else samples * bytes_per_sample
-    least = max(_PART_BYTES, 16 * statistics)  # statistics are written once a part
+    least = max(_PART_BYTES, 64 * statistics)  # written once a part, and lists that begin empty cost most
     target = min(max(total / _USUAL_PARTS, least), _LARGEST_PART_BYTES)
     return batch_size * max(1, int(target / max(bytes_per_sample * batch_size, 1)))
 

@@ -67,7 +67,7 @@ class HarvestReport:
             f"parts      {parts}",
             f"time       {wall:.1f} s: {self.samples / wall:,.0f} samples/s, {rows / wall:,.0f} rows/s, "
             f"{size(self.nbytes / wall)}/s",
-            f"shares     compute {c.forward / wall:.0%} (of it packing and statistics {c.capture / wall:.1%}, "
+            f"shares     compute {c.forward / wall:.0%} (packing and statistics {c.capture / wall:.1%}, "
             f"copying {c.copy / wall:.1%}), waiting for data {c.wait_data / wall:.0%}, "
             f"waiting for the disk {c.wait_disk / wall:.0%}; beside them, decoding {c.decode / wall:.0%}, "
             f"writing {c.write / wall:.0%}",

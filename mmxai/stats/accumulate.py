@@ -79,9 +79,7 @@ class StatsAccumulator:
         self._begun = False
 
     def _fresh(self, device: torch.device | str) -> NeuronState:
-        return NeuronState(
-            self.width, self.k, bottom=self.bottom, per_sample=self.per_sample, device=device
-        )
+        return NeuronState(self.width, self.k, bottom=self.bottom, per_sample=self.per_sample, device=device)
 
     @property
     def count(self) -> int:

@@ -64,7 +64,9 @@ def _merge_group(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nda
     names = optional.pop()
     for end, sign in (("topk", 1), ("bottom", -1)):
         if f"{end}_values" in stacked:
-            columns = [f"{end}_{what}" for what in ("values", "rows", "samples") if f"{end}_{what}" in stacked]
+            columns = [
+                f"{end}_{what}" for what in ("values", "rows", "samples") if f"{end}_{what}" in stacked
+            ]
             lists = [np.concatenate(stacked[name], 1) for name in columns]
             out |= zip(columns, _best(lists, k, sign), strict=True)
     return {name: out[name] for name in (*STATE_NAMES, *names)}

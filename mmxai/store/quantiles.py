@@ -62,7 +62,7 @@ def _between(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, count: torc
 
 
 def _count(block: torch.Tensor, prefix: torch.Tensor, shift: int, counts: torch.Tensor) -> None:
-    """Add to `counts` `[T, D, 256]` the digit at `shift` of the finite values that have the prefix `[T, D]`."""
+    """Add to `counts` `[T, D, 256]` the digit at `shift` of the finite values of the prefixes `[T, D]`."""
     keys, finite = _keys(block), torch.isfinite(block)
     place = (keys >> shift & (1 << _DIGIT) - 1) + (torch.arange(block.shape[1]) << _DIGIT)
     above = keys >> shift + _DIGIT

@@ -591,3 +591,33 @@ def test_a_part_holds_at_least_a_batch(clip, world, tmp_path, monkeypatch):
         clip, world, sites="vision.0.resid_post", store=tmp_path / "s.zarr", dry_run=True, stats=False
     )
     assert estimate.samples_per_part == 32
+
+
+@pytest.mark.parametrize("exemplars", ["row", "sample"])
+def test_statistics_asked_for(clip, world, tmp_path, exemplars):
+    """More top rows, the smallest values, and exemplars of different samples: of the stored rows, over parts."""
+    path, site = tmp_path / "s.zarr", "vision.0.mlp_post"
+    options = {"sites": site, "store": path, "stats_k": 20, "bottom": True, "exemplars": exemplars}
+    harvest(clip, world, samples_per_part=20, batch_size=7, **options)
+    with mmxai.open_store(path) as store:
+        x, stats, samples = (
+            store[site][:].float().numpy(),
+            store.stats[site],
+            store.rows["vision"].sample.numpy(),
+        )
+        for sign, values, rows, owners in (
+            (1, stats.topk_values, stats.topk_rows, stats.topk_samples),
+            (-1, stats.bottom_values, stats.bottom_rows, stats.bottom_samples),
+        ):
+            for j in range(0, x.shape[1], 9):
+                order = np.lexsort((np.arange(len(x)), -sign * x[:, j]))
+                if exemplars == "sample":
+                    order = order[np.sort(np.unique(samples[order], return_index=True)[1])]
+                    np.testing.assert_array_equal(owners[j], samples[order[:20]])
+                np.testing.assert_array_equal(rows[j], order[:20])
+                np.testing.assert_array_equal(values[j], x[order[:20], j])
+    with pytest.raises(MmxaiError, match=r"statistics\.k: store has 20, this run asks 16"):
+        harvest(clip, world, samples_per_part=20, batch_size=7, sites=site, store=path)
+    for wrong in ({"stats_k": 0}, {"stats_k": 129}, {"exemplars": "patch"}):
+        with pytest.raises(ArgumentError, match="expected"):
+            harvest(clip, world, **{**options, **wrong})

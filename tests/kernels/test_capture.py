@@ -13,7 +13,8 @@ from tests.kernels.test_pack import KEEPS, LAYOUTS, on_device
 OUTPUTS = (*FLOATS, torch.int8, None)
 OPTIONS = {"rows": {}, "both ends": {"bottom": True}, "samples": {"bottom": True, "per_sample": True}}
 EXACT = (
-    "tallies", "extremes", "top_values", "top_rows", "top_samples", "bottom_values", "bottom_rows", "bottom_samples",
+    "tallies", "extremes", "top_values", "top_rows", "top_samples",
+    "bottom_values", "bottom_rows", "bottom_samples",
 )  # fmt: skip
 
 
@@ -107,7 +108,9 @@ class TestCapture(KernelTests):
             np.testing.assert_array_equal(got, want)
         check_moments(state, whole)
 
-    @pytest.mark.parametrize("kind", ["offset", "drift", "outlier first", "tiny", "huge", "steps", "constant"])
+    @pytest.mark.parametrize(
+        "kind", ["offset", "drift", "outlier first", "tiny", "huge", "steps", "constant"]
+    )
     def test_hard_moments(self, backend, kind):
         g = torch.Generator().manual_seed(0)
         n = 3000
@@ -132,7 +135,7 @@ class TestCapture(KernelTests):
 
     @pytest.mark.parametrize("source", FLOATS)
     def test_wide_over_threads(self, backend, source):
-        """Wider than a strip and taller than a tile, warm and cold lists, values that are not finite anywhere."""
+        """Wider than a strip, taller than a tile; lists cold and warm; values not finite here and there."""
         x = values((2, 400, 1061), source, seed=3)
         x[:, :, 500:700] = torch.randn(2, 400, 200, generator=torch.Generator().manual_seed(1)).to(source)
         got, state = run(x, None, torch.bfloat16, backend[0], device=backend[1], k=16, bottom=True)
@@ -191,7 +194,13 @@ def test_the_specification_against_sorting(per_sample):
     samples.sort()
     state = NeuronState(12, 9, bottom=True, per_sample=per_sample)
     capture(
-        x, None, None, state, 0, samples=torch.from_numpy(samples) if per_sample else None, backend="reference"
+        x,
+        None,
+        None,
+        state,
+        0,
+        samples=torch.from_numpy(samples) if per_sample else None,
+        backend="reference",
     )
     for j in range(12):
         column = x[0, :, j].numpy()
@@ -242,7 +251,11 @@ def test_the_state_is_of_what_is_stored():
 
 
 def test_without_a_state_it_is_pack():
-    x, out, want = torch.randn(2, 5, 8), torch.empty(10, 8, dtype=torch.bfloat16), torch.empty(10, 8).bfloat16()
+    x, out, want = (
+        torch.randn(2, 5, 8),
+        torch.empty(10, 8, dtype=torch.bfloat16),
+        torch.empty(10, 8).bfloat16(),
+    )
     assert capture(x, None, out, None, 0) == pack(x, None, want)
     assert torch.equal(out, want)
 

@@ -84,9 +84,9 @@ def test_hard_moments(kind):
 @pytest.mark.parametrize("source", FLOATS, ids=str)
 @pytest.mark.parametrize("by", ["value", "magnitude"])
 def test_topk_rows(source, by):
-    for shape, k in (((3, 70), 5), ((2, 1500), 33), ((1, 3), 3), ((2, 9), 1)):
+    for shape, k in (((2, 70), 5), ((1, 1100), 33), ((1, 3), 3), ((2, 9), 1)):
         x = values(shape, source, seed=2)
-        x[:, ::3] = x[:, :1]  # ties
+        x[:, ::3] = x[:, :1].clone()  # ties
         got, want = (topk_rows(x, k, by=by, backend=backend) for backend in ("triton", "reference"))
         np.testing.assert_array_equal(numbers(got[0]), numbers(want[0]))
         assert torch.equal(got[1], want[1])

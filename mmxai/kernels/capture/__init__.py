@@ -37,14 +37,14 @@ def capture(
     and not in `out`.
 
     `out`: contiguous; float32, bfloat16 or float16 rounded as `pack` does. Or int8 with `scales` float32
-    `[N]`, which are written too: scale = largest finite |x| of the row / 127, and x / scale rounded to nearest
-    even, within +-127; 0 for NaN and where the scale is 0, +-127 for +-inf. Or None: statistics only.
+    `[N]`, which are written too: scale = largest finite |x| of the row / 127, and x / scale rounded to
+    nearest even, within +-127; 0 for NaN and where the scale is 0, +-127 for +-inf. Or None: statistics only.
 
     `state` (None: packing only) is of the values as `out` holds them, so that anyone can recompute it from
-    what was stored; beside int8, and this alone, of `x` rounded to bfloat16; without `out`, of `x` in float32.
+    what was stored; only beside int8 it is of `x` rounded to bfloat16; without `out`, of `x` in float32.
     Everything but the moments is exact and depends neither on the backend nor on how rows were split into
     calls. The moments are sums in float32 over at most 128 rows about a recent mean, merged in float64 (Chan,
-    Golub and LeVeque 1983): against exact arithmetic M2 is within 2e-5 of itself and the mean within 2e-5
+    Golub and LeVeque 1983): against exact arithmetic M2 is within 1e-5 of itself and the mean within 1e-5
     standard deviations, however large values or their offset are. `state` is spoilt if a call raises.
     """
     if state is None and out is not None and out.dtype != torch.int8:

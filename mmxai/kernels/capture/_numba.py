@@ -1,7 +1,7 @@
 """`capture` under numba. One thread.
 
-Rows go in groups of eight, widened into a buffer that stays in the cache; loops run along the neurons, so that
-LLVM makes vectors of them, and sums gain a group at a time. As in C++, what is rare shows in the sums.
+Rows go in groups of eight, widened into a buffer that stays in the cache; loops run along the neurons, so
+that LLVM makes vectors of them, and sums gain a group at a time. As in C++, what is rare shows in the sums.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def supports(
 
 @jit
 def _settle(x: np.ndarray, source: int, target: int, write: bool, out: np.ndarray, held: np.ndarray) -> None:
-    """One row: bits `x` of dtype `source` as `target`, to `out` where wanted, and as float32 bits to `held`."""
+    """One row: bits `x` of dtype `source` as `target`, to `out` if wanted, and as float32 bits to `held`."""
     if source == target and source < 2:
         for d in range(len(x)):
             held[d] = np.uint32(x[d]) << np.uint32(16 * source)
@@ -100,7 +100,7 @@ def _offer(
 ) -> float:
     """Enter a finite value into a neuron's list and return what the next must beat.
 
-    `sign` -1 where the list is of the smallest. Equal values that are there have the lower row and stay first.
+    `sign` -1 where the list is of the smallest. Equal values there have the lower row and stay first.
     """
     at = len(values) - 1
     if len(owners):

@@ -18,6 +18,9 @@ from mmxai.kernels.capture.state import NeuronState
 UNROLL, LANES, COLS = 4, 4, 256
 """What a program holds at once: UNROLL x LANES rows of COLS columns, 32 values a thread."""
 
+COLUMNS = 4
+"""Columns whose lists a warp brings up to date."""
+
 SMALL = {"num_warps": 4, "enable_fp_fusion": True}
 
 
@@ -125,10 +128,8 @@ def _select(
 ) -> None:
     k2 = max(2, triton.next_power_of_2(state.k))
     for i, (sign, values, rows, owner) in enumerate(lists(state)):
-        # Entries of one sample are found by comparing all with all: there one column is work enough.
-        columns = 8 if owner is None else 1
-        select[(triton.cdiv(state.width, columns),)](
+        select[(triton.cdiv(state.width, COLUMNS),)](
             bits, index, samples, work.numbers[i], work.found[i], values, rows, owner,
             *layout, row0, cursor, state.k, SIGN=sign, **kinds, K=k2, ROOM=room(state.k),
-            UNROLL=unroll, LANES=LANES, STEP=max(64, k2), COLS=columns, **SMALL,
+            UNROLL=unroll, LANES=LANES, STEP=max(64, k2), COLS=COLUMNS, **{**SMALL, "num_warps": 1},
         )  # fmt: skip

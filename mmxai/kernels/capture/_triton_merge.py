@@ -71,15 +71,18 @@ def fold(
 
 
 @triton.jit
-def without_doubles(new, run, new_owner, run_owner):
-    """(new `[C, N]`, run `[C, K]`) with MISSING wherever a greater key of the column has the same owner."""
-    mine, my_owner = new[:, :, None], new_owner[:, :, None]
-    same = my_owner == run_owner[:, None, :]
-    lost = tl.max(tl.where(same & (mine < run[:, None, :]), 1, 0), 2)
-    beaten = tl.max(tl.where(same & (mine > run[:, None, :]), 1, 0), 1)
-    same = my_owner == new_owner[:, None, :]
-    lost = lost | tl.max(tl.where(same & (mine < new[:, None, :]), 1, 0), 2)
-    return tl.where(lost > 0, MISSING, new), tl.where(beaten > 0, MISSING, run)
+def one_each(new, run, new_owner, run_owner, K: tl.constexpr):
+    """The K greatest of `new` `[C, N]` and `run` `[C, K]`, of every owner the greatest alone; one after the other."""
+    rank = tl.arange(0, K)[None, :]
+    best = tl.full(run.shape, MISSING, tl.int64)
+    for r in range(K):
+        key = tl.maximum(tl.max(new, 1), tl.max(run, 1))[:, None]
+        owner = tl.maximum(
+            tl.max(tl.where(new == key, new_owner, MISSING), 1), tl.max(tl.where(run == key, run_owner, MISSING), 1)
+        )[:, None]
+        new, run = tl.where(new_owner == owner, MISSING, new), tl.where(run_owner == owner, MISSING, run)
+        best = tl.where(rank == r, key, best)
+    return best
 
 
 @triton.jit
@@ -136,9 +139,10 @@ def select(
             if samples is not None:
                 new_owner = owners(new, column, owner, samples, width, K)
                 run_owner = owners(run, column, owner, samples, width, K)
-                new, run = without_doubles(new, run, new_owner, run_owner)
-            best = tl.topk(new, K)
-            run = tl.topk(tl.reshape(tl.join(run, best), [COLS, 2 * K]), K)
+                run = one_each(new, run, new_owner, run_owner, K)
+            else:
+                best = tl.topk(new, K)
+                run = tl.topk(tl.reshape(tl.join(run, best), [COLS, 2 * K]), K)
         place = key_place(run)
         there = run != MISSING
         held = there & (place < K)

@@ -75,7 +75,7 @@ def _offer(
     row0: int,
     samples: torch.Tensor | None,
 ) -> None:
-    """Replace `values` and `rows` `[k, D]` by the k largest of them and of `x` `[N, D]`, -inf where nothing is.
+    """Replace `values` and `rows` `[k, D]` by the k largest of them and of `x` `[N, D]` (-inf: nothing).
 
     The lists come first and rows in order, so that the first of equal values is the one of the lower row.
     """

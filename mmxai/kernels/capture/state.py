@@ -16,14 +16,14 @@ class NeuronState:
     Tensors are rank-major (`[k, D]`), so that the values a new one must beat are one contiguous row.
 
     `count`, `next_row`: host integers: rows seen; the least row id the next call may begin with.
-    `tallies` int64 `[4, D]`: NaN, +inf, -inf, and the finite values above zero (`NAN POSINF NEGINF POSITIVE`).
+    `tallies` int64 `[4, D]`: NaN, +inf, -inf, and the finite values above 0 (`NAN POSINF NEGINF POSITIVE`).
     `moments` float64 `[2, D]`: mean and M2, the sum of squared deviations from it, over the finite values.
     `extremes` float32 `[2, D]`: least and largest finite value; inf and -inf where there is none.
     `top_values` float32, `top_rows` int64 `[k, D]`: the k largest finite values and their row ids, rank 0
         the largest, ties to the lower row; -inf and -1 where there are fewer.
     `bottom_values`, `bottom_rows`: with `bottom`, the k smallest, rank 0 the smallest; inf and -1; else None.
     `top_samples`, `bottom_samples` int64 `[k, D]`: with `per_sample`, every sample enters the lists at most
-        once, with its largest (smallest) value, and these say which sample; -1 where there are fewer; else None.
+        once, with its largest (smallest) value, and these say which; -1 where there are fewer; else None.
 
     Zeros are positive zeros in `extremes` and in the lists: -0.0 is a value like 0.0 and ties with it.
     """
@@ -74,4 +74,5 @@ class NeuronState:
 
     def __repr__(self) -> str:
         options = [n for n in ("bottom", "per_sample") if getattr(self, n)]
-        return f"NeuronState({', '.join([f'{self.width} neurons over {self.count:,} rows, k={self.k}', *options])})"
+        parts = [f"{self.width} neurons over {self.count:,} rows, k={self.k}", *options]
+        return f"NeuronState({', '.join(parts)})"

@@ -30,7 +30,8 @@ def topk_rows(
     """
     if x.ndim != 2 or x.dtype not in FLOATS:
         raise ArgumentError(
-            f"topk_rows: x is {x.dtype} of shape {tuple(x.shape)}, expected (N, D) of float32, bfloat16 or float16"
+            f"topk_rows: x is {x.dtype} of shape {tuple(x.shape)}, expected (N, D) of float32, bfloat16 or "
+            "float16"
         )
     if not 1 <= k <= x.shape[1]:
         raise ArgumentError(f"topk_rows: got k={k}, expected 1 <= k <= {x.shape[1]}, the width")
