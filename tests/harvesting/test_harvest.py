@@ -616,7 +616,7 @@ def test_statistics_asked_for(clip, world, tmp_path, exemplars):
                     np.testing.assert_array_equal(owners[j], samples[order[:20]])
                 np.testing.assert_array_equal(rows[j], order[:20])
                 np.testing.assert_array_equal(values[j], x[order[:20], j])
-    with pytest.raises(MmxaiError, match=r"statistics\.k: store has 20, this run asks 16"):
+    with pytest.raises(PlanMismatchError, match=r"statistics\.k: store has 20, this run asks 16"):
         harvest(clip, world, samples_per_part=20, batch_size=7, sites=site, store=path)
     for wrong in ({"stats_k": 0}, {"stats_k": 129}, {"exemplars": "patch"}):
         with pytest.raises(ArgumentError, match="expected"):
