@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint install benchmarks clean
+.PHONY: demo test lint install benchmarks gpu clean
 
 demo: install
 	$(BIN)/mmxai demo
@@ -34,6 +34,19 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 benchmarks: install
 	status=0; $(BIN)/python -m benchmarks stats store profiles harvest shapes --save $(PEERS) || status=$$?; \
 	$(BIN)/python -m benchmarks table --write README.md && exit $$status
+
+# All that needs a CUDA GPU: conformance of its kernels, their memory accesses where compute-sanitizer is, figures into
+# benchmarks/results. GPU_PYTHON=python3 takes that Python, with its torch, in place of .venv.
+GPU_PYTHON ?= $(BIN)/python
+SEES_GPU = $(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install)
+	@if ! $(SEES_GPU); then echo 'make gpu: torch sees no CUDA GPU here, nothing was run'; exit 0; fi; set -e; \
+	$(GPU_PYTHON) setup.py -q build_ext --inplace; \
+	if command -v compute-sanitizer > /dev/null; then \
+	  compute-sanitizer --error-exitcode 1 $(GPU_PYTHON) -m pytest -q tests/kernels/test_capture.py tests/kernels/test_pack.py -k cuda; \
+	else echo 'make gpu: no compute-sanitizer here, memory accesses were not checked'; fi; \
+	$(GPU_PYTHON) -m benchmarks gpu --save
 
 clean:
 	rm -rf .venv build demo *.egg-info

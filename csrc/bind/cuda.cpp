@@ -78,7 +78,7 @@ void capture(const py::dict& fields) {
   if (job.n < 0 || job.n >= 1 << 30 || tokens < 1 || width < 0 || job.begin < 0)
     throw py::value_error("a size is negative or past 2^30 rows");
   if (job.from < 0 || job.from > 2 || job.to < 0 || job.to > 4) throw py::value_error("unknown dtype");
-  if (job.depth < 1 || job.n > job.depth * 65535) throw py::value_error("tiles of that depth are too many");
+  if (job.depth < 1 || job.depth > 2040 || job.n > job.depth * 65535) throw py::value_error("tiles of that depth are too many, or too deep");
   if (!job.x || !job.overflow || (job.to < 4 && !job.out) || (job.to == 3 && !job.scales))
     throw py::value_error("null tensor");
   if (job.stats) {

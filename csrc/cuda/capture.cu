@@ -1,4 +1,4 @@
-// One read of x: 16-byte loads where the layout allows, eight columns a thread, their figures in registers.
+// One read of x: 16-byte loads where the layout allows, the figures of a thread's columns in registers.
 //
 // A tile is `depth` rows of the columns of a block. Its lanes (threadIdx.y) each sum every eighth row about the
 // mean of their first rows: however far that is from the mean, with L rows a lane the error is at most
@@ -23,7 +23,7 @@ constexpr float kSmall = 8.2718061255302767e-25f;  // 2^-80: a lesser sum of squ
 
 // Rows a thread loads before it uses the first: as many as its registers bear beside the figures.
 template <class S, class D>
-constexpr int kUnroll = std::is_same_v<S, F32> || !std::is_same_v<S, D> ? 2 : 4;
+constexpr int kUnroll = std::is_same_v<S, F32> || std::is_same_v<S, D> ? 4 : 2;
 
 struct I8 { using bits = int8_t; };
 struct None { using bits = uint8_t; };
@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(kThreads, 2) capture_tiles(Capture job) {
   const auto* x = static_cast<const typename S::bits*>(job.x) + column * job.value_stride;
 
   float centre[V], total[V], square[V], low[V], high[V];
-  int positive[V], lost = 0;
+  uint32_t positive[(V + 3) / 4] = {};  // eight bits a column: a lane has fewer than 256 rows
+  int lost = 0;
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     if (lane == 0) {
@@ -98,7 +99,6 @@ __global__ void __launch_bounds__(kThreads, 2) capture_tiles(Capture job) {
     centre[i] = total[i] = square[i] = 0;
     low[i] = INFINITY;
     high[i] = -INFINITY;
-    positive[i] = 0;
   }
   __syncthreads();
   for (int64_t r = first + lane; inside && r < last; r += kRows * kLanes) {
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, 2) capture_tiles(Capture job) {
         square[i] = fmaf(apart, apart, square[i]);
         low[i] = fminf(low[i], value);
         high[i] = fmaxf(high[i], value);
-        positive[i] += value > 0;
+        if (value > 0) positive[i / 4] += 1u << i % 4 * 8;
         hot |= value > beat[threadIdx.x][i] || value < below[threadIdx.x][i];
       }
       if (hot)
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 2) capture_tiles(Capture job) {
     squares[lane][threadIdx.x] = square[i] - apart * total[i];
     lows[lane][threadIdx.x] = low[i];
     highs[lane][threadIdx.x] = high[i];
-    ups[lane][threadIdx.x] = positive[i];
+    ups[lane][threadIdx.x] = int(positive[i / 4] >> i % 4 * 8 & 0xFF);
     __syncthreads();
     if (lane == 0 && inside) {
       double mean = 0, m2 = 0;
@@ -424,8 +424,9 @@ cudaError_t launch(const Capture& job) {
   const unsigned blocks = ceil_div(job.n, job.depth), narrow = ceil_div(job.width, 32);
   const dim3 threads(32, kLanes);
   if (std::is_same_v<D, I8>) row_scales<S><<<unsigned(job.n), kThreads, 0, stream>>>(job);
+  constexpr int V = 16 / sizeof(typename S::bits);
   if (aligned(job, sizeof(typename S::bits)))
-    capture_tiles<S, D, 8><<<dim3(ceil_div(job.width, 32 * 8), blocks), threads, 0, stream>>>(job);
+    capture_tiles<S, D, V><<<dim3(ceil_div(job.width, 32 * V), blocks), threads, 0, stream>>>(job);
   else
     capture_tiles<S, D, 1><<<dim3(narrow, blocks), threads, 0, stream>>>(job);
   if (job.stats) {

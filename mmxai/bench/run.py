@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from mmxai.bench import document, table
 from mmxai.bench.cases import CASES, load
 from mmxai.bench.figures import CannotRunError
@@ -32,6 +34,8 @@ def run_cases(names: Sequence[str], options: Options, *, json: Path | None = Non
     for name in names:
         case = load(name)
         try:
+            if case.GPU and not torch.cuda.is_available():
+                raise CannotRunError("torch sees no CUDA GPU; on a machine with one, `make gpu` measures it")
             tests = run_tests(case.TESTS)
             if tests != GREEN:
                 print(f"tests first: {tests}")

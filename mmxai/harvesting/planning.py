@@ -132,7 +132,7 @@ def make_plan(
         seed=config.seed,
         sites=specs,
         rows_per_sample={space: selection.capacity(model.rows_per_sample(space)) for space in kept},
-        identity=_statistics(config)
+        identity=_statistics(config, stored)
         | {
             # A folder that was renamed holds the same model.
             "model": {k: v for k, v in model.identity.items() if k != "name"},
@@ -166,7 +166,7 @@ def make_plan(
     return plan, estimate
 
 
-def _statistics(config: HarvestConfig) -> dict[str, Any]:
+def _statistics(config: HarvestConfig, stored: Plan | None) -> dict[str, Any]:
     """What the plan records of statistics other than the usual: states of different kinds do not merge."""
     if not 1 <= config.stats_k <= MOST or config.exemplars not in ("row", "sample"):
         raise ArgumentError(
@@ -175,7 +175,8 @@ def _statistics(config: HarvestConfig) -> dict[str, Any]:
         )
     kind = {"k": config.stats_k, "bottom": config.bottom, "exemplars": config.exemplars}
     usual = {"k": 16, "bottom": False, "exemplars": "row"}
-    return {"statistics": kind} if config.stats and kind != usual else {}
+    recorded = stored is not None and "statistics" in stored.identity
+    return {"statistics": kind} if config.stats and (kind != usual or recorded) else {}
 
 
 def _state_bytes(width: int, config: HarvestConfig) -> int:
@@ -251,6 +252,7 @@ def site_specs(
     largest = {site: torch.zeros(model.width_of(site)) for site in sites}
     for item in encoded_head(model, source, towers):
         for packed in extract(model.collate([item])):
+            packed.wait()
             for site, x in packed.acts.items():
                 largest[site] = torch.maximum(largest[site], largest_of(x))
             extract.buffers.give_back(packed)

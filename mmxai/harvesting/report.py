@@ -12,7 +12,7 @@ class Clock:
     wall: float = 0.0
     forward: float = 0.0  # the model, with its hooks
     capture: float = 0.0  # of it, in the hooks: packing and statistics
-    copy: float = 0.0  # of it, in the hooks: from a GPU to the CPU
+    copy: float = 0.0  # from a GPU to the CPU, beside the model
     wait_data: float = 0.0  # the model waited for decoded samples
     wait_disk: float = 0.0  # the model waited for room in the writer's queue
     decode: float = 0.0  # summed over the decoding threads
@@ -67,10 +67,11 @@ class HarvestReport:
             f"parts      {parts}",
             f"time       {wall:.1f} s: {self.samples / wall:,.0f} samples/s, {rows / wall:,.0f} rows/s, "
             f"{size(self.nbytes / wall)}/s",
-            f"shares     compute {c.forward / wall:.0%} (packing and statistics {c.capture / wall:.1%}, "
-            f"copying {c.copy / wall:.1%}), waiting for data {c.wait_data / wall:.0%}, "
+            f"shares     compute {c.forward / wall:.0%} (packing and statistics {c.capture / wall:.1%}), "
+            f"waiting for data {c.wait_data / wall:.0%}, "
             f"waiting for the disk {c.wait_disk / wall:.0%}; beside them, decoding {c.decode / wall:.0%}, "
-            f"writing {c.write / wall:.0%}",
+            + (f"copying {c.copy / wall:.0%}, " if c.copy else "")
+            + f"writing {c.write / wall:.0%}",
         ]
         if c.decode and c.forward:
             lines.append(

@@ -225,5 +225,5 @@ def _run(
     finally:
         feed.close()
         clock.decode, report.read = feed.loader.seconds, feed.loader.bytes
-        clock.capture, clock.copy = extract.seconds["capture"], extract.seconds["copy"]
+        clock.capture = extract.seconds
         clock.wall = time.perf_counter() - start

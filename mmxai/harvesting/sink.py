@@ -114,6 +114,8 @@ class WriterThread:
                     for packed in content:
                         writing.write(packed)
                         self._buffers.give_back(packed)
+                    transfers = {packed.transfer for packed in content if packed.transfer is not None}
+                    self._report.clock.copy += sum(transfer.seconds for transfer in transfers)
                 self._done(nbytes)
         except BaseException as error:  # handed to the harvesting thread, which raises it
             with self._changed:
@@ -133,6 +135,7 @@ class _Part:
         self._nbytes = 0
 
     def write(self, packed: Packed) -> None:
+        packed.wait()
         if not len(packed.rows):
             return
         start = time.perf_counter()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def fake(monkeypatch):
     """A case whose tests and figures the test decides; counts what happened."""
-    state = SimpleNamespace(tests=GREEN, value=2.0, ran=0, error=None)
+    state = SimpleNamespace(tests=GREEN, value=2.0, ran=0, error=None, gpu=False)
 
     def gate(paths):
         if isinstance(state.tests, Exception):
@@ -40,7 +40,9 @@ def fake(monkeypatch):
 
     monkeypatch.setitem(CASES, "fake", "a case of the tests")
     monkeypatch.setattr(running, "run_tests", gate)
-    monkeypatch.setattr(running, "load", lambda name: SimpleNamespace(TESTS=("tests/x",), run=run))
+    monkeypatch.setattr(
+        running, "load", lambda name: SimpleNamespace(TESTS=("tests/x",), GPU=state.gpu, run=run)
+    )
     return state
 
 
@@ -94,6 +96,13 @@ def test_a_machine_that_lacks_what_is_measured(fake, capsys):
     fake.error = CannotRunError("no CUDA device")
     assert main(["bench", "fake"]) == 0
     assert "fake: cannot run here: no CUDA device" in capsys.readouterr().out
+
+
+def test_a_case_for_a_gpu_is_not_begun_without_one(fake, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    fake.gpu, fake.tests = True, RedTestsError("not to be run")
+    assert main(["bench", "fake"]) == 0 and fake.ran == 0
+    assert "fake: cannot run here: torch sees no CUDA GPU" in capsys.readouterr().out
 
 
 def test_lists_cases_and_their_peers(capsys):

@@ -13,6 +13,7 @@ CASES = {
     "store": "durable write, random rows, shuffled epochs, against a raw write, np.memmap and zarr-python",
     "profiles": "int8 and topk stores against bfloat16: bytes, random rows, and what is lost",
     "harvest": "packing and statistics, and a whole harvest, against the bare forward pass; peak memory",
+    "gpu": "the kernels on a CUDA GPU: packing with statistics against torch and one device copy",
     "shapes": "pictures, captions, twins and training batches of the shapes world a second, on one core",
 }
 
@@ -22,6 +23,9 @@ class Case(Protocol):
 
     TESTS: tuple[str, ...]
     """Paths of tests in a checkout that must be green before anything is timed."""
+
+    GPU: bool
+    """Is it a CUDA GPU that is measured? Without one the case says so and does nothing."""
 
     def run(self, options: Options) -> list[Figure]:
         """Measure. Raises `CannotRunError` where this machine lacks what is measured."""

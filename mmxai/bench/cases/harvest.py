@@ -26,6 +26,7 @@ from mmxai.bench.options import Options
 from mmxai.models import Model
 
 TESTS = ("tests/harvesting", "tests/capture", "tests/models/test_clip.py")
+GPU = False
 PEAK_BOUND = 1 << 30
 """Bytes by which a harvest may grow the process, whatever the length of the data: the queue of 256 MiB, the
 batch being packed, staging that is used again, a shard's index a site, decoded samples in flight."""

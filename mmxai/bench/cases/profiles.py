@@ -19,6 +19,7 @@ from mmxai.bench.options import Options
 from mmxai.store import Store, create_store, open_store
 
 TESTS = ("tests/store/test_profiles.py", "tests/kernels/test_gather_encoded.py")
+GPU = False
 
 RESIDUAL, WIDE = 768, 3072
 K = 256

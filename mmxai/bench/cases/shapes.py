@@ -15,6 +15,7 @@ from mmxai.shapes.dictionary import Dictionary
 from mmxai.shapes.feed import Feed
 
 TESTS = ("tests/shapes/test_world.py", "tests/shapes/test_captions.py", "tests/shapes/test_dictionary.py")
+GPU = False
 BATCH = 128
 TARGETS = {"captioned": ">= 2000"}
 

@@ -22,6 +22,7 @@ from mmxai.kernels._dispatch import unavailable
 from mmxai.kernels.capture import OP, NeuronState, capture
 
 TESTS = ("tests/kernels", "tests/stats")
+GPU = False
 
 DRIFT = 0.3
 """Neurons differ in scale and in mean, as a model's do."""
@@ -38,12 +39,12 @@ class Work:
     dtype: torch.dtype
     batches: int
 
-    def stream(self) -> list[torch.Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        scale = torch.rand(self.width, generator=generator) + 0.5
-        shift = torch.randn(self.width, generator=generator) * DRIFT
+    def stream(self, device: str = "cpu") -> list[torch.Tensor]:
+        made = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+        scale = torch.rand(self.width, **made) + 0.5
+        shift = torch.randn(self.width, **made) * DRIFT
         return [
-            torch.randn(self.rows, self.width, generator=generator).mul_(scale).add_(shift).to(self.dtype)
+            torch.randn(self.rows, self.width, **made).mul_(scale).add_(shift).to(self.dtype)
             for _ in range(self.batches)
         ]
 
@@ -77,8 +78,9 @@ def fused(
     batches: Sequence[torch.Tensor], k: int, out: torch.Tensor | None = None, backend: str = "auto"
 ) -> NeuronState:
     """Ours: every batch packed into `out` and taken into one state."""
-    state = NeuronState(batches[0].shape[1], k)
-    out = torch.empty(batches[0].shape, dtype=torch.bfloat16) if out is None else out
+    device = batches[0].device
+    state = NeuronState(batches[0].shape[1], k, device=device)
+    out = torch.empty(batches[0].shape, dtype=torch.bfloat16, device=device) if out is None else out
     for i, x in enumerate(batches):
         capture(x[None], None, out, state, i * len(x), backend=backend)
     return state
@@ -125,7 +127,7 @@ def _measure(work: Work, batches: Sequence[torch.Tensor], options: Options) -> l
         works["compiled"] = torch_way("compiled", lambda: Compiled(work.width, work.k))
     timings = interleave(works, options.repeats(5))
     for name, rival in ended.items():
-        _agree(name, rival, ended["auto"])
+        agree(name, rival, ended["auto"])
     return _figures(work, batches[0], out, {n: t.per(len(batches)) for n, t in timings.items()})
 
 
@@ -157,7 +159,7 @@ def _figures(work: Work, x: torch.Tensor, out: torch.Tensor, timings: dict[str, 
     return figures
 
 
-def _agree(name: str, rival: NeuronState | Plain, ours: NeuronState | Plain) -> None:
+def agree(name: str, rival: NeuronState | Plain, ours: NeuronState | Plain) -> None:
     """Raise unless a rival found what we did."""
     if not torch.equal(_lists(ours), _lists(rival)):
         raise UnequalWorkError(f"stats: {name} found other largest values than capture did")

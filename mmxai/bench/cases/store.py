@@ -31,6 +31,7 @@ from mmxai.bench.floors import bytes_floor, copy_bandwidth
 from mmxai.bench.options import Options
 
 TESTS = ("tests/store", "tests/kernels", "tests/stats")
+GPU = False
 
 
 def run(options: Options) -> list[Figure]:
