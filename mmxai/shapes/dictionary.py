@@ -29,7 +29,7 @@ class Coded:
 
 
 class Dictionary:
-    """An endless matrix of activations; row i is a pure function of (settings, i).
+    """An endless matrix of activations; row i is a function of (settings, i) alone, up to float rounding.
 
     `features` directions in `width` dimensions, `directions` float32 `[features, width]` of norm 1. Each is
     active with `probability`, and its code is then uniform on [0.5, 1.5]. Features come in groups of `group`

@@ -151,9 +151,12 @@ class PlantedNet(nn.Module):
         )
         self.cone, self.shape, self.units = ColourCone(), ShapeInPlace(), nn.Identity()
         generator = torch.Generator().manual_seed(seed)
-        self.hash = nn.Linear(3 * SIZE * SIZE, noise * CELLS * CELLS)
+        # In float64, for its fractional part is the unit: in float32 a batch's size would show.
+        self.hash = nn.Linear(3 * SIZE * SIZE, noise * CELLS * CELLS, dtype=torch.float64)
         with torch.no_grad():
-            self.hash.weight.copy_(torch.randn(self.hash.weight.shape, generator=generator) * 10)
+            self.hash.weight.copy_(
+                torch.randn(self.hash.weight.shape, generator=generator, dtype=torch.float64) * 10
+            )
             self.hash.bias.zero_()
         self.requires_grad_(False)
 
@@ -170,8 +173,8 @@ class PlantedNet(nn.Module):
             near = colour[:, S.COLOURS.index(tint), y - 1 : y + 2, x - 1 : x + 2].amax((1, 2))
             found = shape[:, S.SHAPES.index(name), S.PLACES.index(place)]
             maps.append(_at(place, relu(near + found - 1)))
-        phase = self.hash(pixels.flatten(1)).reshape(n, -1, CELLS, CELLS)
-        return self.units(torch.cat([*maps, phase - phase.floor()], 1))
+        phase = self.hash(pixels.flatten(1).double()).reshape(n, -1, CELLS, CELLS)
+        return self.units(torch.cat([*maps, (phase - phase.floor()).to(pixels.dtype)], 1))
 
     def truth(self, batch: WorldBatch) -> np.ndarray:
         """int8 `[N, units, 8, 8]`: 1, 0, or UNDECIDED, from scene graphs and label maps alone.

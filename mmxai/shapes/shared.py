@@ -37,7 +37,7 @@ def shared_concepts(store: Store, site: str, concepts: np.ndarray, number: int) 
     """The `number` neurons of a site whose top pictures agree most, each on another concept.
 
     concepts: bool `[pictures, C]`, `WorldBatch.concepts` of all pictures of the store in its data's order.
-    Top rows of class and special tokens are left aside: they are of no place in the picture or the text.
+    Neurons that are highest on class and special tokens are left aside: they show no place in the picture.
     Agreement is counted in bits: n KL(share among the neuron's n top pictures || share among all), zero
     where a concept is rarer among the top ones.
     """
@@ -47,8 +47,9 @@ def shared_concepts(store: Store, site: str, concepts: np.ndarray, number: int) 
     for unit in range(len(rows)):
         own = rows[unit][rows[unit] >= 0]
         who = store[site].rows.gather(own)
-        samples = np.unique(who.sample[~torch.isin(who.token_type, _GLOBAL)].numpy())
-        if len(samples) >= _ENOUGH:
+        samples = np.unique(who.sample.numpy())
+        local = int((~torch.isin(who.token_type, _GLOBAL)).sum())
+        if len(samples) >= _ENOUGH and 2 * local > len(own):
             hits = concepts[samples].sum(0)
             bits = _bits(hits, len(samples), base)
             best = int(bits.argmax())

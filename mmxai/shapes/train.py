@@ -1,6 +1,7 @@
 """Trains the world's CLIP: `python -m mmxai.shapes.train clip --out RUN`, then `card --run RUN --out DIR`.
 
-Runs stop at any step (Ctrl-C, SIGTERM, --minutes) and go on exactly where they were when called again.
+A run stops at any step (Ctrl-C, SIGTERM, --minutes) and goes on where it was when called again: to the same
+weights, bit for bit, with the same torch, device and threads.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from mmxai.shapes.score import scores
 from mmxai.shapes.towers import Towers
 from mmxai.shapes.world import VERSION
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STEADY = 0.7  # share of the steps before the rate falls
 _SETTINGS = (
-    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "texts", "autocast",
+    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "autocast",
 )  # fmt: skip
 
 
@@ -55,8 +57,6 @@ class Clip:
     """Share of the pictures that are near scenes of others in the batch."""
     negatives: int = 1
     """False swaps added to each sentence at most."""
-    texts: int = 6
-    """Kinds of captions a picture."""
     autocast: bool = True
     """Matrix products in bfloat16."""
     keep: tuple[int, ...] = ()
@@ -94,11 +94,7 @@ class Card:
 
 def train(config: Clip) -> Path | None:
     """Runs or goes on; returns the folder of the trained model, None if stopped before the last step."""
-    if config.batch < 2 or not 0 <= config.paired <= 0.5 or config.steps < 1:
-        raise ArgumentError(
-            f"train: got batch {config.batch}, paired {config.paired}, steps {config.steps}; expected a "
-            f"batch of 2 or more, 0 <= paired <= 0.5 and at least one step"
-        )
+    _check(config)
     torch.set_num_threads(config.threads)
     config.out.mkdir(parents=True, exist_ok=True)
     model = new_clip(config.seed)
@@ -123,6 +119,7 @@ def train(config: Clip) -> Path | None:
 
     def save() -> None:
         state = {"step": step, "steps": config.steps, "seconds": seconds(), "settings": config.settings}
+        state["torch"] = torch.__version__
         checkpoint.save(config.out, model, optimizer, state)
 
     losses: list[torch.Tensor] = []
@@ -151,6 +148,21 @@ def train(config: Clip) -> Path | None:
                 print(f"stopped and saved at step {step:,} of {config.steps:,}; call again to go on")
                 return None
     return export(model, config.out / "model")
+
+
+def _check(config: Clip) -> None:
+    positive = {n: getattr(config, n) for n in ("steps", "threads", "save_every", "score_every")}
+    if config.batch < 2 or not 0 <= config.paired <= 0.5 or config.negatives < 0 or config.workers < 0:
+        raise ArgumentError(
+            f"train: got batch {config.batch}, paired {config.paired}, negatives {config.negatives}, workers "
+            f"{config.workers}; expected a batch of 2 or more, 0 <= paired <= 0.5, the others not negative"
+        )
+    if wrong := {n: v for n, v in positive.items() if v < 1}:
+        raise ArgumentError(f"train: got {wrong}, expected at least 1")
+    if late := [step for step in config.keep if not 1 <= step <= config.steps]:
+        raise ArgumentError(f"train: got --keep {late}, expected steps from 1 to {config.steps:,}")
+    if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"train: got device {config.device}, expected cpu: torch sees no CUDA device")
 
 
 def held_out(towers: Towers, pictures: int) -> dict[str, float]:
@@ -195,7 +207,7 @@ def _step(towers: Towers, optimizer: torch.optim.Optimizer, batch: TrainBatch, r
 def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
     feed = Feed(
         config.steps, config.batch, seed=config.seed, paired=config.paired,
-        negatives=config.negatives, texts=config.texts,
+        negatives=config.negatives,
     )  # fmt: skip
     todo = range(start, config.steps)
     if config.workers == 0:
@@ -208,13 +220,19 @@ def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
         worker_init_fn=_ignore_signals,
         multiprocessing_context="spawn",  # numba and OpenMP do not survive a fork
     )
-    return iter(loader)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    _ignore_signals()  # what is ignored when a worker starts, it ignores from its first moment
+    try:
+        return iter(loader)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _ignore_signals(worker: int) -> None:
-    """A worker's end is its parent's to decide: Ctrl-C reaches the whole process group."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _ignore_signals(worker: int = 0) -> None:
+    """A worker's end is its parent's to decide: Ctrl-C and `timeout` reach the whole process group."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -227,7 +245,7 @@ def _stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
         yield received
     finally:
@@ -240,7 +258,8 @@ class _Log:
 
     def __init__(self, path: Path, step: int):
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # a last line without an end was cut off
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         staged = path.with_suffix(".tmp")
         staged.write_text("".join(line + "\n" for line in kept))
@@ -257,14 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     import tyro
 
-    verbs = {"clip": Clip, "card": Card}
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] not in verbs:
-        print(f"usage: python -m mmxai.shapes.train {{{','.join(verbs)}}} --help", file=sys.stderr)
-        return 2
-    config: Clip | Card = tyro.cli(
-        verbs[args[0]], args=args[1:], prog=f"python -m mmxai.shapes.train {args[0]}"
-    )
+    config: Clip | Card = tyro.cli(Clip | Card, args=argv, prog="python -m mmxai.shapes.train")
     try:
         if isinstance(config, Card):
             torch.set_num_threads(config.threads)
@@ -272,9 +284,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(json.dumps(asdict(config) | {"out": str(config.out)}), flush=True)
             train(config)
-    except MmxaiError as error:
+    except (MmxaiError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -1,0 +1,39 @@
+"""Short sentences that training asks of every picture: single attributes, pairs of them, one relation."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations, product
+
+from mmxai.shapes.facts import Facts, Phrase
+from mmxai.shapes.rng import Choices
+from mmxai.shapes.scene import ATTRIBUTES, Scene
+
+_PAIRED = ("shape", "colour", "size", "fill")
+
+
+@cache
+def prompts() -> tuple[Facts, ...]:
+    """Facts of "a circle", "a red thing", "an object at the top", "a striped circle" and so on.
+
+    Every attribute and every pair of shape, colour, size and fill, but those that are held out.
+    """
+    single = [Phrase().saying(**{name: value}) for name, values in ATTRIBUTES.items() for value in values]
+    pairs = [
+        Phrase().saying(**{one: x, two: y})
+        for one, two in combinations(_PAIRED, 2)
+        for x, y in product(ATTRIBUTES[one], ATTRIBUTES[two])
+    ]
+    return tuple(Facts((phrase,)) for phrase in single + pairs if not phrase.held_out)
+
+
+def short_relation(scene: Scene, choose: Choices) -> Facts | None:
+    """Two objects named by an attribute each, and a true relation: "a red thing above a star"."""
+    if len(scene.objects) < 2:
+        return None
+    a, b = choose.shuffled(range(len(scene.objects)))[:2]
+    named = []
+    for k in (a, b):
+        name = choose.pick(("shape", "colour", "fill"))
+        named.append(Phrase().saying(**{name: getattr(scene.objects[k], name)}))
+    return Facts(tuple(named), ((0, choose.pick(scene.relations(a, b)), 1),))
