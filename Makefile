@@ -32,6 +32,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 benchmarks: install
 	$(BIN)/python -m benchmarks store
 	$(BIN)/python -m benchmarks harvest
+	$(BIN)/python -m benchmarks shapes
 
 clean:
 	rm -rf .venv build demo *.egg-info

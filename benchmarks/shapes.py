@@ -18,9 +18,8 @@ BATCH = 128
 
 
 def main(args: argparse.Namespace) -> int:
-    run_tests(
-        "tests/shapes/test_world.py", "tests/shapes/test_captions.py", "tests/shapes/test_dictionary.py"
-    )
+    names = ("world", "captions", "twins", "truth", "dictionary")
+    run_tests(*(f"tests/shapes/test_{name}.py" for name in names))
     torch.set_num_threads(1)
     world, feed, source = ShapesWorld(1 << 30), Feed(1000, BATCH), Dictionary()
     indices = np.arange(PICTURES)

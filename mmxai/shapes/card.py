@@ -59,24 +59,19 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
     kept = {"seed": SEED, "scores": _json(found), "few": _json(few)}
     (out / SCORES).write_text(json.dumps(kept, indent=1) + "\n")
     draw_curve([e for e in entries if e["step"] <= at], out / CURVE)
-    head = (
-        (Path(__file__).parent / "card.md")
-        .read_text()
-        .format(
-            command=command(settings, last),
-            parameters=sum(p.numel() for p in trained.model.parameters()) / 1e6,
-            pictures=at * settings["batch"],
-            step=at,
-            whole=f" in {state['seconds'] / 3600:.1f} hours"
-            if at == last
-            else f", of {last:,} of the whole run",
-            torch=state["torch"],
-            fresh=1 - settings["paired"],
-            prompts=len(prompts()),
-            weights=", ".join(f"{kind} {weight:g}" for kind, weight in WEIGHTS.items()),
-            **settings,
-        )
-    )
+    whole = f" in {state['seconds'] / 3600:.1f} hours" if at == last else f", of {last:,} of the whole run"
+    facts = {
+        "command": command(settings, last),
+        "parameters": sum(p.numel() for p in trained.model.parameters()) / 1e6,
+        "pictures": at * settings["batch"],
+        "step": at,
+        "whole": whole,
+        "torch": state["torch"],
+        "fresh": 1 - settings["paired"],
+        "prompts": len(prompts()),
+        "weights": ", ".join(f"{kind} {weight:g}" for kind, weight in WEIGHTS.items()),
+    }
+    head = (Path(__file__).parent / "card.md").read_text().format(**facts, **settings)
     (out / "README.md").write_text(head + _table(found))
     return found
 
@@ -116,7 +111,8 @@ def draw_curve(entries: list[dict[str, Any]], path: Path) -> None:
     for name in scored[-1]["scores"] if scored else ():
         right.plot([e["step"] for e in scored], [e["scores"][name] for e in scored], lw=1.2, label=name)
     right.set(xlabel="step", ylabel="share right, split val", ylim=(0, 1.02))
-    right.legend(fontsize=7, frameon=False)
+    if scored:
+        right.legend(fontsize=7, frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -106,6 +106,9 @@ class Dictionary:
             if rows.stop is None:
                 raise ArgumentError(f"dictionary: got rows {rows} without an end, expected [start:stop]")
             rows = np.arange(rows.start or 0, rows.stop, rows.step or 1)
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows < 0).any():
+            raise ArgumentError(f"dictionary: got rows {rows}, expected a list of numbers from 0")
         return self.rows(rows).x
 
     @property
