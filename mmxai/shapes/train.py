@@ -31,7 +31,7 @@ from mmxai.shapes.towers import Towers
 from mmxai.shapes.world import VERSION
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_STEADY = 0.7  # share of the steps before the rate falls
+_STEADY = 0.3  # share of the steps before the rate falls
 _SETTINGS = (
     "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "autocast",
 )  # fmt: skip
@@ -48,7 +48,7 @@ class Clip:
     batch: int = 128
     """Pictures a step, each seen once."""
     rate: float = 1e-3
-    """Learning rate: a linear warm-up, steady for 70% of the steps, then linearly to nothing."""
+    """Learning rate: a linear warm-up, steady for 30% of the steps, then linearly to nothing."""
     warmup: int = 200
     decay: float = 0.05
     beta2: float = 0.98
