@@ -12,7 +12,7 @@ from mmxai.errors import ModelError
 from mmxai.shapes import checkpoint
 from mmxai.shapes.loss import WEIGHTS
 from mmxai.shapes.model import new_clip, save_clip
-from mmxai.shapes.prompts import prompts
+from mmxai.shapes.prompts import prompts, relation_prompts
 from mmxai.shapes.score import SEED, Score, scores
 from mmxai.shapes.towers import Towers, load_towers
 
@@ -69,6 +69,7 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
         "torch": state["torch"],
         "fresh": 1 - settings["paired"],
         "prompts": len(prompts()),
+        "relations": len(relation_prompts()),
         "weights": ", ".join(f"{kind} {weight:g}" for kind, weight in WEIGHTS.items()),
     }
     head = (Path(__file__).parent / "card.md").read_text().format(**facts, **settings)
@@ -79,7 +80,11 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
 def command(settings: Mapping[str, Any], steps: int) -> str:
     """The command line that trains the same again."""
     given = " ".join(
-        f"--{name}" if value is True else f"--no-{name}" if value is False else f"--{name} {value}"
+        f"--{name}"
+        if value is True
+        else f"--no-{name}"
+        if value is False
+        else f"--{name.replace('_', '-')} {value}"
         for name, value in {"steps": steps, **settings}.items()
         if name != "world"
     )

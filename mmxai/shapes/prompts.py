@@ -9,6 +9,7 @@ from mmxai.shapes.facts import Facts, Phrase
 from mmxai.shapes.rng import Choices
 from mmxai.shapes.scene import ATTRIBUTES, Scene
 
+_SIDES = ("above", "below", "left of", "right of")
 _PAIRED = ("shape", "colour", "size", "fill")
 
 
@@ -25,6 +26,17 @@ def prompts() -> tuple[Facts, ...]:
         for x, y in product(ATTRIBUTES[one], ATTRIBUTES[two])
     ]
     return tuple(Facts((phrase,)) for phrase in single + pairs if not phrase.held_out)
+
+
+@cache
+def relation_prompts() -> tuple[Facts, ...]:
+    """ "a red thing above an object": where an object stands to any other, for every shape, colour and fill.
+
+    Of two named objects a model learns the names and may stay blind to the order for long: the two ways
+    round differ in nothing that either name alone tells. Here one name tells.
+    """
+    named = [Phrase().saying(**{name: v}) for name in ("shape", "colour", "fill") for v in ATTRIBUTES[name]]
+    return tuple(Facts((phrase, Phrase()), ((0, relation, 1),)) for phrase in named for relation in _SIDES)
 
 
 def short_relation(scene: Scene, choose: Choices) -> Facts | None:

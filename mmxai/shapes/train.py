@@ -33,7 +33,7 @@ from mmxai.shapes.world import VERSION
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STEADY = 0.3  # share of the steps before the rate falls
 _SETTINGS = (
-    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "autocast",
+    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "relations_from", "autocast",
 )  # fmt: skip
 
 
@@ -57,6 +57,8 @@ class Clip:
     """Share of the pictures that are near scenes of others in the batch."""
     negatives: int = 1
     """False swaps added to each sentence at most."""
+    relations_from: int = 0
+    """Step from which every picture is asked for simple relations."""
     autocast: bool = True
     """Matrix products in bfloat16."""
     keep: tuple[int, ...] = ()
@@ -207,7 +209,7 @@ def _step(towers: Towers, optimizer: torch.optim.Optimizer, batch: TrainBatch, r
 def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
     feed = Feed(
         config.steps, config.batch, seed=config.seed, paired=config.paired,
-        negatives=config.negatives,
+        negatives=config.negatives, relations_from=config.relations_from,
     )  # fmt: skip
     todo = range(start, config.steps)
     if config.workers == 0:

@@ -9,7 +9,7 @@ from mmxai.shapes.facts import Phrase
 from mmxai.shapes.feed import KINDS, Encoder, Feed
 from mmxai.shapes.model import BOS, EOS, PAD, SPECIAL, build_tokenizer
 from mmxai.shapes.pairs import near, unseen
-from mmxai.shapes.prompts import prompts, short_relation
+from mmxai.shapes.prompts import prompts, relation_prompts, short_relation
 from mmxai.shapes.rng import Choices
 from mmxai.shapes.scene import COLOURS, HELD_OUT, SHAPES
 from mmxai.shapes.truth import truth
@@ -97,6 +97,20 @@ def test_prompts_are_every_attribute_and_pair_once():
     told = {p.phrases[0] for p in found if p.hold(scene)}
     for thing in scene.objects:
         assert Phrase(shape=thing.shape) in told and Phrase(place=thing.place) in told
+
+
+def test_relation_prompts_are_asked_from_a_step_on():
+    found = relation_prompts()
+    assert len(set(found)) == 20 * 4 and not any(f.held_out for f in found)
+    late, early = Feed(10, 16, seed=3, relations_from=5), Feed(10, 16, seed=3)
+    assert torch.equal(late[6].true, early[6].true)
+    assert (early[4].kinds == KINDS.index("relation")).sum() > (
+        late[4].kinds == KINDS.index("relation")
+    ).sum()
+    tall = next(s for s in (i.scene for i in WORLD) if len(s.objects) == 2 and "above" in s.relations(0, 1))
+    told = {(p.phrases[0], p.relations[0][1]) for p in found if p.hold(tall)}
+    assert (Phrase(colour=tall.objects[0].colour), "above") in told
+    assert (Phrase(shape=tall.objects[1].shape), "below") in told
 
 
 def test_short_relations_are_true():
