@@ -12,7 +12,7 @@ from mmxai.errors import ModelError
 from mmxai.shapes import checkpoint
 from mmxai.shapes.loss import WEIGHTS
 from mmxai.shapes.model import new_clip, save_clip
-from mmxai.shapes.prompts import prompts, relation_prompts
+from mmxai.shapes.prompts import middle_prompts, place_prompts, prompts, relation_prompts
 from mmxai.shapes.score import SEED, Score, scores
 from mmxai.shapes.towers import Towers, load_towers
 
@@ -69,8 +69,13 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
         "torch": state["torch"],
         "fresh": 1 - settings["paired"],
         "prompts": len(prompts()),
+        "places": len(place_prompts()) + len(middle_prompts()),
         "relations": len(relation_prompts()),
         "weights": ", ".join(f"{kind} {weight:g}" for kind, weight in WEIGHTS.items()),
+        "stressed": "".join(
+            f"; {kind} ten times that in steps {int(start):,} to {int(end):,}"
+            for kind, start, end in (text.split(":") for text in settings["stress"])
+        ),
     }
     head = (Path(__file__).parent / "card.md").read_text().format(**facts, **settings)
     (out / "README.md").write_text(head + _table(found))
@@ -80,15 +85,18 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
 def command(settings: Mapping[str, Any], steps: int) -> str:
     """The command line that trains the same again."""
     given = " ".join(
-        f"--{name}"
-        if value is True
-        else f"--no-{name}"
-        if value is False
-        else f"--{name.replace('_', '-')} {value}"
+        _option(name, value)
         for name, value in {"steps": steps, **settings}.items()
-        if name != "world"
+        if name != "world" and value != []
     )
     return f"python -m mmxai.shapes.train clip --out RUN {given}"
+
+
+def _option(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return " ".join([f"--{flag}", *map(str, value if isinstance(value, list) else [value])])
 
 
 def _table(found: Found) -> str:
@@ -114,7 +122,8 @@ def draw_curve(entries: list[dict[str, Any]], path: Path) -> None:
     left.set(xlabel="step", ylabel="training loss", yscale="log")
     scored = [e for e in entries if "scores" in e]
     for name in scored[-1]["scores"] if scored else ():
-        right.plot([e["step"] for e in scored], [e["scores"][name] for e in scored], lw=1.2, label=name)
+        points = [(e["step"], e["scores"][name]) for e in scored if name in e["scores"]]
+        right.plot(*zip(*points, strict=True), lw=1.2, label=name)
     right.set(xlabel="step", ylabel="share right, split val", ylim=(0, 1.02))
     if scored:
         right.legend(fontsize=7, frameon=False)

@@ -14,7 +14,7 @@ from mmxai.shapes.captions import Caption, say, swapped
 from mmxai.shapes.facts import Facts
 from mmxai.shapes.model import BOS, EOS, PAD, SPECIAL
 from mmxai.shapes.pairs import near
-from mmxai.shapes.prompts import prompts, relation_prompts, short_relation
+from mmxai.shapes.prompts import middle_prompts, place_prompts, prompts, relation_prompts, short_relation
 from mmxai.shapes.render import measure, paint
 from mmxai.shapes.rng import Choices, key_of
 from mmxai.shapes.scene import Scene, Scenes, describe
@@ -25,7 +25,7 @@ from mmxai.shapes.world import ShapesWorld
 ENDLESS = 1 << 40
 """Pictures of a training world: no step sees one again."""
 
-KINDS = (*captions.KINDS, "prompt")
+KINDS = (*captions.KINDS, "prompt", "place")
 """What sentences there are; each kind has a term of its own in the loss."""
 
 _PAD_ID = SPECIAL.index(PAD)
@@ -52,8 +52,9 @@ class Feed(Sequence[TrainBatch]):
     A share `paired` (at most half) of the pictures are near scenes (`pairs.near`) of others, worded alike,
     so that each is the other's hard negative in both directions. Each picture brings a caption of each kind
     and a short relation; `negatives`: how many false swaps of each are added at most. The short sentences of
-    `prompts` are asked of every batch, and from step `relations_from` on those of `relation_prompts`. No
-    sentence, true or false, names a pair of `scene.HELD_OUT`.
+    `prompts` are asked of every batch, from step `places_from` on those of `place_prompts` and
+    `middle_prompts`, from step `relations_from` on those of `relation_prompts`. No sentence, true or false,
+    names a pair of `scene.HELD_OUT`.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Feed(Sequence[TrainBatch]):
         seed: int = 0,
         paired: float = 0.5,
         negatives: int = 1,
+        places_from: int = 0,
         relations_from: int = 0,
         buckets: int = 4,
     ):
         self.world = ShapesWorld(ENDLESS, seed=seed, split="train")
         self.steps, self.batch, self.negatives, self.buckets = steps, batch, negatives, buckets
-        self.relations_from = relations_from
+        self.places_from, self.relations_from = places_from, relations_from
         self.fresh = batch - int(batch * paired)
         self._encode = Encoder()
 
@@ -89,11 +91,15 @@ class Feed(Sequence[TrainBatch]):
             for caption in self._sentences(graph, index):
                 said.setdefault(caption.text, (KINDS.index(caption.kind), caption.facts))
         style = Choices(key_of(self.world.seed, _PROMPTS), step)
-        asked = [(prompt, "prompt") for prompt in prompts()]
+        asked: list[tuple[Facts, str, Facts, str]] = []
+        if step >= self.places_from:
+            asked += [(fact, "", fact, "place") for fact in place_prompts()]
+            asked += [(*prompt, "place") for prompt in middle_prompts()]
+        asked += [(fact, "", fact, "prompt") for fact in prompts()]
         if step >= self.relations_from:
-            asked += [(prompt, "relation") for prompt in relation_prompts()]
-        for prompt, kind in asked:
-            said.setdefault(say(prompt, style.word()), (KINDS.index(kind), prompt))
+            asked += [(fact, "", fact, "relation") for fact in relation_prompts()]
+        for begin, end, fact, kind in asked:
+            said.setdefault(f"{say(begin, style.word())} {end}".strip(), (KINDS.index(kind), fact))
         ids = {text: self._encode(text) for text in said}
         order = sorted(said, key=lambda text: len(ids[text]))
         kinds, facts = [said[text][0] for text in order], [said[text][1] for text in order]

@@ -58,7 +58,7 @@ def scores(towers: Towers, split: str = "test", *, pictures: int = 2048, seed: i
     found = list(retrieval(towers, world, pictures))
     single = _single(world, pictures)
     embedded = towers.embed_pictures(single.images)
-    found += [zero_shot(towers, single, embedded, name) for name in ("colour", "shape", "fill", "size")]
+    found += [zero_shot(towers, single, embedded, n) for n in ("colour", "shape", "fill", "size", "place")]
     found += binding(towers, world, pictures)
     return found
 

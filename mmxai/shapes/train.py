@@ -24,7 +24,7 @@ from mmxai.errors import ArgumentError, MmxaiError, PlanMismatchError
 from mmxai.shapes import checkpoint
 from mmxai.shapes.card import LOG, export, write_card
 from mmxai.shapes.feed import Feed, TrainBatch
-from mmxai.shapes.loss import contrastive
+from mmxai.shapes.loss import WEIGHTS, contrastive
 from mmxai.shapes.model import new_clip
 from mmxai.shapes.score import scores
 from mmxai.shapes.towers import Towers
@@ -33,8 +33,18 @@ from mmxai.shapes.world import VERSION
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STEADY = 0.3  # share of the steps before the rate falls
 _SETTINGS = (
-    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "relations_from", "autocast",
+    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "places_from",
+    "relations_from", "stress", "autocast",
 )  # fmt: skip
+
+
+def _stress(text: str) -> tuple[str, int, int]:
+    kind, *bounds = text.split(":")
+    if kind not in WEIGHTS or len(bounds) != 2 or not all(map(str.isdecimal, bounds)):
+        raise ArgumentError(
+            f"train: got --stress {text}, expected KIND:FROM:TO, two steps and one of {', '.join(WEIGHTS)}"
+        )
+    return kind, int(bounds[0]), int(bounds[1])
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,13 @@ class Clip:
     """Share of the pictures that are near scenes of others in the batch."""
     negatives: int = 1
     """False swaps added to each sentence at most."""
+    places_from: int = 0
+    """Step from which every picture is asked what is where."""
     relations_from: int = 0
     """Step from which every picture is asked for simple relations."""
+    stress: tuple[str, ...] = ()
+    """KIND:FROM:TO, steps in which sentences of a kind (`feed.KINDS`) weigh ten times what they do else: what
+    a model could learn and does not begin to has too small a gradient among the others'."""
     autocast: bool = True
     """Matrix products in bfloat16."""
     keep: tuple[int, ...] = ()
@@ -77,7 +92,18 @@ class Clip:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the weights, beside the number of steps."""
-        return {name: getattr(self, name) for name in _SETTINGS} | {"world": VERSION}
+        return {name: getattr(self, name) for name in _SETTINGS} | {
+            "stress": list(self.stress),  # as JSON has it
+            "world": VERSION,
+        }
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Of each kind of sentence in the loss of a step."""
+        weights = dict(WEIGHTS)
+        for kind, start, end in map(_stress, self.stress):
+            if start <= step < end:
+                weights[kind] *= 10
+        return weights
 
 
 @dataclass(frozen=True)
@@ -127,7 +153,7 @@ def train(config: Clip) -> Path | None:
     losses: list[torch.Tensor] = []
     with _stop_signals() as stopped:
         for batch in _batches(config, step):
-            losses.append(_step(towers, optimizer, batch, _rate(config, step)))
+            losses.append(_step(towers, optimizer, batch, _rate(config, step), config.weights(step)))
             step += 1
             if step % 25 == 0 or step == config.steps:
                 log.write(
@@ -153,6 +179,7 @@ def train(config: Clip) -> Path | None:
 
 
 def _check(config: Clip) -> None:
+    config.weights(0)
     positive = {n: getattr(config, n) for n in ("steps", "threads", "save_every", "score_every")}
     if config.batch < 2 or not 0 <= config.paired <= 0.5 or config.negatives < 0 or config.workers < 0:
         raise ArgumentError(
@@ -191,10 +218,16 @@ def _rate(config: Clip, step: int) -> float:
     return config.rate * min(1.0, up, down)
 
 
-def _step(towers: Towers, optimizer: torch.optim.Optimizer, batch: TrainBatch, rate: float) -> torch.Tensor:
+def _step(
+    towers: Towers,
+    optimizer: torch.optim.Optimizer,
+    batch: TrainBatch,
+    rate: float,
+    weights: dict[str, float],
+) -> torch.Tensor:
     device = towers.device
     cosine = towers.texts(batch.tokens) @ towers.pictures(batch.images).T
-    loss = contrastive(cosine * towers.scale, batch.kinds.to(device), batch.true.to(device))
+    loss = contrastive(cosine * towers.scale, batch.kinds.to(device), batch.true.to(device), weights)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(towers.model.parameters(), 1.0)
@@ -209,7 +242,7 @@ def _step(towers: Towers, optimizer: torch.optim.Optimizer, batch: TrainBatch, r
 def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
     feed = Feed(
         config.steps, config.batch, seed=config.seed, paired=config.paired,
-        negatives=config.negatives, relations_from=config.relations_from,
+        negatives=config.negatives, places_from=config.places_from, relations_from=config.relations_from,
     )  # fmt: skip
     todo = range(start, config.steps)
     if config.workers == 0:

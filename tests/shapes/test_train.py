@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from mmxai.errors import ArgumentError, ModelError, PlanMismatchError
-from mmxai.shapes.card import write_card
+from mmxai.shapes.card import command, write_card
 from mmxai.shapes.checkpoint import read_state
 from mmxai.shapes.feed import Encoder, pad
-from mmxai.shapes.loss import contrastive
+from mmxai.shapes.loss import WEIGHTS, contrastive
 from mmxai.shapes.model import new_clip
 from mmxai.shapes.towers import Towers
 from mmxai.shapes.train import Clip, held_out, main, train
@@ -123,10 +124,22 @@ def test_bad_settings(tmp_path, capsys):
         if wrong != {"device": "cuda"} or not torch.cuda.is_available():
             with pytest.raises(ArgumentError, match="train: got"):
                 train(Clip(tmp_path, **wrong))
+    for text in ("place", "plaice:1:2", "place:1:x", "place:1:2:3"):
+        with pytest.raises(ArgumentError, match="expected KIND:FROM:TO"):
+            train(Clip(tmp_path, stress=(text,)))
     with pytest.raises(SystemExit):
         main(["clop"])
     assert main(["card", "--run", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
     assert "expected one that it has kept" in capsys.readouterr().err
+
+
+def test_a_kind_is_stressed_for_some_steps():
+    config = Clip(Path("run"), stress=("place:5:7", "relation:6:9"))
+    for step, place, relation in ((4, 1, 1), (5, 10, 1), (6, 10, 10), (7, 1, 10), (9, 1, 1)):
+        changed = {"place": place * WEIGHTS["place"], "relation": relation * WEIGHTS["relation"]}
+        assert config.weights(step) == WEIGHTS | changed
+    assert "--stress place:5:7 relation:6:9 --autocast" in command(config.settings, 9)
+    assert "--stress" not in command(replace(config, stress=()).settings, 9)
 
 
 def test_loss_by_hand():

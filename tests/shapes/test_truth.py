@@ -4,12 +4,13 @@ import numpy as np
 import torch
 
 from mmxai.shapes import ShapesWorld, swapped
+from mmxai.shapes.captions import say
 from mmxai.shapes.check import parse
 from mmxai.shapes.facts import Phrase
 from mmxai.shapes.feed import KINDS, Encoder, Feed
 from mmxai.shapes.model import BOS, EOS, PAD, SPECIAL, build_tokenizer
 from mmxai.shapes.pairs import near, unseen
-from mmxai.shapes.prompts import prompts, relation_prompts, short_relation
+from mmxai.shapes.prompts import middle_prompts, place_prompts, prompts, relation_prompts, short_relation
 from mmxai.shapes.rng import Choices
 from mmxai.shapes.scene import COLOURS, HELD_OUT, SHAPES
 from mmxai.shapes.truth import truth
@@ -97,6 +98,19 @@ def test_prompts_are_every_attribute_and_pair_once():
     told = {p.phrases[0] for p in found if p.hold(scene)}
     for thing in scene.objects:
         assert Phrase(shape=thing.shape) in told and Phrase(place=thing.place) in told
+
+
+def test_place_prompts_say_what_they_claim():
+    facts, middle = place_prompts(), middle_prompts()
+    assert len(set(facts)) == 21 * 9 and len({(begin, end) for begin, end, _ in middle}) == 21 * 4
+    assert [parse(say(fact, 3)) for fact in facts] == list(facts)
+    assert [parse(f"{say(begin, 3)} {end}") for begin, end, _ in middle] == [fact for _, _, fact in middle]
+    late, never = Feed(10, 16, seed=3, places_from=5), Feed(10, 16, seed=3, places_from=10)
+    assert torch.equal(late[4].true, never[4].true)
+    asked = KINDS.index("place")
+    assert (late[5].kinds == asked).sum() > 200 and not (
+        never[5].kinds == asked
+    ).any()  # some are captions too
 
 
 def test_relation_prompts_are_asked_from_a_step_on():
