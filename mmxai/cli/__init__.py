@@ -15,7 +15,7 @@ from importlib import import_module
 from mmxai.errors import MmxaiError
 
 VERBS = {
-    "demo": "harvest a small model over generated pictures and write a page about it",
+    "demo": "harvest a trained CLIP over generated pictures and write a page about it",
     "check": "verify every site of a model against recomputation, in a minute",
     "harvest": "stream a model's activations over a data set into a Zarr store",
     "shapes": "write pictures of the shapes world, their captions and labels, to a plain folder",

@@ -1,7 +1,8 @@
 """The main job, end to end, without a download: a trained CLIP over a few thousand generated pictures.
 
-Says how good the model is on them, harvests every block of both towers into a Zarr store, prints what is in
-it, writes a page with the pictures that drive a few neurons, and reads shuffled batches back.
+Says how good the model is on held-out pictures, harvests every block of both towers into a Zarr store,
+prints what is in it, writes a page with the pictures that drive a few neurons, and reads shuffled batches
+back.
 """
 
 from __future__ import annotations
@@ -13,11 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmxai.cli import OK
+from mmxai.errors import ArgumentError
 from mmxai.harvesting import HarvestReport, harvest
 from mmxai.harvesting.report import size
 
 if TYPE_CHECKING:
     from mmxai.models import Model
+
+_FEWEST = 64
+_ABOUT = (
+    "Of each site the neurons whose top pictures agree most on one of the world's concepts, out of all its "
+    "neurons and concepts. What they share is counted on the truth, over all top pictures; 8 are shown."
+)
 
 
 @dataclass
@@ -39,7 +47,9 @@ def run(config: Config) -> int:
     from mmxai.shapes.shared import shared_concepts
 
     out = Path(config.out)
-    print(f"1. {config.model}: a CLIP trained on pictures like these, and a world of them with captions")
+    if config.pictures < _FEWEST:
+        raise ArgumentError(f"demo: got {config.pictures} pictures, expected at least {_FEWEST}")
+    print(f"1. {config.model}, and pictures of the shapes world with captions")
     model = mmxai.load_model(config.model)
     world = ShapesWorld(config.pictures, seed=config.seed, split="test")
     print(f"   the first: {world[0].caption!r}")
@@ -72,6 +82,7 @@ def run(config: Config) -> int:
             images=lambda i: world[i].pil,
             decode=_decoder(model),
             title=f"mmxai demo: {config.model} over the shapes world",
+            about=_ABOUT,
             facts=quality | _facts(report),
             notes={name: {n.unit: str(n) for n in neurons} for name, neurons in shared.items()},
         )
@@ -94,7 +105,6 @@ def _quality(model: Model) -> dict[str, str]:
     """A few held-out scores of the model, taken now; `mmxai/trained/*/README.md` has all of them."""
     from transformers import CLIPModel
 
-    from mmxai.errors import ArgumentError
     from mmxai.shapes.score import scores
     from mmxai.shapes.towers import Towers
 
@@ -106,8 +116,8 @@ def _quality(model: Model) -> dict[str, str]:
     }
     if not isinstance(model.module, CLIPModel):
         raise ArgumentError(f"demo: got a {type(model.module).__name__}, expected a CLIP of the shapes world")
-    found = {s.name: s.value for s in scores(Towers(model.module), "test", pictures=512)}
-    return {said: f"{found[name]:.1%}" for name, said in names.items()}
+    found = {s.name: s for s in scores(Towers(model.module), "test", pictures=512)}
+    return {said: f"{found[name].value:.1%} of {found[name].n}" for name, said in names.items()}
 
 
 def _facts(report: HarvestReport) -> dict[str, str]:

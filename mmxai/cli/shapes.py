@@ -5,7 +5,7 @@ examples:
   mmxai shapes coco --layout coco --split val     COCO instances (polygons) and captions
   mmxai shapes broden --layout broden             Network Dissection's label maps
 then:
-  mmxai harvest shapes-clip world/captions.csv --sites 'vision.*.resid_post' --store acts.zarr
+  mmxai harvest shapes-clip world/images --sites 'vision.*.resid_post' --store acts.zarr
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ class Config:
     """How many pictures."""
     layout: Literal["folder", "coco", "broden"] = "folder"
     """Captions as a table, COCO annotations, or Broden label maps."""
+    masks: Literal["polygons", "rle"] = "polygons"
+    """How COCO's masks are written."""
     split: Literal["all", "train", "val", "test", "compositional"] = "all"
-    """Pictures of the three first have no attribute pair of those that each of the last has."""
+    """In "compositional" every picture has a pair of attributes that none of the three others has."""
     seed: int = 0
     """Another seed, other pictures."""
     size: int = 64
@@ -38,8 +40,14 @@ def run(config: Config) -> int:
     from mmxai.shapes import ShapesWorld
     from mmxai.shapes.export import export_broden, export_coco, export_folder
 
-    write = {"folder": export_folder, "coco": export_coco, "broden": export_broden}[config.layout]
     split = None if config.split == "all" else config.split
-    out = write(ShapesWorld(config.pictures, seed=config.seed, size=config.size, split=split), config.out)
+    world = ShapesWorld(config.pictures, seed=config.seed, size=config.size, split=split)
+    match config.layout:
+        case "folder":
+            out = export_folder(world, config.out)
+        case "coco":
+            out = export_coco(world, config.out, masks=config.masks)
+        case "broden":
+            out = export_broden(world, config.out)
     print(f"{config.pictures:,} pictures in {out.absolute()}")
     return OK

@@ -175,7 +175,7 @@ def _has(sample: Sample, tower: BoundTower) -> bool:
 
 def samples_of(inputs: Any) -> list[Sample]:
     """What a notebook passes -> samples."""
-    if isinstance(inputs, Mapping) and "key" not in inputs:
+    if isinstance(inputs, Mapping) and not _is_row(inputs):
         columns = {k: v if isinstance(v, list | tuple) else [v] for k, v in inputs.items()}
         lengths = {len(v) for v in columns.values()}
         if set(columns) - {"image", "text"} or len(lengths) != 1:
@@ -187,6 +187,11 @@ def samples_of(inputs: Any) -> list[Sample]:
     return [_sample(str(i), item) for i, item in enumerate(items)]
 
 
+def _is_row(item: Mapping[str, Any]) -> bool:
+    """A data set's row: it has a key, a picture or a text, and whatever other columns."""
+    return isinstance(item.get("key"), str) and bool({"image", "text"} & set(item))
+
+
 def _sample(key: str, item: Any) -> Sample:
     if isinstance(item, Sample):
         return item
@@ -196,8 +201,8 @@ def _sample(key: str, item: Any) -> Sample:
         return Sample(key, image=item)
     if isinstance(item, Mapping) and item and set(item) <= {"image", "text"}:
         return Sample(key, **item)
-    if isinstance(item, Mapping) and "key" in item:  # a row of a data set, with whatever other columns
-        return Sample(str(item["key"]), image=item.get("image"), text=item.get("text"))
+    if isinstance(item, Mapping) and _is_row(item):
+        return Sample(item["key"], image=item.get("image"), text=item.get("text"))
     raise ArgumentError(
         f"inputs: got {type(item).__name__}, expected pictures (PIL), strings, dict(image=, text=), samples, "
         f"or a dict of tensors"

@@ -36,7 +36,8 @@ def load_model(
 ) -> Model:
     """A transformers model with named sites.
 
-    spec: a folder, a hub id, a model that ships with mmxai ("shapes-clip"), `open_clip:<model>/<weights>`,
+    spec: a folder, a model that ships with mmxai ("shapes-clip"; a folder of that name goes first), a hub
+    id, `open_clip:<model>/<weights>`,
     `timm:<model>`, or a loaded transformers object (fine-tuned, quantised, LoRA). device: default CUDA where
     there is one, else CPU. dtype: default float32 on the CPU (many checkpoints are float16), the
     checkpoint's own elsewhere; objects keep theirs. revision: of a hub id. processor, tokenizer: for objects

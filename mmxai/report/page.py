@@ -29,13 +29,14 @@ def neuron_page(
     title: str = "What is in the store",
     facts: Mapping[str, str] | None = None,
     notes: Mapping[str, Mapping[int, str]] | None = None,
+    about: str = "",
 ) -> Path:
     """Write the page to file `out`, and return its path.
 
     `units`: how many neurons of each site (those that stand out), or which of each site. `images`:
     sample index -> the original picture; None shows none. `decode`: token id -> its text, with which
     texts are shown token by token. `facts`: further figures for the header, such as rates. `notes`: what
-    to say of a neuron, by site and unit.
+    to say of a neuron, by site and unit. `about`: a paragraph under the title, such as how units were chosen.
 
     One file without outside resources: about 4 KB a small picture, 8 KB a photograph.
     """
@@ -68,7 +69,12 @@ def neuron_page(
     )  # fmt: skip
     environment.filters |= {"size": _size, "number": _number}
     html = environment.get_template("neurons.html").render(
-        title=title, facts=dict(facts or {}), overview=_overview(store), sites=store.values(), shown=shown
+        title=title,
+        about=about,
+        facts=dict(facts or {}),
+        overview=_overview(store),
+        sites=store.values(),
+        shown=shown,
     )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -195,8 +195,13 @@ def swapped(given: Caption, scene: Scene) -> Iterator[tuple[str, Caption]]:
 
 
 def prompt(
-    shape: str | None = None, colour: str | None = None, size: str | None = None, fill: str | None = None
+    shape: str | None = None,
+    colour: str | None = None,
+    size: str | None = None,
+    fill: str | None = None,
+    place: str | None = None,
 ) -> str:
-    """A plain prompt for zero-shot classification: "a small striped red circle"."""
+    """A plain prompt for zero-shot classification: "a small striped red circle at the top"."""
     words = [w for w in (size, fill, colour, shape or ANY_SHAPE[0]) if w]
-    return f"{article(words[0])} {' '.join(words)}"
+    where = f" {PLACE_WORDS[place][0]}" if place else ""
+    return f"{article(words[0])} {' '.join(words)}{where}"

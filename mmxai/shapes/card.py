@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmxai.errors import ModelError
 from mmxai.shapes import checkpoint
+from mmxai.shapes.loss import WEIGHTS
 from mmxai.shapes.model import new_clip, save_clip
+from mmxai.shapes.prompts import middle_prompts, place_prompts, prompts, relation_prompts
 from mmxai.shapes.score import SEED, Score, scores
 from mmxai.shapes.towers import Towers, load_towers
 
@@ -17,40 +20,10 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 CURVE, SCORES, LOG = "curve.png", "scores.json", "log.jsonl"
-CHECK, _CHECKED = "test, few", 256
-"""Scores over few enough pictures for a test to take them again."""
+FEW = 256
+"""Pictures of the scores that a test takes again."""
 
 Found = dict[str, list[Score]]
-
-_HEAD = """# A CLIP for the shapes world
-
-A `CLIPModel` of {parameters:.1f}M parameters, trained by `python -m mmxai.shapes.train clip` on pictures of
-`mmxai.shapes` (version {world}) alone. Its tokenizer knows the world's words and no others; its pictures are
-64 x 64. Weights are float16 on disk; use `mmxai.load_model(folder)` or, in plain transformers,
-`CLIPModel.from_pretrained(folder, dtype="float32")`.
-
-## Training
-
-{pictures:,} different pictures of the split `train`, seed {seed}, each seen once: {step:,} steps of {batch}
-{whole}. AdamW, learning rate {rate:g}, steady after a warm-up, falling over the last 30%.
-Loss: for each kind of sentence, every true pair of picture and sentence against all false ones of the batch,
-both ways. {paired:.0%} of the pictures are near scenes of others in the batch (two objects exchange an
-attribute or their places, or one changes), and each sentence brings up to {negatives} false swap(s) of
-itself. No object of these pictures has an attribute pair of `mmxai.shapes.scene.HELD_OUT`.
-
-![loss and held-out scores](curve.png)
-
-## Scores
-
-Shares of right answers with 95% bootstrap intervals over pictures, on the float16 weights. `test`:
-pictures never trained on, of the same distribution. `compositional`: every picture has an object with an
-attribute pair never seen in training. `untrained`: the same network with random weights, on `test`.
-
-Retrieval: full captions, unambiguous and each true of one picture of the group. Zero-shot: pictures of one
-object, prompts such as "a red object". Binding: the true caption against the same with two objects'
-attributes exchanged, or with the relation turned around.
-
-"""
 
 
 def export(model: CLIPModel, out: Path) -> Path:
@@ -71,29 +44,59 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
     settings, last = state["settings"], state["steps"]
     at = last if step is None else step
     out.mkdir(parents=True, exist_ok=True)
-    trained = load_towers(source)
-    export(trained.model, out)
-    untrained = Towers(new_clip(settings["seed"]))
+    export(load_towers(source).model, out)
+    trained, untrained = load_towers(out), Towers(new_clip(settings["seed"]))
     found = {
         "test": scores(trained, "test", pictures=pictures),
         "compositional": scores(trained, "compositional", pictures=pictures),
         "untrained": scores(untrained, "test", pictures=pictures),
-        CHECK: scores(trained, "test", pictures=_CHECKED),
     }
-    table = {name: [s.to_json() for s in values] for name, values in found.items()}
-    (out / SCORES).write_text(json.dumps({"seed": SEED, "scores": table}, indent=1) + "\n")
+    few = {
+        "test": scores(trained, "test", pictures=FEW),
+        "compositional": scores(trained, "compositional", pictures=FEW),
+        "untrained": scores(untrained, "test", pictures=FEW),
+    }
+    kept = {"seed": SEED, "scores": _json(found), "few": _json(few)}
+    (out / SCORES).write_text(json.dumps(kept, indent=1) + "\n")
     draw_curve([e for e in entries if e["step"] <= at], out / CURVE)
-    whole = f"in {state['seconds'] / 3600:.1f} hours" if at == last else f"of the {last:,} of the whole run"
-    head = _HEAD.format(
-        parameters=sum(p.numel() for p in trained.model.parameters()) / 1e6,
-        pictures=at * settings["batch"],
-        step=at,
-        whole=whole,
-        **settings,
-    )
-    del found[CHECK]
+    whole = f" in {state['seconds'] / 3600:.1f} hours" if at == last else f", of {last:,} of the whole run"
+    facts = {
+        "command": command(settings, last),
+        "parameters": sum(p.numel() for p in trained.model.parameters()) / 1e6,
+        "pictures": at * settings["batch"],
+        "step": at,
+        "whole": whole,
+        "torch": state["torch"],
+        "fresh": 1 - settings["paired"],
+        "prompts": len(prompts()),
+        "places": len(place_prompts()) + len(middle_prompts()),
+        "relations": len(relation_prompts()),
+        "weights": ", ".join(f"{kind} {weight:g}" for kind, weight in WEIGHTS.items()),
+        "stressed": "".join(
+            f"; {kind} ten times that in steps {int(start):,} to {int(end):,}"
+            for kind, start, end in (text.split(":") for text in settings["stress"])
+        ),
+    }
+    head = (Path(__file__).parent / "card.md").read_text().format(**facts, **settings)
     (out / "README.md").write_text(head + _table(found))
     return found
+
+
+def command(settings: Mapping[str, Any], steps: int) -> str:
+    """The command line that trains the same again."""
+    given = " ".join(
+        _option(name, value)
+        for name, value in {"steps": steps, **settings}.items()
+        if name != "world" and value != []
+    )
+    return f"python -m mmxai.shapes.train clip --out RUN {given}"
+
+
+def _option(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return " ".join([f"--{flag}", *map(str, value if isinstance(value, list) else [value])])
 
 
 def _table(found: Found) -> str:
@@ -102,6 +105,10 @@ def _table(found: Found) -> str:
         cells = [f"{s.value:.1%} [{s.low:.1%}, {s.high:.1%}] of {s.n:,}" for s in row]
         lines.append(f"| {row[0].name} | {row[0].chance:.1%} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _json(found: Found) -> dict[str, list[dict[str, Any]]]:
+    return {name: [s.to_json() for s in values] for name, values in found.items()}
 
 
 def draw_curve(entries: list[dict[str, Any]], path: Path) -> None:
@@ -115,9 +122,11 @@ def draw_curve(entries: list[dict[str, Any]], path: Path) -> None:
     left.set(xlabel="step", ylabel="training loss", yscale="log")
     scored = [e for e in entries if "scores" in e]
     for name in scored[-1]["scores"] if scored else ():
-        right.plot([e["step"] for e in scored], [e["scores"][name] for e in scored], lw=1.2, label=name)
+        points = [(e["step"], e["scores"][name]) for e in scored if name in e["scores"]]
+        right.plot(*zip(*points, strict=True), lw=1.2, label=name)
     right.set(xlabel="step", ylabel="share right, split val", ylim=(0, 1.02))
-    right.legend(fontsize=7, frameon=False)
+    if scored:
+        right.legend(fontsize=7, frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

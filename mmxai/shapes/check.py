@@ -10,6 +10,7 @@ from mmxai.shapes.scene import ATTRIBUTES, BACKGROUNDS, TONES, Scene
 from mmxai.shapes.words import (
     ANY_SHAPE,
     LEADS,
+    MIDDLE_WORDS,
     NUMBERS,
     PLACE_WORDS,
     RELATION_WORDS,
@@ -22,6 +23,7 @@ _CANONICAL = {way: word for word, ways in SYNONYMS.items() for way in ways}
 _WORDS = {name: set(values) for name, values in ATTRIBUTES.items()}
 _SINGULAR = {plural(noun): noun for s in ATTRIBUTES["shape"] for noun in SYNONYMS.get(s, (s,))}
 _SINGULAR |= {plural(noun): noun for noun in ANY_SHAPE}
+_PLACES = {place: (*ways, *filter(None, [MIDDLE_WORDS.get(place)])) for place, ways in PLACE_WORDS.items()}
 _GROUND = re.compile(r"(?:on )?an? (?:(dark|light) )?(?:(plain|gradient|noisy|noise) )?background$")
 
 
@@ -49,7 +51,7 @@ def parse(text: str) -> Facts:
         return Facts(background=background, tone=tone, only=True)
     for words, relation in _alternatives(RELATION_WORDS):
         left, found, right = body.partition(f" {words} ")
-        if found:
+        if found and right != "the middle":
             return Facts((_phrase(left, text), _phrase(right, text)), ((0, relation, 1),), background, tone)
     parts = re.split(r", | and ", body)
     return Facts(tuple(_phrase(part, text) for part in parts), (), background, tone)
@@ -57,7 +59,7 @@ def parse(text: str) -> Facts:
 
 def _phrase(part: str, text: str) -> Phrase:
     found: dict[str, str] = {}
-    for words, place in _alternatives(PLACE_WORDS):
+    for words, place in _alternatives(_PLACES):
         if part.endswith(" " + words):
             found["place"], part = place, part.removesuffix(" " + words)
             break

@@ -29,7 +29,7 @@ class Coded:
 
 
 class Dictionary:
-    """An endless matrix of activations; row i is a pure function of (settings, i).
+    """An endless matrix of activations; row i is a function of (settings, i) alone, up to float rounding.
 
     `features` directions in `width` dimensions, `directions` float32 `[features, width]` of norm 1. Each is
     active with `probability`, and its code is then uniform on [0.5, 1.5]. Features come in groups of `group`
@@ -106,6 +106,9 @@ class Dictionary:
             if rows.stop is None:
                 raise ArgumentError(f"dictionary: got rows {rows} without an end, expected [start:stop]")
             rows = np.arange(rows.start or 0, rows.stop, rows.step or 1)
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows < 0).any():
+            raise ArgumentError(f"dictionary: got rows {rows}, expected a list of numbers from 0")
         return self.rows(rows).x
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from mmxai.shapes.world import ShapesWorld, WorldBatch
 
 def export_folder(world: ShapesWorld, out: str | Path) -> Path:
     """`images/<index>.png` and `captions.csv`: file_name, caption, kind, unambiguous; a row a caption."""
-    out = _fresh(out)
+    return _whole(out, lambda staged: _write_folder(world, staged))
+
+
+def _write_folder(world: ShapesWorld, out: Path) -> None:
     with open(out / "captions.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file_name", "caption", "kind", "unambiguous"])
@@ -29,7 +33,6 @@ def export_folder(world: ShapesWorld, out: str | Path) -> Path:
             names = _save_images(batch, out)
             for name, written in zip(names, batch.captions, strict=True):
                 table.writerows([f"images/{name}", c.text, c.kind, int(c.unambiguous)] for c in written)
-    return out
 
 
 def export_coco(world: ShapesWorld, out: str | Path, *, masks: str = "polygons") -> Path:
@@ -40,7 +43,10 @@ def export_coco(world: ShapesWorld, out: str | Path, *, masks: str = "polygons")
     """
     if masks not in ("polygons", "rle"):
         raise ArgumentError(f"export: got masks {masks!r}, expected 'polygons' or 'rle'")
-    out = _fresh(out)
+    return _whole(out, lambda staged: _write_coco(world, staged, masks))
+
+
+def _write_coco(world: ShapesWorld, out: Path, masks: str) -> None:
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     texts: list[dict[str, Any]] = []
@@ -68,7 +74,6 @@ def export_coco(world: ShapesWorld, out: str | Path, *, masks: str = "polygons")
     about = {"info": {"description": "mmxai shapes", **world.identity}, "licenses": [], "images": images}
     _write(out / "annotations/instances.json", about | {"annotations": instances, "categories": categories})
     _write(out / "annotations/captions.json", about | {"annotations": texts})
-    return out
 
 
 def _rle(mask: np.ndarray) -> dict[str, Any]:
@@ -100,7 +105,10 @@ def export_broden(world: ShapesWorld, out: str | Path) -> Path:
     `index.csv`, `label.csv`, `category.csv`, `c_<category>.csv` and `images/`. Label maps are PNG, label
     number = red + 256 * green, 0 none. Numbers run over all categories.
     """
-    out = _fresh(out)
+    return _whole(out, lambda staged: _write_broden(world, staged))
+
+
+def _write_broden(world: ShapesWorld, out: Path) -> None:
     names = {"color": COLOURS, "object": SHAPES, "texture": FILLS, "scene": CATEGORIES["background"]}
     first, numbers = 1, {}
     for category, labels in names.items():
@@ -128,7 +136,6 @@ def export_broden(world: ShapesWorld, out: str | Path) -> Path:
                     row.append(int(labels[0, 0]) if whole else _save_map(labels, out, file_name))
                 table.writerow(row)
     _broden_tables(out, names, numbers, frequency, coverage)
-    return out
 
 
 def _broden_tables(
@@ -172,11 +179,20 @@ def _save_images(batch: WorldBatch, out: Path) -> list[str]:
     return names
 
 
-def _fresh(out: str | Path) -> Path:
+def _whole(out: str | Path, write: Callable[[Path], None]) -> Path:
+    """What `write` puts into a folder beside `out` takes that name when all is there."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArgumentError(f"export: got {out}, which has content; expected an empty or new folder")
-    (out / "images").mkdir(parents=True)
+    staged = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
+    (staged / "images").mkdir(parents=True)
+    try:
+        write(staged)
+    except BaseException:
+        shutil.rmtree(staged)
+        raise
+    staged.replace(out)
     return out
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
-from mmxai.shapes.scene import ATTRIBUTES, OPPOSITE, Scene, Thing
+from mmxai.shapes.scene import ATTRIBUTES, HELD_OUT, OPPOSITE, Scene, Thing
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,15 @@ class Phrase:
     def saying(self, **attributes: Any) -> Phrase:
         """The phrase with some attributes said otherwise."""
         return replace(self, **attributes)
+
+    @property
+    def held_out(self) -> bool:
+        """Does it name a pair of attributes that the training split has not?"""
+        return any(
+            (getattr(self, one), getattr(self, two)) == (ATTRIBUTES[one][x], ATTRIBUTES[two][y])
+            for (one, two), pairs in HELD_OUT.items()
+            for x, y in pairs
+        )
 
     @property
     def complete(self) -> bool:
@@ -71,6 +80,11 @@ class Facts:
         if not self.phrases or any(p.number is not None for p in self.phrases) or not self.hold(scene):
             return False
         return len(list(self.assignments(scene))) == 1
+
+    @property
+    def held_out(self) -> bool:
+        """Does a phrase name a pair of attributes that the training split has not?"""
+        return any(phrase.held_out for phrase in self.phrases)
 
     def mirrored(self) -> Facts | None:
         """The same words with every relation turned into its opposite; None without a relation."""

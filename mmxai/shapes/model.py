@@ -13,8 +13,10 @@ from mmxai.shapes.words import all_words
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
-PAD, UNKNOWN, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
-CONTEXT = 48
+SPECIAL = PAD, UNKNOWN, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
+"""The first token ids, in this order; words follow in the order of `all_words`."""
+
+CONTEXT, IMAGE = 48, 64
 """Text positions: the longest full caption of three objects has 42 words and commas, and two markers."""
 
 
@@ -40,7 +42,7 @@ def clip_config(vocabulary: int) -> CLIPConfig:
         projection_dim=128,
         num_hidden_layers=6,
         num_attention_heads=6,
-        image_size=64,
+        image_size=IMAGE,
         patch_size=8,
     )
     return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
@@ -52,7 +54,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     # CLIP pools at the first EOS; transformers reads eos_token_id 2 as "the largest id", hence BOS 2, EOS 3.
-    vocabulary = {word: k for k, word in enumerate([PAD, UNKNOWN, BOS, EOS, *all_words()])}
+    vocabulary = {word: k for k, word in enumerate([*SPECIAL, *all_words()])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -90,7 +92,9 @@ def save_clip(model: CLIPModel, out: str | Path) -> Path:
     logging.disable_progress_bar()  # over one shard of 14 MB it only breaks into what the caller prints
     model.save_pretrained(out)
     build_tokenizer().save_pretrained(out)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE}
+    )
     processor.save_pretrained(out)
     return Path(out)
 

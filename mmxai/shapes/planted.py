@@ -151,14 +151,20 @@ class PlantedNet(nn.Module):
         )
         self.cone, self.shape, self.units = ColourCone(), ShapeInPlace(), nn.Identity()
         generator = torch.Generator().manual_seed(seed)
-        self.hash = nn.Linear(3 * SIZE * SIZE, noise * CELLS * CELLS)
+        # Dyadic weights times whole levels: sums are exact in float64, in whatever order they are taken.
+        self.hash = nn.Linear(3 * SIZE * SIZE, noise * CELLS * CELLS, dtype=torch.float64)
         with torch.no_grad():
-            self.hash.weight.copy_(torch.randn(self.hash.weight.shape, generator=generator) * 10)
+            levels = torch.randint(1 << 16, self.hash.weight.shape, generator=generator)
+            self.hash.weight.copy_(levels.double() / (1 << 16))
             self.hash.bias.zero_()
         self.requires_grad_(False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         n = len(pixels)
+        if tuple(pixels.shape[1:]) != (3, SIZE, SIZE):
+            raise ArgumentError(
+                f"planted: got pictures {tuple(pixels.shape)}, expected [N, 3, {SIZE}, {SIZE}]"
+            )
         whole = -max_pool2d(-self.cone(pixels), 3, stride=1, padding=1)
         colour = max_pool2d(whole, SIZE // CELLS)
         shape = self.shape(_inked(pixels))
@@ -170,8 +176,8 @@ class PlantedNet(nn.Module):
             near = colour[:, S.COLOURS.index(tint), y - 1 : y + 2, x - 1 : x + 2].amax((1, 2))
             found = shape[:, S.SHAPES.index(name), S.PLACES.index(place)]
             maps.append(_at(place, relu(near + found - 1)))
-        phase = self.hash(pixels.flatten(1)).reshape(n, -1, CELLS, CELLS)
-        return self.units(torch.cat([*maps, phase - phase.floor()], 1))
+        phase = self.hash((255 * pixels).round().flatten(1).double()).reshape(n, -1, CELLS, CELLS)
+        return self.units(torch.cat([*maps, (phase - phase.floor()).to(pixels.dtype)], 1))
 
     def truth(self, batch: WorldBatch) -> np.ndarray:
         """int8 `[N, units, 8, 8]`: 1, 0, or UNDECIDED, from scene graphs and label maps alone.

@@ -19,12 +19,12 @@ from mmxai.shapes.world import ShapesWorld, WorldBatch
 SEED = 2026
 """Seed of the worlds that scores are taken on."""
 
-_LEVEL, _RESAMPLES = 0.95, 2000
+_Z = 1.959963984540054  # the normal distribution's 97.5% quantile
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A share of right answers, its 95% bootstrap interval, and over how many pictures."""
+    """A share of right answers, its 95% interval, and over how many pictures."""
 
     name: str
     value: float
@@ -42,14 +42,14 @@ class Score:
 
 
 def interval(right: np.ndarray, name: str, chance: float) -> Score:
-    """The mean of bool `[n]` with its percentile bootstrap interval over pictures, the same every time."""
+    """The mean of bool `[n]` with its 95% interval by Wilson (1927), which says something at 100% too."""
     n = len(right)
     if n == 0:
         raise ArgumentError(f"{name}: got no pictures that apply, expected at least one; take a larger world")
-    # Resampling n yes/no answers with replacement draws a binomial count of right ones.
-    means = np.random.default_rng(0).binomial(n, right.mean(), _RESAMPLES) / n
-    low, high = np.quantile(means, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return Score(name, float(right.mean()), float(low), float(high), n, chance)
+    share = float(right.mean())
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * (share * (1 - share) / n + _Z**2 / (4 * n**2)) ** 0.5
+    return Score(name, share, max(0.0, centre - half), 1.0 if share == 1 else centre + half, n, chance)
 
 
 def scores(towers: Towers, split: str = "test", *, pictures: int = 2048, seed: int = SEED) -> list[Score]:
@@ -58,7 +58,7 @@ def scores(towers: Towers, split: str = "test", *, pictures: int = 2048, seed: i
     found = list(retrieval(towers, world, pictures))
     single = _single(world, pictures)
     embedded = towers.embed_pictures(single.images)
-    found += [zero_shot(towers, single, embedded, name) for name in ("colour", "shape", "fill", "size")]
+    found += [zero_shot(towers, single, embedded, n) for n in ("colour", "shape", "fill", "size", "place")]
     found += binding(towers, world, pictures)
     return found
 
@@ -102,7 +102,8 @@ def binding(towers: Towers, world: ShapesWorld, pictures: int) -> list[Score]:
     """The true caption against the same one with something exchanged: the true one must score higher.
 
     A colour, shape, size or fill is exchanged between two objects of a full caption; a relation becomes
-    its opposite in a relation caption. One twin a picture and kind.
+    its opposite in a relation caption. One twin a picture and kind. Both sentences name a pair of
+    `scene.HELD_OUT` or neither does: else the text alone would tell which is the false one.
     """
     batch = _take(world, np.arange(2 * pictures), least=2, most=3, number=pictures)
     key = world.caption_key()
@@ -111,7 +112,8 @@ def binding(towers: Towers, world: ShapesWorld, pictures: int) -> list[Score]:
     for i, (graph, index) in enumerate(zip(batch.graphs, batch.indices.tolist(), strict=True)):
         full, _, relation = captions(graph, key, index, most=3)
         for given, kinds in ((full, ("colour", "shape", "size", "fill")), (relation, ("relation",))):
-            wrong = dict(reversed(list(swapped(given, graph))))
+            odd = given.facts.held_out
+            wrong = dict(reversed([(k, w) for k, w in swapped(given, graph) if w.facts.held_out == odd]))
             for kind in kinds:
                 if kind in wrong:
                     which, true, false = found.setdefault(kind, ([], [], []))
@@ -134,6 +136,6 @@ def _single(world: ShapesWorld, number: int) -> WorldBatch:
 
 
 def _take(world: ShapesWorld, indices: np.ndarray, *, least: int, most: int, number: int) -> WorldBatch:
-    """The first `number` of some pictures that have so many objects, with captions."""
+    """The first `number` of some pictures that have so many objects."""
     count = world.scenes(indices).count
     return world.batch(indices[(count >= least) & (count <= most)][:number], texts=0)

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from mmxai.shapes.labels import concept_names
+from mmxai.types import TOKEN_CODES
 
 if TYPE_CHECKING:
     from mmxai.store.reader import Store
 
+_GLOBAL = torch.tensor([TOKEN_CODES[kind] for kind in ("cls", "special", "register")])
 _ENOUGH = 8  # of fewer different pictures nothing can be said
 
 
@@ -34,6 +37,7 @@ def shared_concepts(store: Store, site: str, concepts: np.ndarray, number: int) 
     """The `number` neurons of a site whose top pictures agree most, each on another concept.
 
     concepts: bool `[pictures, C]`, `WorldBatch.concepts` of all pictures of the store in its data's order.
+    Neurons that are highest on class and special tokens are left aside: they show no place in the picture.
     Agreement is counted in bits: n KL(share among the neuron's n top pictures || share among all), zero
     where a concept is rarer among the top ones.
     """
@@ -42,8 +46,10 @@ def shared_concepts(store: Store, site: str, concepts: np.ndarray, number: int) 
     found: list[Shared] = []
     for unit in range(len(rows)):
         own = rows[unit][rows[unit] >= 0]
-        samples = np.unique(store[site].rows.gather(own).sample.numpy())
-        if len(samples) >= _ENOUGH:
+        who = store[site].rows.gather(own)
+        samples = np.unique(who.sample.numpy())
+        local = int((~torch.isin(who.token_type, _GLOBAL)).sum())
+        if len(samples) >= _ENOUGH and 2 * local > len(own):
             hits = concepts[samples].sum(0)
             bits = _bits(hits, len(samples), base)
             best = int(bits.argmax())

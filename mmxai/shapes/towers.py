@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from mmxai.errors import ModelError
 from mmxai.shapes.feed import Encoder, pad
+from mmxai.shapes.model import IMAGE
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -31,7 +32,7 @@ def plain_attention(
     is_causal: bool = False,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention written out, for the CPU: there the fused backward pass in bfloat16 is 6 times slower.
+    """Attention written out, for the CPU, where torch's fused backward pass in bfloat16 is slow.
 
     query, key, value: `[B, heads, T, head]`; returns `[B, T, heads, head]`. Padding on the right needs no
     mask in a causal tower that pools at the end of the text.
@@ -52,6 +53,14 @@ class Towers:
     """
 
     def __init__(self, model: CLIPModel, *, autocast: bool = False):
+        self._encode = Encoder()
+        config = model.config.to_dict()
+        found = config["vision_config"]["image_size"], config["text_config"]["vocab_size"]
+        if found != (IMAGE, len(self._encode)):
+            raise ModelError(
+                f"{model.config._name_or_path or 'model'}: got a CLIP of {found[0]} pixels and {found[1]:,} "
+                f"words, expected the shapes world's {IMAGE} and {len(self._encode)}"
+            )
         self.model, self.autocast = model, autocast
         self.device = model.device
         if autocast and self.device.type == "cpu":
@@ -61,7 +70,6 @@ class Towers:
             model.set_attn_implementation("plain")
         self._mean = torch.tensor(_MEAN, device=self.device)[:, None, None]
         self._std = torch.tensor(_STD, device=self.device)[:, None, None]
-        self._encode = Encoder()
 
     @property
     def scale(self) -> torch.Tensor:
@@ -107,8 +115,14 @@ def load_towers(folder: str | Path, device: str = "cpu") -> Towers:
     from transformers import CLIPModel
 
     try:
-        model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        loaded: Any = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: got no CLIP for the shapes world here ({error})") from error
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(f"{folder}: got weights without {missing}, expected all of a CLIP")
+    model.to(device)
     return Towers(model.eval())

@@ -1,6 +1,7 @@
 """Trains the world's CLIP: `python -m mmxai.shapes.train clip --out RUN`, then `card --run RUN --out DIR`.
 
-Runs stop at any step (Ctrl-C, SIGTERM, --minutes) and go on exactly where they were when called again.
+A run stops at any step (Ctrl-C, SIGTERM, --minutes) and goes on where it was when called again: to the same
+weights, bit for bit, with the same torch, device and threads.
 """
 
 from __future__ import annotations
@@ -23,16 +24,27 @@ from mmxai.errors import ArgumentError, MmxaiError, PlanMismatchError
 from mmxai.shapes import checkpoint
 from mmxai.shapes.card import LOG, export, write_card
 from mmxai.shapes.feed import Feed, TrainBatch
-from mmxai.shapes.loss import contrastive
+from mmxai.shapes.loss import WEIGHTS, contrastive
 from mmxai.shapes.model import new_clip
 from mmxai.shapes.score import scores
 from mmxai.shapes.towers import Towers
 from mmxai.shapes.world import VERSION
 
-_STEADY = 0.7  # share of the steps before the rate falls
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STEADY = 0.3  # share of the steps before the rate falls
 _SETTINGS = (
-    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "texts", "autocast",
+    "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "places_from",
+    "relations_from", "stress", "autocast",
 )  # fmt: skip
+
+
+def _stress(text: str) -> tuple[str, int, int]:
+    kind, *bounds = text.split(":")
+    if kind not in WEIGHTS or len(bounds) != 2 or not all(map(str.isdecimal, bounds)):
+        raise ArgumentError(
+            f"train: got --stress {text}, expected KIND:FROM:TO, two steps and one of {', '.join(WEIGHTS)}"
+        )
+    return kind, int(bounds[0]), int(bounds[1])
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Clip:
     batch: int = 128
     """Pictures a step, each seen once."""
     rate: float = 1e-3
-    """Learning rate: a linear warm-up, steady for 70% of the steps, then linearly to nothing."""
+    """Learning rate: a linear warm-up, steady for 30% of the steps, then linearly to nothing."""
     warmup: int = 200
     decay: float = 0.05
     beta2: float = 0.98
@@ -55,8 +67,13 @@ class Clip:
     """Share of the pictures that are near scenes of others in the batch."""
     negatives: int = 1
     """False swaps added to each sentence at most."""
-    texts: int = 6
-    """Kinds of captions a picture."""
+    places_from: int = 0
+    """Step from which every picture is asked what is where."""
+    relations_from: int = 0
+    """Step from which every picture is asked for simple relations."""
+    stress: tuple[str, ...] = ()
+    """KIND:FROM:TO, steps in which sentences of a kind (`feed.KINDS`) weigh ten times what they do else: what
+    a model could learn and does not begin to has too small a gradient among the others'."""
     autocast: bool = True
     """Matrix products in bfloat16."""
     keep: tuple[int, ...] = ()
@@ -75,7 +92,18 @@ class Clip:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the weights, beside the number of steps."""
-        return {name: getattr(self, name) for name in _SETTINGS} | {"world": VERSION}
+        return {name: getattr(self, name) for name in _SETTINGS} | {
+            "stress": list(self.stress),  # as JSON has it
+            "world": VERSION,
+        }
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Of each kind of sentence in the loss of a step."""
+        weights = dict(WEIGHTS)
+        for kind, start, end in map(_stress, self.stress):
+            if start <= step < end:
+                weights[kind] *= 10
+        return weights
 
 
 @dataclass(frozen=True)
@@ -94,11 +122,7 @@ class Card:
 
 def train(config: Clip) -> Path | None:
     """Runs or goes on; returns the folder of the trained model, None if stopped before the last step."""
-    if config.batch < 2 or not 0 <= config.paired <= 0.5 or config.steps < 1:
-        raise ArgumentError(
-            f"train: got batch {config.batch}, paired {config.paired}, steps {config.steps}; expected a "
-            f"batch of 2 or more, 0 <= paired <= 0.5 and at least one step"
-        )
+    _check(config)
     torch.set_num_threads(config.threads)
     config.out.mkdir(parents=True, exist_ok=True)
     model = new_clip(config.seed)
@@ -123,12 +147,13 @@ def train(config: Clip) -> Path | None:
 
     def save() -> None:
         state = {"step": step, "steps": config.steps, "seconds": seconds(), "settings": config.settings}
+        state["torch"] = torch.__version__
         checkpoint.save(config.out, model, optimizer, state)
 
     losses: list[torch.Tensor] = []
     with _stop_signals() as stopped:
         for batch in _batches(config, step):
-            losses.append(_step(towers, optimizer, batch, _rate(config, step)))
+            losses.append(_step(towers, optimizer, batch, _rate(config, step), config.weights(step)))
             step += 1
             if step % 25 == 0 or step == config.steps:
                 log.write(
@@ -151,6 +176,22 @@ def train(config: Clip) -> Path | None:
                 print(f"stopped and saved at step {step:,} of {config.steps:,}; call again to go on")
                 return None
     return export(model, config.out / "model")
+
+
+def _check(config: Clip) -> None:
+    config.weights(0)
+    positive = {n: getattr(config, n) for n in ("steps", "threads", "save_every", "score_every")}
+    if config.batch < 2 or not 0 <= config.paired <= 0.5 or config.negatives < 0 or config.workers < 0:
+        raise ArgumentError(
+            f"train: got batch {config.batch}, paired {config.paired}, negatives {config.negatives}, workers "
+            f"{config.workers}; expected a batch of 2 or more, 0 <= paired <= 0.5, the others not negative"
+        )
+    if wrong := {n: v for n, v in positive.items() if v < 1}:
+        raise ArgumentError(f"train: got {wrong}, expected at least 1")
+    if late := [step for step in config.keep if not 1 <= step <= config.steps]:
+        raise ArgumentError(f"train: got --keep {late}, expected steps from 1 to {config.steps:,}")
+    if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"train: got device {config.device}, expected cpu: torch sees no CUDA device")
 
 
 def held_out(towers: Towers, pictures: int) -> dict[str, float]:
@@ -177,10 +218,16 @@ def _rate(config: Clip, step: int) -> float:
     return config.rate * min(1.0, up, down)
 
 
-def _step(towers: Towers, optimizer: torch.optim.Optimizer, batch: TrainBatch, rate: float) -> torch.Tensor:
+def _step(
+    towers: Towers,
+    optimizer: torch.optim.Optimizer,
+    batch: TrainBatch,
+    rate: float,
+    weights: dict[str, float],
+) -> torch.Tensor:
     device = towers.device
     cosine = towers.texts(batch.tokens) @ towers.pictures(batch.images).T
-    loss = contrastive(cosine * towers.scale, batch.kinds.to(device), batch.true.to(device))
+    loss = contrastive(cosine * towers.scale, batch.kinds.to(device), batch.true.to(device), weights)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(towers.model.parameters(), 1.0)
@@ -195,7 +242,7 @@ def _step(towers: Towers, optimizer: torch.optim.Optimizer, batch: TrainBatch, r
 def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
     feed = Feed(
         config.steps, config.batch, seed=config.seed, paired=config.paired,
-        negatives=config.negatives, texts=config.texts,
+        negatives=config.negatives, places_from=config.places_from, relations_from=config.relations_from,
     )  # fmt: skip
     todo = range(start, config.steps)
     if config.workers == 0:
@@ -208,13 +255,19 @@ def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
         worker_init_fn=_ignore_signals,
         multiprocessing_context="spawn",  # numba and OpenMP do not survive a fork
     )
-    return iter(loader)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    _ignore_signals()  # what is ignored when a worker starts, it ignores from its first moment
+    try:
+        return iter(loader)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _ignore_signals(worker: int) -> None:
-    """A worker's end is its parent's to decide: Ctrl-C reaches the whole process group."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _ignore_signals(worker: int = 0) -> None:
+    """A worker's end is its parent's to decide: Ctrl-C and `timeout` reach the whole process group."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -227,7 +280,7 @@ def _stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
         yield received
     finally:
@@ -240,7 +293,8 @@ class _Log:
 
     def __init__(self, path: Path, step: int):
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # a last line without an end was cut off
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         staged = path.with_suffix(".tmp")
         staged.write_text("".join(line + "\n" for line in kept))
@@ -257,14 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     import tyro
 
-    verbs = {"clip": Clip, "card": Card}
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] not in verbs:
-        print(f"usage: python -m mmxai.shapes.train {{{','.join(verbs)}}} --help", file=sys.stderr)
-        return 2
-    config: Clip | Card = tyro.cli(
-        verbs[args[0]], args=args[1:], prog=f"python -m mmxai.shapes.train {args[0]}"
-    )
+    config: Clip | Card = tyro.cli(Clip | Card, args=argv, prog="python -m mmxai.shapes.train")
     try:
         if isinstance(config, Card):
             torch.set_num_threads(config.threads)
@@ -272,9 +319,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(json.dumps(asdict(config) | {"out": str(config.out)}), flush=True)
             train(config)
-    except MmxaiError as error:
+    except (MmxaiError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -34,6 +34,14 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "bottom right": ("at the bottom right", "in the bottom right corner", "in the lower right"),
 }
 
+MIDDLE_WORDS = {
+    "top": "above the middle",
+    "bottom": "below the middle",
+    "left": "left of the middle",
+    "right": "right of the middle",
+}
+"""Places in the words of relations: captions never use them, training prompts do."""
+
 RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "above": ("above", "over", "higher than"),
     "below": ("below", "under", "lower than"),

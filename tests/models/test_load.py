@@ -5,11 +5,13 @@ from collections import UserDict
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from mmxai.errors import ArgumentError, ModelError, RowSpaceError, UnknownSiteError
 from mmxai.models import load_model
+from mmxai.models.feeds import samples_of
 from mmxai.types import Batch
 
 from .contract import close, shake
@@ -243,6 +245,19 @@ def test_inputs_that_do_not_fit():
         model.run([UserDict()])
     with pytest.raises(RowSpaceError):
         model.capture(tensors, ["vision.0.q", "vision.ln_final"])
+
+
+def test_rows_of_a_data_set_are_samples():
+    """With a key and whatever other columns; a misspelt column is not dropped unseen."""
+    row = {"key": "a.png", "image": Image.new("RGB", (8, 8)), "label": 3}
+    (sample,), pair = samples_of(row), samples_of([row, {**row, "key": "b.png", "text": "b"}])
+    assert sample.key == "a.png" and sample.image.size == (8, 8) and sample.text is None
+    assert [(s.key, s.text) for s in pair] == [("a.png", None), ("b.png", "b")]
+    for wrong in ({"key": "a", "img": row["image"]}, {"key": ["a"], "image": [row["image"]]}):
+        with pytest.raises(ArgumentError, match="inputs: got"):
+            samples_of(wrong)
+    with pytest.raises(ArgumentError, match="inputs: got"):
+        samples_of([{"key": "a", "img": row["image"]}])
 
 
 def test_stop_and_grad_that_contradict_themselves():

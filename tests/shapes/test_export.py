@@ -6,6 +6,7 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
+from pycocotools.coco import COCO
 
 from mmxai.data.opening import open_data
 from mmxai.errors import ArgumentError
@@ -66,6 +67,17 @@ def test_coco(tmp_path, masks):
     assert [t["caption"] for t in texts] == [c.text for item in WORLD for c in item.captions]
 
 
+def test_what_is_stopped_leaves_nothing(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mmxai.shapes.export._write_folder", stop)
+        export_folder(WORLD, tmp_path / "w")
+    assert not list(tmp_path.iterdir())
+    assert (export_folder(WORLD, tmp_path / "w") / "captions.csv").is_file()
+
+
 def test_outlines_of_any_mask():
     """Holes, holes in holes, pixels touching by a corner, borders: whatever comes."""
     generator = np.random.default_rng(0)
@@ -80,9 +92,8 @@ def test_outlines_of_any_mask():
 
 
 def test_coco_by_its_own_tools(tmp_path):
-    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     out = export_coco(WORLD, tmp_path / "w")
-    tools = coco.COCO(str(out / "annotations/instances.json"))
+    tools = COCO(str(out / "annotations/instances.json"))
     for item in WORLD:
         found = tools.loadAnns(tools.getAnnIds(imgIds=[item.index]))
         for a, mask in zip(found, item.masks, strict=True):

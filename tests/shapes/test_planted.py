@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import max_pool2d
 
 import mmxai
 from mmxai.errors import ArgumentError
@@ -45,6 +46,10 @@ def test_colour_maps_against_the_label_maps(answered):
     full = (cells == cells[..., :1]).all(-1) & (cells[..., 0] > 0)
     n, y, x = np.nonzero(full)
     assert len(n) > 300 and (maps[n, cells[n, y, x, 0] - 1, y, x] == 1).all()
+    assert (maps[n, :8, y, x].sum(1) == 1).all()
+    empty = (max_pool2d(torch.from_numpy(batch.owners > 0).float()[:, None], 3, 1, 1)[:, 0] == 0).numpy()
+    n, y, x = np.nonzero(empty.reshape(-1, 8, 8, 8, 8).swapaxes(2, 3).all((3, 4)))
+    assert len(n) > 300 and (maps[n, :8, y, x] == 0).all()
 
 
 def test_noise_units_tell_nothing(answered):
@@ -67,6 +72,11 @@ def test_it_is_a_network_like_any_other():
     _, batch = model.capture(model.prepare(world[:]), ["module:units"])
     rows = batch["module:units"].reshape(6, 8, 8, len(net.names)).permute(0, 3, 1, 2)
     assert torch.equal(rows, net(pixels(world.batch(range(6), texts=0))))
+
+
+def test_a_unit_does_not_depend_on_its_batch():
+    net, some = PlantedNet(), pixels(ShapesWorld(8).batch(range(8), texts=0))
+    assert torch.equal(net(some), torch.cat([net(one) for one in some.split(1)]))
 
 
 def test_bad_names():

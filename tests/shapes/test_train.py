@@ -2,22 +2,29 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mmxai.errors import ArgumentError, ModelError, PlanMismatchError
-from mmxai.shapes.card import write_card
+from mmxai.shapes.card import command, write_card
 from mmxai.shapes.checkpoint import read_state
-from mmxai.shapes.loss import contrastive
-from mmxai.shapes.train import Clip, main, train
+from mmxai.shapes.feed import Encoder, pad
+from mmxai.shapes.loss import WEIGHTS, contrastive
+from mmxai.shapes.model import new_clip
+from mmxai.shapes.towers import Towers
+from mmxai.shapes.train import Clip, held_out, main, train
+from mmxai.shapes.world import ShapesWorld
 
-TINY = {"batch": 8, "warmup": 2, "score_every": 1000, "score_pictures": 256, "texts": 3, "workers": 0}
+TINY = {"batch": 8, "warmup": 2, "score_every": 1000, "score_pictures": 256, "workers": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -61,18 +68,21 @@ def test_a_run_may_be_made_longer_until_its_rate_falls(tmp_path, monkeypatch):
         train(replace(grown, steps=12))
 
 
-def test_sigterm_saves(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_saves(tmp_path, number):
+    """As `timeout`, a batch system or Ctrl-C in a terminal send it: workers get it too."""
     out = tmp_path / "run"
-    args = ["--out", str(out), "--batch", "4", "--steps", "100000", "--texts", "1", "--workers", "1"]
+    args = ["--out", str(out), "--batch", "4", "--steps", "100000", "--workers", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmxai.shapes.train", "clip", *args], stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "mmxai.shapes.train", "clip", *args], stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     assert process.stdout
     try:
         for line in process.stdout:
             if '"loss"' in line:
                 break
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, number)
         rest = process.communicate(timeout=60)[0]
     finally:
         process.kill()
@@ -89,12 +99,17 @@ def test_it_learns_and_its_card_says_so(tmp_path, monkeypatch):
     losses = [e["loss"] for e in entries if "loss" in e]
     assert losses[-1] < losses[0]
     found = write_card(config.out, tmp_path / "shipped", pictures=256)
-    early = write_card(config.out, tmp_path / "early", step=20, pictures=256)
-    assert "20 steps of 32\nof the 40 of the whole run" in (tmp_path / "early/README.md").read_text()
-    assert str(early["test"]) != str(found["test"]) and early["untrained"] == found["untrained"]
+    with monkeypatch.context() as patch:
+        patch.setattr("mmxai.shapes.card.scores", lambda *_, **__: found["test"])
+        write_card(config.out, tmp_path / "early", step=20)
+    assert "20 steps of 32, of 40 of the whole run" in (tmp_path / "early/README.md").read_text()
+    early, last = (load_file(tmp_path / f / "model.safetensors") for f in ("early", "shipped"))
+    assert not torch.equal(early["visual_projection.weight"], last["visual_projection.weight"])
     card = (tmp_path / "shipped" / "README.md").read_text()
-    assert "1,280 different pictures" in card and "curve.png" in card
-    assert all(str(s.n) in card and s.name in card for s in found["test"])
+    assert "1,280 pictures, each seen once: 40 steps of 32 in" in card and "curve.png" in card
+    assert "--steps 40 --batch 32" in card and "--no-autocast" not in card
+    for s in found["test"]:
+        assert f"| {s.name} | {s.chance:.1%} | {s.value:.1%} [{s.low:.1%}, {s.high:.1%}] of {s.n:,} |" in card
     assert (tmp_path / "shipped" / "curve.png").stat().st_size > 5000
     weights = load_file(tmp_path / "shipped" / "model.safetensors")
     assert {w.dtype for w in weights.values()} <= {torch.float16, torch.int64}
@@ -105,9 +120,26 @@ def test_it_learns_and_its_card_says_so(tmp_path, monkeypatch):
 def test_bad_settings(tmp_path, capsys):
     with pytest.raises(ArgumentError, match=r"paired 0\.9"):
         train(Clip(tmp_path, paired=0.9))
-    assert main([]) == 2
+    for wrong in ({"save_every": 0}, {"negatives": -1}, {"keep": (9,), "steps": 8}, {"device": "cuda"}):
+        if wrong != {"device": "cuda"} or not torch.cuda.is_available():
+            with pytest.raises(ArgumentError, match="train: got"):
+                train(Clip(tmp_path, **wrong))
+    for text in ("place", "plaice:1:2", "place:1:x", "place:1:2:3"):
+        with pytest.raises(ArgumentError, match="expected KIND:FROM:TO"):
+            train(Clip(tmp_path, stress=(text,)))
+    with pytest.raises(SystemExit):
+        main(["clop"])
     assert main(["card", "--run", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
     assert "expected one that it has kept" in capsys.readouterr().err
+
+
+def test_a_kind_is_stressed_for_some_steps():
+    config = Clip(Path("run"), stress=("place:5:7", "relation:6:9"))
+    for step, place, relation in ((4, 1, 1), (5, 10, 1), (6, 10, 10), (7, 1, 10), (9, 1, 1)):
+        changed = {"place": place * WEIGHTS["place"], "relation": relation * WEIGHTS["relation"]}
+        assert config.weights(step) == WEIGHTS | changed
+    assert "--stress place:5:7 relation:6:9 --autocast" in command(config.settings, 9)
+    assert "--stress" not in command(replace(config, stress=()).settings, 9)
 
 
 def test_loss_by_hand():
@@ -126,6 +158,37 @@ def test_loss_by_hand():
     apart = contrastive(scores, torch.tensor([0, 1]), own, {"full": 1.0, "relation": 1.0})
     rows = torch.nn.functional.cross_entropy(scores, torch.arange(2)) / 2
     torch.testing.assert_close(apart, rows)
+
+
+def test_a_torn_line_of_the_log_is_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmxai.shapes.train.held_out", lambda *_: {})
+    config = Clip(tmp_path, steps=3, **TINY)
+    assert train(replace(config, minutes=0.0)) is None
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"step": 1, "lo')
+    train(config)
+    assert all(json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+
+
+def test_scores_while_training_leave_it_training(tmp_path):
+    towers = Towers(new_clip().train(), autocast=True)
+    found = held_out(towers, 256)
+    assert towers.model.training and 0 <= found["zero-shot shape"] <= 1
+
+
+def test_attention_written_out_is_the_model_s():
+    """On padded sentences and pictures, forward and backward, in float32."""
+    items = ShapesWorld(6, seed=1)[:]
+    tokens = [pad([Encoder()(i.caption) for i in items])]
+    images = torch.from_numpy(np.stack([i.image for i in items]))
+    results = []
+    for autocast in (False, True):
+        towers = Towers(new_clip().train(), autocast=autocast)
+        towers.autocast = False
+        score = (towers.texts(tokens) @ towers.pictures(images).T).diagonal().sum()
+        score.backward()
+        results.append((score.detach(), [p.grad for p in towers.model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-3)
 
 
 def test_a_sentence_without_a_picture_is_only_a_negative():

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
@@ -9,10 +10,21 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 import mmxai
 from mmxai.models.shipped import shipped_models
 from mmxai.shapes import ShapesWorld
-from mmxai.shapes.card import CHECK
-from mmxai.shapes.score import scores
-from mmxai.shapes.towers import load_towers
+from mmxai.shapes.card import FEW
+from mmxai.shapes.model import new_clip
+from mmxai.shapes.score import interval, scores
+from mmxai.shapes.towers import Towers, load_towers
 
+LEAST = {
+    "retrieval of the picture among 256": 0.96,
+    "retrieval of the caption among 256": 0.96,
+    "zero-shot colour": 0.95,
+    "zero-shot shape": 0.95,
+    "zero-shot fill": 0.85,
+    "binding, colour swapped": 0.90,
+    "binding, relation swapped": 0.80,
+}
+SEEDS = {"shapes-clip-second": 1}
 NAMES = [name for name in shipped_models() if name.startswith("shapes-clip")]
 
 
@@ -25,30 +37,40 @@ def test_four_ship_and_stay_small():
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_taken_again_are_the_card_s(name):
     folder = shipped_models()[name]
-    kept = json.loads((folder / "scores.json").read_text())["scores"]
-    wanted = {s["name"]: s for s in kept[CHECK]}
-    for score in scores(load_towers(folder), "test", pictures=256):
-        # Another processor rounds differently: a picture on the edge may fall to the other side.
-        assert abs(score.value - wanted[score.name]["value"]) * score.n <= 2, score
+    kept = json.loads((folder / "scores.json").read_text())
+    trained, untrained = load_towers(folder), Towers(new_clip(SEEDS.get(name, 0)))
+    for key, towers, split in (
+        ("test", trained, "test"),
+        ("compositional", trained, "compositional"),
+        ("untrained", untrained, "test"),
+    ):
+        few = {s["name"]: s for s in kept["few"][key]}
+        many = {s["name"]: s for s in kept["scores"][key]}
+        for score in scores(towers, split, pictures=FEW):
+            # Another processor rounds differently: a picture on the edge may fall to the other side.
+            assert abs(score.value - few[score.name]["value"]) * score.n <= 2, score
+            spread = (many[score.name]["value"] * (1 - many[score.name]["value"]) / score.n) ** 0.5
+            assert abs(score.value - many[score.name]["value"]) < 5 * spread + 0.01, score
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_says_what_was_scored(name):
+    folder = shipped_models()[name]
     card = (folder / "README.md").read_text()
-    for split in ("test", "compositional", "untrained"):
-        for s in kept[split]:
+    for kept in json.loads((folder / "scores.json").read_text())["scores"].values():
+        for s in kept:
+            again = interval(np.arange(s["n"]) < round(s["value"] * s["n"]), s["name"], s["chance"])
+            assert again.to_json() == s
             assert f"{s['value']:.1%} [{s['low']:.1%}, {s['high']:.1%}] of {s['n']:,}" in card
-    few, many = ({s["name"]: s for s in kept[k]} for k in (CHECK, "test"))
-    for key, s in few.items():
-        spread = (many[key]["value"] * (1 - many[key]["value"]) / s["n"]) ** 0.5
-        assert abs(s["value"] - many[key]["value"]) < 4 * spread + 0.01, key
 
 
 def test_the_trained_one_knows_the_world():
-    """The claims that later methods rest on, on pictures of another seed than the card's."""
-    found = {
-        s.name: s.value for s in scores(load_towers(shipped_models()["shapes-clip"]), seed=7, pictures=512)
-    }
-    assert found["retrieval of the picture among 256"] > 0.93
-    assert found["zero-shot colour"] > 0.93 and found["zero-shot shape"] > 0.93
-    assert found["zero-shot fill"] > 0.82
-    assert found["binding, colour swapped"] > 0.86 and found["binding, relation swapped"] > 0.76
+    """What later methods rest on: as the card has it, and with some room on another seed."""
+    folder = shipped_models()["shapes-clip"]
+    kept = {s["name"]: s["value"] for s in json.loads((folder / "scores.json").read_text())["scores"]["test"]}
+    found = {s.name: s.value for s in scores(load_towers(folder), seed=7, pictures=512)}
+    for name, least in LEAST.items():
+        assert kept[name] >= least and found[name] >= least - 0.04, name
 
 
 def test_two_ways_of_loading_agree():
@@ -68,6 +90,6 @@ def test_two_ways_of_loading_agree():
 
 
 def test_a_mistyped_name_is_told_the_right_one(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(mmxai.ModelError, match="mmxai ships shapes-clip"):
         mmxai.load_model("shape-clip")

@@ -14,7 +14,8 @@ from mmxai.shapes import ShapesWorld
 from mmxai.shapes.dictionary import Dictionary
 from mmxai.shapes.feed import Feed
 
-TESTS = ("tests/shapes/test_world.py", "tests/shapes/test_captions.py", "tests/shapes/test_dictionary.py")
+_NAMES = ("world", "captions", "twins", "truth", "dictionary")
+TESTS = tuple(f"tests/shapes/test_{name}.py" for name in _NAMES)
 GPU = False
 BATCH = 128
 TARGETS = {"captioned": ">= 2000"}
