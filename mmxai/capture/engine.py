@@ -55,14 +55,14 @@ class Packed:
         return sum(x.nbytes for x in self.acts.values()) + self.rows.nbytes
 
     def wait(self) -> None:
-        """Return when the bytes have come from the GPU. Raises StorageOverflowError where a value was lost."""
+        """Return when the bytes have come from the GPU. Raises StorageOverflowError if a value was lost."""
         if self.transfer is not None:
             self.transfer.wait()
         for site, count in self.lost.items():
             if int(count):
                 raise StorageOverflowError(
-                    f"site {site}: {int(count)} finite values exceed the range of {self.acts[site].dtype} and "
-                    f"would be stored as inf; harvest with dtype bfloat16 or float32"
+                    f"site {site}: {int(count)} finite values exceed the range of {self.acts[site].dtype} "
+                    f"and would be stored as inf; harvest with dtype bfloat16 or float32"
                 )
 
 
@@ -102,8 +102,8 @@ def _lost(site: str) -> str:
 
 @dataclass
 class _Kept:
-    """Which rows of a batch are kept in a space: `index` int64 of the flattened `[B, T]`, None for all; `samples`
-    int64 `[N]`, where statistics want them; both on the device of the model."""
+    """Which rows of a batch are kept in a space: `index` int64 of the flattened `[B, T]`, None for all;
+    `samples` int64 `[N]`, where statistics want them; both on the device of the model."""
 
     keep: torch.Tensor
     packed: Packed

@@ -1,9 +1,10 @@
 """From a GPU to the writer beside the forward pass: pinned memory, a stream of its own, two slots a site.
 
 A hook writes a site's rows to a slot on the device; a side stream copies the slot to pinned memory while the
-forward goes on; the slot's next user waits on the device, not on the host, until its copy is done. With two slots
-the copy of a batch has all of the next batch's forward to hide in. The host first waits in `Transfer.wait`, which
-is for the writer thread. On the CPU, where there is nothing to overlap, the same calls copy at once.
+forward goes on; the slot's next user waits on the device, not on the host, until its copy is done. With two
+slots the copy of a batch has all of the next batch's forward to hide in. The host first waits in
+`Transfer.wait`, which is for the writer thread. On the CPU, where there is nothing to overlap, the same calls
+copy at once.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Staging:
         return torch.empty(size, dtype=dtype, pin_memory=self.device.type == "cuda")
 
     def slot(self, site: str, rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-        """Contiguous `[rows, width]` on the device with undefined content, to be written on the current stream."""
+        """Undefined contiguous `[rows, width]` on the device, to be written on the current stream."""
         slot = self._slots[site][self._batch % SLOTS]
         size = rows * width
         if slot.flat is None or slot.flat.numel() < size or slot.flat.dtype != dtype:

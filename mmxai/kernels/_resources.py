@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
 """What the GPU kernels take of a GPU, read from machine code compiled here, with or without one.
 
-`python -m mmxai.kernels._resources [80 90 100]` prints registers and stack of every variant; a stack is what did
-not fit in registers and went to memory. Triton's kernels are compiled for the variant a launch would compile,
-and read by the cuobjdump that Triton carries; csrc/cuda by nvcc where it is found, in a checkout.
+`python -m mmxai.kernels._resources [80 90 100]` prints registers and stack of every variant; a stack is what
+did not fit in registers and went to memory. Triton's kernels are compiled for the variant a launch would
+compile, and read by the cuobjdump that Triton carries; csrc/cuda by nvcc where it is found, in a checkout.
 """
 
 from __future__ import annotations
@@ -84,11 +84,25 @@ def triton_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]
                 "values": "*fp32", "ids": "*i64", "owner": "*i64" if samples else "", "row0": "i64",
                 "cursor": "", "k": "i32",
             }  # fmt: skip
-            constants = {**bf16, "SIGN": -1, "K": k, "ROOM": room(k), "UNROLL": host.UNROLL, "LANES": host.LANES}
+            constants = {
+                **bf16,
+                "SIGN": -1,
+                "K": k,
+                "ROOM": room(k),
+                "UNROLL": host.UNROLL,
+                "LANES": host.LANES,
+            }
             constants |= {"STEP": max(64, k), "COLS": host.COLUMNS}
             yield f"k={k}{' samples' if samples else ''}", select, types, constants, 1
     for k in (64, 256):
-        types = {"x": "*i16", "values": "*i16", "indices": "*i32", "width": "i32", "row_stride": "i64", "k": "i32"}
+        types = {
+            "x": "*i16",
+            "values": "*i16",
+            "indices": "*i32",
+            "width": "i32",
+            "row_stride": "i64",
+            "k": "i32",
+        }
         yield f"k={k}", best, types, {"KIND": 1, "MAGNITUDE": True, "K": k, "STEP": 1024}, 4
 
 
@@ -126,9 +140,20 @@ def nvcc_resources(arch: int) -> Iterator[Resources]:
     compiler, folder = shutil.which("nvcc"), Path(__file__).parents[2] / "csrc" / "cuda"
     for source in sorted(folder.glob("*.cu")) if compiler else ():
         with tempfile.TemporaryDirectory() as scratch:
-            command = [str(compiler), "-O3", "-std=c++17", "-Xptxas=-v", "-c", str(source), "-o", f"{scratch}/o"]
+            command = [
+                str(compiler),
+                "-O3",
+                "-std=c++17",
+                "-Xptxas=-v",
+                "-c",
+                str(source),
+                "-o",
+                f"{scratch}/o",
+            ]
             said = _output([*command, f"-gencode=arch=compute_{arch},code=sm_{arch}"])
-        found = re.findall(r"Function properties for (\S+)\s+(\d+) bytes stack.*?Used (\d+) registers", said, re.S)
+        found = re.findall(
+            r"Function properties for (\S+)\s+(\d+) bytes stack.*?Used (\d+) registers", said, re.S
+        )
         for name, stack, registers in found:
             yield Resources(source.name, name, arch, int(registers), int(stack))
 
@@ -143,7 +168,10 @@ def main(arguments: list[str]) -> None:
     for arch in [int(a) for a in arguments if a.isdigit()] or ARCHITECTURES:
         for tool in tools:
             for r in (triton_resources if tool == "triton" else nvcc_resources)(arch):
-                print(f"sm_{r.arch} {r.kernel} [{r.variant}]: {r.registers} registers, {r.stack} stack", flush=True)
+                print(
+                    f"sm_{r.arch} {r.kernel} [{r.variant}]: {r.registers} registers, {r.stack} stack",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

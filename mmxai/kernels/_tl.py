@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
 """Triton, for the backends that run where no CUDA compiler was present at install.
 
-Kernels see 16-bit floats as int16 and float32 as int32, and convert by integer arithmetic: what must be equal bit
-for bit is then equal on every GPU and under Triton's interpreter, whose bfloat16 is wrong. `KIND`: 0 float32,
-1 bfloat16, 2 float16 (`FLOATS` of `_args`).
+Kernels see 16-bit floats as int16 and float32 as int32, and convert by integer arithmetic: what must be equal
+bit for bit is then equal on every GPU and under Triton's interpreter, whose bfloat16 is wrong. `KIND`: 0
+float32, 1 bfloat16, 2 float16 (`FLOATS` of `_args`).
 
 With TRITON_INTERPRET=1 in the environment before the first import, the kernels run on tensors on the CPU.
 """

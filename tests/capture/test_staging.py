@@ -4,7 +4,8 @@ import torch
 from mmxai.capture.staging import SLOTS, Staging
 from mmxai.errors import ArgumentError
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+WITHOUT = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=WITHOUT)]
 
 
 @pytest.mark.parametrize("device", DEVICES)

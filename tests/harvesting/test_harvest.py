@@ -595,7 +595,7 @@ def test_a_part_holds_at_least_a_batch(clip, world, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("exemplars", ["row", "sample"])
 def test_statistics_asked_for(clip, world, tmp_path, exemplars):
-    """More top rows, the smallest values, and exemplars of different samples: of the stored rows, over parts."""
+    """More top rows, the smallest values, exemplars of different samples: of the stored rows, over parts."""
     path, site = tmp_path / "s.zarr", "vision.0.mlp_post"
     options = {"sites": site, "store": path, "stats_k": 20, "bottom": True, "exemplars": exemplars}
     harvest(clip, world, samples_per_part=20, batch_size=7, **options)

@@ -30,8 +30,8 @@ def test_the_operator_is_what_its_fake_says(options):
     r = recorder(**options)
     s = r.state
     arguments = (
-        rows(0), r.index, r.samples, r.out, r.overflow, r.cursor, s.tallies, s.moments, s.extremes, s.top_values,
-        s.top_rows, s.top_samples, s.bottom_values, s.bottom_rows, s.bottom_samples,
+        rows(0), r.index, r.samples, r.out, r.overflow, r.cursor, s.tallies, s.moments, s.extremes,
+        s.top_values, s.top_rows, s.top_samples, s.bottom_values, s.bottom_rows, s.bottom_samples,
     )  # fmt: skip
     torch.library.opcheck(capture_operator, arguments)
 
@@ -51,7 +51,8 @@ def test_a_hook_in_a_compiled_model(keep):
     with torch.no_grad():
         for call in range(3):
             x = rows(call)
-            assert torch.equal(compiled(x), model[2](model[1](inner := model[0].forward(x))))
+            inner = model[0].forward(x)
+            assert torch.equal(compiled(x), model[2](model[1](inner)))
             out = torch.empty_like(recorded.out)
             capture(inner, mask, out, want, 7 + call * len(out))
             assert torch.equal(out, recorded.out)

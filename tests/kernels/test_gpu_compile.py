@@ -1,4 +1,4 @@
-"""The GPU kernels compiled for GPUs that need not be here: that they compile, and that nothing leaves registers."""
+"""The GPU kernels compiled for GPUs that need not be here: they compile, and nothing leaves registers."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The Triton backends under Triton's interpreter, where there is no GPU to run the whole conformance suite on."""
+"""The Triton backends under Triton's interpreter, where there is no GPU for the whole conformance suite."""
 
 import numpy as np
 import pytest

@@ -55,8 +55,8 @@ def enqueue(
     overflow: torch.Tensor,
     cursor: torch.Tensor | None = None,
 ) -> None:
-    """`capture` without waiting: adds to `overflow` int64 `[1]`. With `cursor` (int64 `[row0, rows seen]` on the
-    device) those two are read there, and `row0` and `state.count` are added to them."""
+    """`capture` without waiting: adds to `overflow` int64 `[1]`. With `cursor` (int64 `[row0, rows seen]` on
+    the device) those two are read there, and `row0` and `state.count` are added to them."""
     module = _native.cuda().loaded()
     count = x.shape[0] * x.shape[1] if index is None else len(index)
     seen = 0 if state is None else state.count

@@ -1,10 +1,10 @@
 """What the GPU backends share: how a call is cut into passes over x, and what a pass needs beside the state.
 
-A pass reads its rows once. Values that beat a column's k-th are few once many rows were seen: among as many rows
-as those seen before, about k a column. So a pass is at most as long as all before it, notes the rows of those
-values in a buffer, and a second kernel takes them into the lists. Of a new state everything is noted, so its first
-pass is no longer than the buffer has room. What does not fit is found again by going through the column once
-more, on the device: nothing waits for the host, and nothing is lost.
+A pass reads its rows once. Values that beat a column's k-th are few once many rows were seen: among as many
+rows as those seen before, about k a column. So a pass is at most as long as all before it, notes the rows of
+those values in a buffer, and a second kernel takes them into the lists. Of a new state everything is noted,
+so its first pass is no longer than the buffer has room. What does not fit is found again by going through the
+column once more, on the device: nothing waits for the host, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def room(k: int) -> int:
 
 
 def passes(count: int, seen: int, first: int) -> Iterator[tuple[int, int]]:
-    """Runs of `count` rows, each at most as long as all before it, those `seen` included; the first may be `first`."""
+    """Runs of `count` rows, each no longer than all before it (and `seen`); the first may be `first`."""
     start = 0
     while start < count:
         stop = min(count, start + max(first, seen + start))
@@ -63,8 +63,8 @@ def depth(n: int, multiple: int) -> int:
 class Workspace:
     """What the kernels of a pass of n rows leave for one another.
 
-    `moments` float64, `extremes` float32, `counts` int32 `[tiles, 2, D]`; `numbers` int32 `[lists, D]`, zeros;
-    `found` int32 `[lists, D, room]`.
+    `moments` float64, `extremes` float32, `counts` int32 `[tiles, 2, D]`; `numbers` int32 `[lists, D]`,
+    zeros; `found` int32 `[lists, D, room]`.
     """
 
     def __init__(self, state: NeuronState, n: int, depth: int):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+
 import torch
 import triton
 
 from mmxai.kernels._args import FLOATS
 from mmxai.kernels._tl import as_bits
 from mmxai.kernels.capture._passes import (
-    INT8, Workspace, can_overflow, depth, lists, passes, room, target, too_long,
+    INT8,
+    Workspace,
+    can_overflow,
+    depth,
+    lists,
+    passes,
+    room,
+    target,
+    too_long,
 )  # fmt: skip
 from mmxai.kernels.capture._triton_merge import fold, select
 from mmxai.kernels.capture._triton_tiles import capture_tiles, mend, row_scales
@@ -57,8 +66,8 @@ def enqueue(
     overflow: torch.Tensor,
     cursor: torch.Tensor | None = None,
 ) -> None:
-    """`capture` without waiting: adds to `overflow` int64 `[1]`. With `cursor` (int64 `[row0, rows seen]` on the
-    device) those two are read there, and `row0` and `state.count` are added to them."""
+    """`capture` without waiting: adds to `overflow` int64 `[1]`. With `cursor` (int64 `[row0, rows seen]` on
+    the device) those two are read there, and `row0` and `state.count` are added to them."""
     count = x.shape[0] * x.shape[1] if index is None else len(index)
     seen = 0 if state is None else state.count
     kind = target(out)

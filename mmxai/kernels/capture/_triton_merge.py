@@ -72,13 +72,14 @@ def fold(
 
 @triton.jit
 def one_each(new, run, new_owner, run_owner, K: tl.constexpr):
-    """The K greatest of `new` `[C, N]` and `run` `[C, K]`, of every owner the greatest alone; one after the other."""
+    """The K greatest of `new` `[C, N]` and `run` `[C, K]`, of every owner one, one after the other."""
     rank = tl.arange(0, K)[None, :]
     best = tl.full(run.shape, MISSING, tl.int64)
     for r in range(K):
         key = tl.maximum(tl.max(new, 1), tl.max(run, 1))[:, None]
         owner = tl.maximum(
-            tl.max(tl.where(new == key, new_owner, MISSING), 1), tl.max(tl.where(run == key, run_owner, MISSING), 1)
+            tl.max(tl.where(new == key, new_owner, MISSING), 1),
+            tl.max(tl.where(run == key, run_owner, MISSING), 1),
         )[:, None]
         new, run = tl.where(new_owner == owner, MISSING, new), tl.where(run_owner == owner, MISSING, run)
         best = tl.where(rank == r, key, best)
@@ -98,14 +99,16 @@ def owners(key, column, owner, samples, width, K: tl.constexpr):
 def select(
     x, index, samples, counts, found, values, ids, owner,
     n: tl.int32, width: tl.int32, begin: tl.int32, tokens: tl.int32,
-    batch_stride: tl.int64, token_stride: tl.int64, value_stride: tl.int64, row0: tl.int64, cursor, k: tl.int32,
+    batch_stride: tl.int64, token_stride: tl.int64, value_stride: tl.int64,
+    row0: tl.int64, cursor, k: tl.int32,
     SIGN: tl.constexpr, SOURCE: tl.constexpr, TARGET: tl.constexpr, FLAT: tl.constexpr,
-    K: tl.constexpr, ROOM: tl.constexpr, UNROLL: tl.constexpr, LANES: tl.constexpr, STEP: tl.constexpr, COLS: tl.constexpr,
+    K: tl.constexpr, ROOM: tl.constexpr, UNROLL: tl.constexpr, LANES: tl.constexpr,
+    STEP: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Take the rows found in COLS columns into their lists: `values ids owner` `[k, D]`.
 
-    SIGN -1 is for the smallest. Where more was found than there was ROOM for, all rows are gone through: slower,
-    as exact. K is a power of two from k on, and STEP one from K on.
+    SIGN -1 is for the smallest. Where more was found than there was ROOM for, all rows are gone through:
+    slower, as exact. K is a power of two from k on, and STEP one from K on.
     """
     column = (tl.program_id(0) * COLS + tl.arange(0, COLS))[:, None]
     inside = column < width

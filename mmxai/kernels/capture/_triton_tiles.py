@@ -16,7 +16,7 @@ SMALL = tl.constexpr(2.0**-80)
 
 @triton.jit
 def offsets(rows, ok, index, begin, tokens, batch_stride, token_stride, FLAT: tl.constexpr):
-    """Where rows (int32) begin in x, in values: of `index`, or counted from row `begin` of x where it is None.
+    """Where rows (int32) begin in x, in values: of `index`, or from row `begin` of x where it is None.
 
     FLAT: the rows of x are evenly spaced.
     """
@@ -93,14 +93,15 @@ def capture_tiles(
 ):  # fmt: skip
     """Program (c, r) takes COLS columns and the rows from r * depth to (r + 1) * depth of n.
 
-    Writes `out` `[n, D]` (reading `scales` `[n]` beside int8), notes in `*_found` the first row of every UNROLL rows
-    (LANES apart) of which one beats `top` (or stays below `bottom`), float32 `[D]`, and leaves float64 `moments` `[r, 2, D]` (mean, M2), float32 `extremes`
-    `[r, 2, D]`, int32 `counts` `[r, 2, D]` (finite, positive). A count of -1 leaves a column to `mend`: something in
-    it is not finite, or left the range where float32 can be trusted. Without STATS, raises `overflow`.
+    Writes `out` `[n, D]` (reading `scales` `[n]` beside int8), notes in `*_found` the first row of every
+    UNROLL rows (LANES apart) of which one beats `top` (or stays below `bottom`), float32 `[D]`, and leaves
+    float64 `moments` `[r, 2, D]` (mean, M2), float32 `extremes` `[r, 2, D]`, int32 `counts` `[r, 2, D]`
+    (finite, positive). A count of -1 leaves a column to `mend`: something in it is not finite, or left the
+    range where float32 can be trusted. Without STATS, raises `overflow`.
 
-    A lane is a row of accumulators and sums every LANES-th row about the mean of its first UNROLL rows: however
-    far that is from the mean, with L rows a lane the error is at most (1 + L / UNROLL) times that of a sum about
-    the mean itself, for those UNROLL rows alone put as much into the true M2.
+    A lane is a row of accumulators and sums every LANES-th row about the mean of its first UNROLL rows:
+    however far that is from the mean, with L rows a lane the error is at most (1 + L / UNROLL) times that of
+    a sum about the mean itself, for those UNROLL rows alone put as much into the true M2.
     """
     column = tl.program_id(0) * COLS + tl.arange(0, COLS)
     block = tl.program_id(1)

@@ -1,7 +1,8 @@
-"""`capture` without waiting for the GPU, and as an operator of torch that compiled models and CUDA graphs carry.
+"""`capture` without waiting for the GPU, and as an operator that compiled models and CUDA graphs carry.
 
-`capture_later` is for hooks of a plain model. `Recorder` is for hooks that torch.compile or a CUDA graph takes in:
-a call must then be the same work on the same tensors every time, so the row counter lives on the device.
+`capture_later` is for hooks of a plain model. `Recorder` is for hooks that torch.compile or a CUDA graph
+takes in: a call must then be the same work on the same tensors every time, so the row counter lives on the
+device.
 """
 
 from typing import Optional
@@ -25,10 +26,10 @@ def capture_later(
     scales: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
-    """`capture` of the rows `index` (int64 `[N]` of the flattened `[B, T]`, or None for all), on the current stream.
+    """`capture` of the rows `index` (int64 `[N]` of the flattened `[B, T]`; None: all), without waiting.
 
-    Raises `overflow` (int64 `[1]` on the device) by what `capture` would return; the host waits for nothing, if
-    `index` was made without waiting. The other arguments are `capture`'s.
+    Raises `overflow` (int64 `[1]` on the device) by what `capture` would return; the host waits for nothing,
+    if `index` was made without waiting. The other arguments are `capture`'s.
     """
     count = check(x, index, out, state, row0, samples, scales)
     if count:
@@ -63,8 +64,8 @@ def _run(
 @torch.library.custom_op(
     "mmxai::capture",
     mutates_args=(
-        "out", "overflow", "cursor", "tallies", "moments", "extremes", "top_values", "top_rows", "top_samples",
-        "bottom_values", "bottom_rows", "bottom_samples",
+        "out", "overflow", "cursor", "tallies", "moments", "extremes", "top_values", "top_rows",
+        "top_samples", "bottom_values", "bottom_rows", "bottom_samples",
     ),
 )  # fmt: skip
 def capture_operator(
@@ -107,8 +108,9 @@ class Recorder:
     """Takes a site's rows wherever torch code runs: eager, under torch.compile, in a captured CUDA graph.
 
     Calls write `out` `[N, D]` (or None: statistics only) anew and go on with `state`, which must not be used
-    elsewhere until `finish`. `index`: int64 `[N]` rows of the flattened `[B, T]`, or None for all, and `samples` int64
-    `[N]` where the state is per sample: both fixed, as everything in a graph is; change their content in between.
+    elsewhere until `finish`. `index`: int64 `[N]` rows of the flattened `[B, T]`, or None for all, and
+    `samples` int64 `[N]` where the state is per sample: both fixed, as everything in a graph is; change their
+    content in between.
     """
 
     def __init__(
@@ -136,7 +138,8 @@ class Recorder:
         s = self.state
         capture_operator(
             x.detach(), self.index, self.samples, self.out, self.overflow, self.cursor, s.tallies, s.moments,
-            s.extremes, s.top_values, s.top_rows, s.top_samples, s.bottom_values, s.bottom_rows, s.bottom_samples,
+            s.extremes, s.top_values, s.top_rows, s.top_samples, s.bottom_values, s.bottom_rows,
+            s.bottom_samples,
         )  # fmt: skip
 
     def finish(self) -> int:

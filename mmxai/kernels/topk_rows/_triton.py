@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""`topk_rows` in Triton: a program a row, in steps; a step none of whose values is among the best costs a maximum."""
+"""`topk_rows` in Triton: a program a row, in steps; one without any of the best costs a maximum."""
 
 from __future__ import annotations
 
