@@ -13,6 +13,9 @@ from mmxai.store.bfloat16 import register as _register_bfloat16
 
 if TYPE_CHECKING:
     from mmxai.harvesting import harvest as harvest
+    from mmxai.methods.sae import SAE as SAE
+    from mmxai.methods.sae import load_sae as load_sae
+    from mmxai.methods.sae import train_sae as train_sae
     from mmxai.models import Model as Model
     from mmxai.models import load_model as load_model
     from mmxai.models import wrap as wrap
@@ -28,11 +31,14 @@ _HOMES = {
     "Batch": "mmxai.types",
     "Model": "mmxai.models",
     "Rows": "mmxai.types",
+    "SAE": "mmxai.methods.sae",
     "Store": "mmxai.store",
     "create_store": "mmxai.store",
     "harvest": "mmxai.harvesting",
     "load_model": "mmxai.models",
+    "load_sae": "mmxai.methods.sae",
     "open_store": "mmxai.store",
+    "train_sae": "mmxai.methods.sae",
     "wrap": "mmxai.models",
 }
 

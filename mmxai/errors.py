@@ -83,6 +83,18 @@ class RowSpaceError(MmxaiError):
     """Sites of different row spaces were asked for row by row."""
 
 
+class SAEFormatError(MmxaiError):
+    """A saved sparse autoencoder is damaged, or of another version or width."""
+
+
+class CheckpointError(MmxaiError):
+    """A training run's checkpoint is damaged, or was made with other settings or data."""
+
+
+class NonFiniteError(MmxaiError):
+    """Activations hold NaN or inf where numbers are needed; the message names a row."""
+
+
 class BackendError(MmxaiError):
     """A kernel backend asked for by name cannot run here; the message says why."""
 

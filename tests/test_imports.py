@@ -21,9 +21,11 @@ ALLOWED = {
     "models": BASE | {"kernels", "capture", "data"},
     "harvesting": BASE | {"kernels", "stats", "store", "data", "capture", "models"},
     "shapes": BASE | {"store", "data"},
+    "linalg": BASE | {"kernels"},
+    "methods": BASE | {"kernels", "stats", "store", "data", "capture", "models", "shapes", "linalg"},
     "report": BASE | {"stats", "store"},
     "bench": BASE | {"kernels", "stats", "store", "data", "capture", "models", "harvesting", "shapes"},
-    "__init__": BASE | {"store", "harvesting", "models"},
+    "__init__": BASE | {"store", "harvesting", "models", "methods"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -55,6 +57,17 @@ def test_imports_point_one_way(path):
         if name.startswith("mmxai.") and name.split(".")[1] != "__version__"
     }
     assert found - {unit(path)} <= ALLOWED[unit(path)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_methods_know_nothing_of_each_other(path):
+    parts = path.relative_to(ROOT / "methods").parts if path.is_relative_to(ROOT / "methods") else ()
+    if len(parts) < 1 or parts == ("__init__.py",):
+        return
+    mine = parts[0].removesuffix(".py")
+    names = runtime_imports(ast.parse(path.read_text()))
+    others = {n.split(".")[2] for n in names if n.startswith("mmxai.methods.")} - {mine}
+    assert not others
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

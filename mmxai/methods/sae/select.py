@@ -1,0 +1,31 @@
+"""Which latents of a block of pre-activations are active, when the SAE is used (training: `arch`)."""
+
+from __future__ import annotations
+
+import torch
+
+from mmxai.kernels.codes import Codes
+from mmxai.kernels.topk_rows import topk_rows
+from mmxai.methods.sae.spec import SAESpec
+
+
+def select(spec: SAESpec, threshold: torch.Tensor | None, pre: torch.Tensor) -> Codes:
+    """The codes of `pre` float32 `[B, M]`.
+
+    topk: always k a row; a row with fewer than k positive pre-activations has zeros among its values.
+    The others: those that are positive and above their threshold, in rising order of the latent.
+    """
+    if spec.arch == "topk":
+        assert spec.k is not None  # SAESpec has checked
+        values, indices = topk_rows(pre, spec.k)
+        return Codes.fixed(values.clamp_min_(0), indices, spec.latents)
+    return above(pre, 0.0 if threshold is None else threshold.float().clamp_min(0))
+
+
+def above(pre: torch.Tensor, threshold: torch.Tensor | float) -> Codes:
+    """The values of `pre` `[B, M]` above `threshold` (`[M]` or one number)."""
+    active = pre > threshold
+    rows, columns = active.nonzero(as_tuple=True)
+    offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
+    torch.cumsum(active.sum(1), 0, out=offsets[1:])
+    return Codes(pre[rows, columns], columns.to(torch.int32), offsets, pre.shape[1])
