@@ -11,7 +11,7 @@ from mmxai.errors import UnknownSiteError
 
 MODULE = "module:"
 
-_LENS = {
+LENS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
     "hook_resid_post": "resid_post",
@@ -98,7 +98,7 @@ def _from_lens(name: str, blocks: Mapping[str, int], lens: Mapping[str, str]) ->
     if name in _LENS_GLOBAL:
         return f"{tower}.{_LENS_GLOBAL[name]}"
     found = re.fullmatch(r"blocks\.([^.]+)\.(.+)", name)
-    kind = {**_LENS, **lens}.get(found[2]) if found else None
+    kind = {**LENS, **lens}.get(found[2]) if found else None
     return f"{tower}.{found[1]}.{kind}" if found and kind else None
 
 
