@@ -1,1 +1,1 @@
-"""Methods of interpretation: each reads a store or a live model and returns a result. None imports another."""
+"""Methods of interpretation: each reads a store or a live model. None imports another."""

@@ -50,11 +50,9 @@ def read(folder: Path, device: torch.device | str = "cpu") -> tuple[SAESpec, dic
             "(`mmxai sae convert` reads other libraries')"
         ) from None
     except ValueError as error:
-        raise SAEFormatError(f"{path}: got bytes that are not JSON ({error}); the file is damaged") from error
+        raise SAEFormatError(f"{path}: got bytes that are not JSON ({error}); it is damaged") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise SAEFormatError(
-            f"{path}: got a document that is not {FORMAT!r}, expected the sae.json of FORMAT.md"
-        )
+        raise SAEFormatError(f"{path}: got no {FORMAT!r} document, expected the sae.json of FORMAT.md")
     if document.get("version") != VERSION:
         raise SAEFormatError(
             f"{path}: got version {document.get('version')!r}, expected {VERSION}; a newer mmxai may read it"
@@ -66,8 +64,8 @@ def read(folder: Path, device: torch.device | str = "cpu") -> tuple[SAESpec, dic
         raise SAEFormatError(f"{folder}: got no {WEIGHTS}, expected it beside {DOCUMENT}")
     if (found := _checksum(data)) != weights.get("crc32c"):
         raise SAEFormatError(
-            f"{data}: got checksum {found}, expected {weights.get('crc32c')} of {DOCUMENT}; the file is damaged "
-            "or is another SAE's"
+            f"{data}: got checksum {found}, expected {weights.get('crc32c')} of {DOCUMENT}; the file is "
+            "damaged or is another SAE's"
         )
     try:
         tensors = load(data.read_bytes())

@@ -1,4 +1,4 @@
-"""The SAE itself: weights, encoding, decoding. A transcoder or crosscoder is one with other sites (`SAESpec`).
+"""The SAE itself: weights, encoding, decoding. A transcoder or crosscoder has other sites (`SAESpec`).
 
 With x scaled (`spec.scale`) and, where `spec.centred`, less `b_dec`:
 
@@ -17,6 +17,7 @@ import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.kernels.codes import Codes
+from mmxai.kernels.decode_codes import decode_codes
 from mmxai.methods.sae import files
 from mmxai.methods.sae.select import select
 from mmxai.methods.sae.spec import SAESpec
@@ -28,20 +29,20 @@ BLOCK_BYTES = 64 << 20  # of pre-activations at a time
 class SAE:
     """Weights and how codes are chosen.
 
-    W_enc `[M, D]`, b_enc `[M]`, W_dec `[M, E]` (row m is latent m's direction), b_dec `[E]`, threshold `[M]` or
-    None, W_skip `[E, D]` or None: of one floating dtype, on one device.
+    W_enc `[M, D]`, b_enc `[M]`, W_dec `[M, E]` (row m is latent m's direction), b_dec `[E]`, threshold `[M]`
+    or None, W_skip `[E, D]` or None: of one floating dtype, on one device.
     """
 
     def __init__(
         self,
         spec: SAESpec,
         *,
-        W_enc: torch.Tensor,  # noqa: N803
+        W_enc: torch.Tensor,
         b_enc: torch.Tensor,
-        W_dec: torch.Tensor,  # noqa: N803
+        W_dec: torch.Tensor,
         b_dec: torch.Tensor,
         threshold: torch.Tensor | None = None,
-        W_skip: torch.Tensor | None = None,  # noqa: N803
+        W_skip: torch.Tensor | None = None,
     ):
         self.spec = spec
         self.W_enc, self.b_enc, self.W_dec, self.b_dec = W_enc, b_enc, W_dec, b_dec
@@ -89,32 +90,32 @@ class SAE:
     def decode(self, codes: Codes | torch.Tensor, x: torch.Tensor | Batch | None = None) -> torch.Tensor:
         """Codes (or their dense form `[N, M]`) as activations float32 `[N, E]`, in the sites' own units.
 
-        `x`: the input, which an SAE with a skip path needs too.
+        `x`: the input, which an SAE with a skip path or `row_norm` needs too (`spec.needs_input`).
         """
-        if self.spec.skip and x is None:
-            raise ArgumentError("decode: got no x, expected the input: this transcoder has a skip path")
-        W_dec = self.W_dec.float()  # noqa: N806
+        if self.spec.needs_input and x is None:
+            raise ArgumentError("decode: got no x, expected the input: this SAE has a skip path or row_norm")
+        W_dec = self.W_dec.float().contiguous()
         if isinstance(codes, torch.Tensor):
             if codes.ndim != 2 or codes.shape[1] != self.spec.latents:
                 raise ArgumentError(
                     f"decode: got codes of shape {tuple(codes.shape)}, expected (N, {self.spec.latents})"
                 )
-            out = codes.float() @ W_dec
+            out = torch.addmm(self.b_dec.float(), codes.float(), W_dec)
         elif codes.width != self.spec.latents:
             raise ArgumentError(f"decode: got codes {codes.width} wide, expected {self.spec.latents} latents")
         else:
-            out = torch.nn.functional.embedding_bag(
-                codes.indices.long(), W_dec, codes.offsets, mode="sum",
-                per_sample_weights=codes.values, include_last_offset=True,
-            )  # fmt: skip
-        out += self.b_dec.float()
+            out = decode_codes(codes, W_dec, bias=self.b_dec.float())
         if self.W_skip is not None and x is not None:
             out += self._scaled(x).float() @ self.W_skip.float().T
-        return out / self._each(self.spec.scale_out, self.spec.widths_out)
+        out /= self._each(self.spec.scale_out, self.spec.widths_out)
+        if self.spec.row_norm != "none" and x is not None:
+            mean, deviation = _moments(self._rows(x).float())
+            out = out.mul_(deviation).add_(mean)
+        return out
 
     def forward(self, x: torch.Tensor | Batch) -> torch.Tensor:
         """The reconstruction of `x` `[N, D]`, or the transcoder's output: float32 `[N, E]`."""
-        return self.decode(self.encode(x), x if self.spec.skip else None)
+        return self.decode(self.encode(x), x if self.spec.needs_input else None)
 
     __call__ = forward
 
@@ -138,14 +139,21 @@ class SAE:
             block = block if centre is None else block - centre
             yield torch.addmm(self.b_enc, block, self.W_enc.T, out=out[: len(block)]).float()
 
-    def _scaled(self, x: torch.Tensor | Batch) -> torch.Tensor:
+    def _rows(self, x: torch.Tensor | Batch) -> torch.Tensor:
         x = self.inputs(x) if isinstance(x, Batch) else x
         if x.ndim != 2 or x.shape[1] != self.spec.width_in or not x.is_floating_point():
             raise ArgumentError(
                 f"SAE: got {x.dtype} of shape {tuple(x.shape)}, expected rows (N, {self.spec.width_in}) of "
                 f"{' + '.join(self.spec.sites_in)}"
             )
-        x = x.to(self.device, self.dtype)
+        return x.to(self.device)
+
+    def _scaled(self, x: torch.Tensor | Batch) -> torch.Tensor:
+        x = self._rows(x)
+        if self.spec.row_norm != "none":
+            mean, deviation = _moments(x.float())
+            x = (x.float() - mean) / deviation
+        x = x.to(self.dtype)
         if all(s == 1 for s in self.spec.scale):
             return x
         return x * self._each(self.spec.scale, self.spec.widths_in).to(x.dtype)
@@ -168,14 +176,19 @@ class SAE:
                 raise ArgumentError(f"SAE: got {name} {tensor.dtype} {tuple(tensor.shape)}, expected {shape}")
             if tensor.dtype != self.dtype or tensor.device != self.device:
                 raise ArgumentError(
-                    f"SAE: got {name} {tensor.dtype} on {tensor.device}, W_enc {self.dtype} on {self.device}, "
-                    "expected one dtype and device"
+                    f"SAE: got {name} {tensor.dtype} on {tensor.device}, W_enc {self.dtype} on "
+                    f"{self.device}, expected one dtype and device"
                 )
         for name in ("threshold", "W_skip"):
             if name not in shapes(self.spec) and getattr(self, name) is not None:
                 raise ArgumentError(
-                    f"SAE: got {name}, expected none ({self.spec.arch}, skip={self.spec.skip})"
+                    f"SAE: got {name}, expected none for {self.spec.arch}, skip={self.spec.skip}"
                 )
+
+
+def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `row_norm` subtracts from and divides each row by, `[N, 1]`."""
+    return x.mean(1, keepdim=True), x.std(1, keepdim=True) + 1e-5
 
 
 def shapes(spec: SAESpec) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmxai.kernels.codes import Codes
+from mmxai.kernels.select_above import select_above
 from mmxai.kernels.topk_rows import topk_rows
 from mmxai.methods.sae.spec import SAESpec
 
@@ -19,13 +20,4 @@ def select(spec: SAESpec, threshold: torch.Tensor | None, pre: torch.Tensor) -> 
         assert spec.k is not None  # SAESpec has checked
         values, indices = topk_rows(pre, spec.k)
         return Codes.fixed(values.clamp_min_(0), indices, spec.latents)
-    return above(pre, 0.0 if threshold is None else threshold.float().clamp_min(0))
-
-
-def above(pre: torch.Tensor, threshold: torch.Tensor | float) -> Codes:
-    """The values of `pre` `[B, M]` above `threshold` (`[M]` or one number)."""
-    active = pre > threshold
-    rows, columns = active.nonzero(as_tuple=True)
-    offsets = torch.zeros(len(pre) + 1, dtype=torch.int64, device=pre.device)
-    torch.cumsum(active.sum(1), 0, out=offsets[1:])
-    return Codes(pre[rows, columns], columns.to(torch.int32), offsets, pre.shape[1])
+    return select_above(pre, 0.0 if threshold is None else threshold.float().clamp_min(0).contiguous())

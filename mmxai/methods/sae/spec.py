@@ -32,6 +32,9 @@ class SAESpec:
     """Active latents a row (batchtopk, matryoshka: on average over the training batches)."""
     prefixes: tuple[int, ...] = ()
     """Matryoshka: the nested dictionaries' sizes, rising, the last one M."""
+    row_norm: Literal["none", "layer_norm"] = "none"
+    """layer_norm: each row less its mean, over its standard deviation (n - 1 in the denominator) + 1e-5,
+    before anything else; undone on the way out. For SAEs of other libraries, not trained here."""
     skip: bool = False
     """A linear path from input to output beside the latents (`W_skip`)."""
     centred: bool | None = None
@@ -73,9 +76,7 @@ class SAESpec:
             sites, widths = getattr(self, f"sites_{name}"), getattr(self, f"widths_{name}")
             scales = self.scale if name == "in" else self.scale_out
             if not sites or not len(sites) == len(widths) == len(scales):
-                found.append(
-                    f"sites {sites} of widths {widths} and scales {scales}, expected as many of each"
-                )
+                found.append(f"sites {sites}, widths {widths}, scales {scales}, expected as many of each")
             if any(width < 1 for width in widths):
                 found.append(f"widths {widths}, expected positive ones")
             if not all(0 < s < float("inf") for s in scales):
@@ -88,15 +89,15 @@ class SAESpec:
         if self.arch == "matryoshka":
             rising = all(a < b for a, b in zip(self.prefixes, self.prefixes[1:], strict=False))
             if not self.prefixes or self.prefixes[0] < 1 or not rising or self.prefixes[-1] != self.latents:
-                found.append(
-                    f"prefixes {self.prefixes}, expected rising sizes that end with {self.latents:,}"
-                )
+                found.append(f"prefixes {self.prefixes}, expected rising ones that end with {self.latents:,}")
         elif self.prefixes:
             found.append(f"prefixes {self.prefixes}, expected none for {self.arch}")
-        if self.centred and self.width_in != self.width_out:
+        if self.row_norm not in ("none", "layer_norm") or (self.row_norm != "none" and self.kind != "sae"):
             found.append(
-                f"an input centred by b_dec, {self.width_in} wide in and {self.width_out} out, expected one width"
+                f"row_norm {self.row_norm!r} for a {self.kind}, expected 'none' (SAE: or 'layer_norm')"
             )
+        if self.centred and self.width_in != self.width_out:
+            found.append(f"centred, {self.width_in} wide in and {self.width_out} out, expected one width")
         return found
 
     @property
@@ -114,6 +115,11 @@ class SAESpec:
         if self.sites_in != self.sites_out:
             return "transcoder"
         return "sae" if len(self.sites_in) == 1 else "crosscoder"
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether `decode` needs the input beside the codes."""
+        return self.skip or self.row_norm != "none"
 
     @property
     def sites(self) -> tuple[str, ...]:
