@@ -63,8 +63,8 @@ def box_cells(tile: Tile, box: Sequence[float], *, eps: float = 1e-9) -> list[tu
 
 
 def mask_cells(tile: Tile, mask: np.ndarray) -> np.ndarray:
-    """Share of every cell that a mask covers: mask `[H, W]` over original pixels -> float64 `[h, w]` in [0,
-    1].
+    """Share of every cell that a mask covers: masks `[..., H, W]` over original pixels -> float64 `[..., h, w]`
+    in [0, 1].
 
     Exact area for axis-aligned maps (b = d = 0), which all of today's image pipelines make.
     """
@@ -72,7 +72,7 @@ def mask_cells(tile: Tile, mask: np.ndarray) -> np.ndarray:
     if b or d:
         raise ArgumentError(f"mask_cells: got a rotated map {tile['affine']}, expected b = d = 0")
     h, w = tile["grid"]
-    height, width = mask.shape
+    height, width = mask.shape[-2:]
     return _overlap(h, height, e, f) @ np.asarray(mask, dtype=np.float64) @ _overlap(w, width, a, c).T
 
 

@@ -12,7 +12,7 @@ import PIL.Image
 
 from mmxai.errors import ArgumentError
 from mmxai.shapes.captions import Caption, captions
-from mmxai.shapes.labels import concept_names, concepts, label_maps
+from mmxai.shapes.labels import CATEGORIES, concept_names, concepts, label_maps
 from mmxai.shapes.questions import Question, questions
 from mmxai.shapes.render import measure, paint
 from mmxai.shapes.rng import key_of
@@ -57,6 +57,11 @@ class ShapesWorld(Sequence["Item"]):
     @property
     def concept_names(self) -> tuple[str, ...]:
         return concept_names()
+
+    @property
+    def label_names(self) -> dict[str, tuple[str, ...]]:
+        """Category -> its labels: what the numbers of `WorldBatch.labels` mean."""
+        return dict(CATEGORIES)
 
     def __len__(self) -> int:
         return self.n

@@ -1,0 +1,196 @@
+"""How much of what a model does survives when a reconstruction takes the place of its activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from mmxai.errors import ArgumentError
+from mmxai.methods.sae.results import Result, axes, lines_of, number
+from mmxai.types import ROW_COLUMNS, TOKEN_CODES
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+    from mmxai.methods.sae.model import SAE
+    from mmxai.models.inputs import Inputs
+    from mmxai.models.model import Model, Run
+
+Metric = Callable[["Run", "Inputs"], torch.Tensor]
+"""What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). `needs` of it, where it
+has such an attribute, names sites to capture."""
+
+_TYPE = ROW_COLUMNS.index("token_type")
+
+
+@dataclass(repr=False)
+class Recovered(Result):
+    """The mean of a metric over `items`: as the model is (`clean`), with the reconstruction spliced in, and with
+    the same rows replaced by their mean over the data or by zeros.
+
+    recovered = (spliced - ablated) / (clean - ablated): 1 where nothing is lost, 0 where the rows might as
+    well be the mean; NaN where ablating them changes nothing. `zero_recovered` is the same against
+    zeros, as much published work has it: an easier bar. stderr: standard error of spliced - clean.
+    """
+
+    metric: str
+    items: int
+    clean: float
+    spliced: float
+    mean_ablated: float
+    zero_ablated: float
+    stderr: float
+
+    @property
+    def recovered(self) -> float:
+        return _share(self.spliced, self.mean_ablated, self.clean)
+
+    @property
+    def zero_recovered(self) -> float:
+        return _share(self.spliced, self.zero_ablated, self.clean)
+
+    def to_json(self) -> dict[str, Any]:
+        shares = {"recovered": self.recovered, "zero_recovered": self.zero_recovered}
+        return super().to_json() | {k: v if v == v else None for k, v in shares.items()}
+
+    def summary(self) -> str:
+        values = (self.clean, self.spliced, self.mean_ablated, self.zero_ablated, self.recovered)
+        names = ("clean", "spliced", "mean", "zero", "recovered")
+        return lines_of((self.metric, *names), [(f"{self.items:,} items", *map(number, values))])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row."""
+        import pandas
+
+        return pandas.DataFrame([self.to_json()])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The four means as bars."""
+        ax = axes(ax)
+        names = ("clean", "spliced", "mean_ablated", "zero_ablated")
+        ax.bar([n.replace("_", " ") for n in names], [getattr(self, n) for n in names])
+        ax.set(ylabel=self.metric, title=f"{number(self.recovered)} recovered")
+        return ax
+
+
+def recovered(
+    model: Model,
+    saes: Mapping[str, SAE],
+    batches: Iterable[Any],
+    metrics: Mapping[str, Metric],
+    mean: torch.Tensor,
+    *,
+    tokens: str | None = None,
+) -> dict[str, dict[str, Recovered]]:
+    """SAE's name -> metric's name -> `Recovered`, every SAE on the same batches and the same ablations.
+
+    saes: all of the same sites. batches: what `model.prepare` takes, a batch each. mean: float `[E]`, the
+    mean row of the sites out, in their own units. tokens: token types that are replaced, comma-separated
+    (those that the SAE was trained on); the other rows, and padding always, stay as they are.
+
+    Reconstructions are made of the clean run's activations, in a run of its own, so that transcoders and
+    crosscoders whose sites lie behind one another are served the same.
+    """
+    spec = next(iter(saes.values())).spec
+    if any((s.spec.sites_in, s.spec.sites_out) != (spec.sites_in, spec.sites_out) for s in saes.values()):
+        raise ArgumentError("recovered: got SAEs of different sites, expected the same sites for all")
+    needs = sorted({site for metric in metrics.values() for site in getattr(metric, "needs", ())})
+    found: dict[str, dict[str, list[torch.Tensor]]] = {}
+
+    def note(name: str, run: Run, inputs: Inputs) -> None:
+        for label, metric in metrics.items():
+            value = metric(run, inputs).detach().double().cpu()
+            found.setdefault(name, {}).setdefault(label, []).append(value)
+
+    for given in batches:
+        inputs = model.prepare(given)
+        clean = model.run(inputs, capture=[*needs, *spec.sites_in])
+        note("clean", clean, inputs)
+        space = model.space_of(spec.sites_in[0])
+        mask = _rows(clean.rows[space], tokens).to(model.device)
+        x = torch.cat([clean.acts[s][mask].float() for s in spec.sites_in], 1)
+        zeros = torch.zeros(len(x), spec.width_out, device=x.device)
+        instead = {name: sae.decode(sae.encode(x), x) for name, sae in saes.items()}
+        instead |= {"mean": zeros + mean.to(x.device, x.dtype), "zero": zeros}
+        for name, rows in instead.items():
+            parts = rows.split(list(spec.widths_out), 1)
+            edits = {s: _splice(mask, part) for s, part in zip(spec.sites_out, parts, strict=True)}
+            note(name, model.run(inputs, capture=needs, edit=edits), inputs)
+    if not found:
+        raise ArgumentError("recovered: got no batches, expected at least one")
+    return {name: {label: _result(label, name, found) for label in metrics} for name in saes}
+
+
+def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
+    """Cross entropy of every token but the first, in nats; padding left out. For language models."""
+    logits, ids = run.out.logits, inputs.tensors["input_ids"].to(run.out.logits.device)
+    mask = inputs.tensors.get("attention_mask", torch.ones_like(ids)).to(ids.device).bool()
+    kept = mask[:, 1:] & mask[:, :-1]
+    return cross_entropy(logits[:, :-1][kept].float(), ids[:, 1:][kept], reduction="none")
+
+
+def similarity(run: Run, inputs: Inputs) -> torch.Tensor:
+    """Cosine of each picture with its own text, for CLIP fed with pairs."""
+    image, text = (_embedded(run, site) for site in similarity.needs)  # type: ignore[attr-defined]
+    return (image * text).sum(1)
+
+
+similarity.needs = ("vision.embeds", "text.embeds")  # type: ignore[attr-defined]
+
+
+class ZeroShot:
+    """1 where the nearest class text is the right one, else 0. One batch of `right` a batch of pictures.
+
+    texts: float `[classes, width]`, embedded class names. labels: sample index -> class number.
+    """
+
+    needs = ("vision.embeds",)
+
+    def __init__(self, texts: torch.Tensor, labels: torch.Tensor):
+        self.texts, self.labels = normalize(texts.float(), dim=1), labels
+
+    def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
+        image = _embedded(run, "vision.embeds")
+        samples = run.rows["vision.pooled"][:, 0, ROW_COLUMNS.index("sample")].long()
+        return ((image @ self.texts.T).argmax(1).cpu() == self.labels[samples.cpu()]).float()
+
+
+def _embedded(run: Run, site: str) -> torch.Tensor:
+    return normalize(run.acts[site][:, 0].float(), dim=1)
+
+
+def _rows(table: torch.Tensor, tokens: str | None) -> torch.Tensor:
+    """bool `[B, T]`: the rows to replace, of a row table `[B, T, 8]`."""
+    kind = table[..., _TYPE]
+    if tokens is None:
+        return kind != TOKEN_CODES["pad"]
+    names = [t.strip() for t in tokens.split(",")]
+    if unknown := [t for t in names if t not in TOKEN_CODES]:
+        raise ArgumentError(f"recovered: got tokens {unknown}, expected some of {sorted(TOKEN_CODES)}")
+    return torch.isin(kind, torch.tensor([TOKEN_CODES[t] for t in names]))
+
+
+def _splice(mask: torch.Tensor, rows: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def edit(x: torch.Tensor) -> torch.Tensor:
+        out = x.clone()
+        out[mask] = rows.to(x.dtype)
+        return out
+
+    return edit
+
+
+def _result(label: str, name: str, found: Mapping[str, Mapping[str, list[torch.Tensor]]]) -> Recovered:
+    values = {key: torch.cat(found[key][label]) for key in ("clean", name, "mean", "zero")}
+    apart = values[name] - values["clean"]
+    error = float(apart.std() / len(apart) ** 0.5) if len(apart) > 1 else float("nan")
+    clean, spliced, mean, zero = (float(v.mean()) for v in values.values())
+    return Recovered(label, len(apart), clean, spliced, mean, zero, error)
+
+
+def _share(spliced: float, ablated: float, clean: float) -> float:
+    return (spliced - ablated) / (clean - ablated) if clean != ablated else float("nan")
