@@ -24,11 +24,11 @@ GPUS = ("80", "90", "100")  # Ampere, Hopper, Blackwell
 def cpu_extension(name: str, flags: list[str]) -> Extension:
     return Extension(
         f"mmxai.{name}",
-        ["csrc/bind/cpu.cpp"],
+        ["csrc/bind/cpu.cpp", "csrc/bind/codes.cpp"],
         define_macros=[("MMXAI_MODULE", name)],
         extra_compile_args=[*CPU_FLAGS, *flags],
         extra_link_args=["-pthread"],
-        depends=[str(p) for p in Path("csrc/core").glob("*.h")],
+        depends=[str(p) for folder in ("bind", "core") for p in Path("csrc", folder).glob("*.h")],
         language="c++",
     )
 

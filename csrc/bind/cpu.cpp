@@ -6,7 +6,6 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <initializer_list>
 #include <string>
 
 #include "../core/capture.h"
@@ -17,17 +16,11 @@
 #include "../core/permute.h"
 #include "../core/quantise.h"
 #include "../core/topk_rows.h"
-
-namespace py = pybind11;
+#include "buffers.h"
 
 namespace {
 
-template <class T>
-using Dense = py::array_t<T, py::array::c_style>;
-
-void require(bool holds, const char* what) {
-  if (!holds) throw py::value_error(what);
-}
+using namespace mmxai::bind;
 
 template <class T>
 T* writable(py::array& a) {
@@ -162,17 +155,6 @@ int64_t pack(py::array x, int from, const py::object& index, py::array out, int 
   throw py::value_error("unknown dtype");
 }
 
-// An array of that type and shape, to be written to; null for None.
-template <class T>
-T* tensor(const py::object& object, std::initializer_list<int64_t> shape) {
-  if (object.is_none()) return nullptr;
-  require(py::isinstance<Dense<T>>(object), "a tensor of the state is not contiguous, or of another type");
-  auto array = py::reinterpret_borrow<Dense<T>>(object);
-  require(array.ndim() == static_cast<int64_t>(shape.size()) && std::equal(shape.begin(), shape.end(), array.shape()),
-          "a tensor of the state has another shape");
-  return array.mutable_data();
-}
-
 mmxai::Ranks ranks_of(const py::tuple& lists, int64_t k, int64_t width) {
   require(lists.size() == 3, "expected values, rows and samples");
   return {tensor<float>(lists[0], {k, width}), tensor<int64_t>(lists[1], {k, width}),
@@ -247,7 +229,8 @@ void quantise(py::array x, int from, const py::object& index, const py::object& 
   throw py::value_error("unknown dtype");
 }
 
-void topk_rows(py::array x, int from, bool magnitude, py::array values, const py::object& indices, int threads) {
+void topk_rows(py::array x, int from, bool magnitude, const py::object& bias, py::array values,
+               const py::object& indices, int threads) {
   const auto source = static_cast<mmxai::Dtype>(from);
   require(x.ndim() == 2 && values.ndim() == 2 && values.shape(0) == x.shape(0), "expected x (N, D), values (N, k)");
   const int64_t rows = x.shape(0), width = x.shape(1), k = values.shape(1);
@@ -255,7 +238,9 @@ void topk_rows(py::array x, int from, bool magnitude, py::array values, const py
   require(x.itemsize() == itemsize_of(source) && values.itemsize() == x.itemsize(), "wrong item sizes");
   require(x.strides(1) == x.itemsize() || width == 1, "the values of a row are not neighbours");
   require(values.flags() & py::array::c_style, "values are not contiguous");
+  require(bias.is_none() || source == mmxai::Dtype::f32, "only float32 gets a bias");
   auto* at = tensor<int32_t>(indices, {rows, k});
+  const float* added = tensor<float>(bias, {width});
   const auto run = [&](auto dtype) {
     using S = decltype(dtype);
     using In = typename S::bits;
@@ -263,7 +248,10 @@ void topk_rows(py::array x, int from, bool magnitude, py::array values, const py
     auto* to = writable<In>(values);
     const int64_t stride = x.strides(0) / x.itemsize();
     py::gil_scoped_release release;
-    mmxai::topk_rows<S>(from_values, rows, width, stride, k, magnitude, to, at, threads);
+    if constexpr (std::is_same_v<S, mmxai::F32>) {
+      if (added) return mmxai::topk_rows<S, true>(from_values, rows, width, stride, added, k, magnitude, to, at, threads);
+    }
+    mmxai::topk_rows<S, false>(from_values, rows, width, stride, nullptr, k, magnitude, to, at, threads);
   };
   switch (source) {
     case mmxai::Dtype::f32: return run(mmxai::F32{});
@@ -293,6 +281,7 @@ PYBIND11_MODULE(MMXAI_MODULE, m) {
         py::arg("top"), py::arg("bottom"), py::arg("samples"), py::arg("row0"), py::arg("threads"));
   m.def("quantise", &quantise, py::arg("x"), py::arg("from_dtype"), py::arg("index"), py::arg("out"),
         py::arg("scales"), py::arg("threads"));
-  m.def("topk_rows", &topk_rows, py::arg("x"), py::arg("from_dtype"), py::arg("magnitude"), py::arg("values"),
-        py::arg("indices"), py::arg("threads"));
+  m.def("topk_rows", &topk_rows, py::arg("x"), py::arg("from_dtype"), py::arg("magnitude"), py::arg("bias"),
+        py::arg("values"), py::arg("indices"), py::arg("threads"));
+  mmxai::bind::codes(m);
 }

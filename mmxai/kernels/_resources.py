@@ -97,6 +97,7 @@ def triton_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]
     for k in (64, 256):
         types = {
             "x": "*i16",
+            "bias": "",
             "values": "*i16",
             "indices": "*i32",
             "width": "i32",

@@ -13,7 +13,13 @@ def supports(x: torch.Tensor, values: torch.Tensor) -> str | None:
 
 
 def topk_rows(
-    x: torch.Tensor, values: torch.Tensor, indices: torch.Tensor, magnitude: bool, threads: int
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    values: torch.Tensor,
+    indices: torch.Tensor,
+    magnitude: bool,
+    threads: int,
 ) -> None:
     native = _native.cpu().loaded()
-    native.topk_rows(bits(x), FLOATS.index(x.dtype), magnitude, bits(values), indices.numpy(), threads)
+    added = None if bias is None else bias.numpy()
+    native.topk_rows(bits(x), FLOATS.index(x.dtype), magnitude, added, bits(values), indices.numpy(), threads)

@@ -38,7 +38,13 @@ def _run(x: np.ndarray, values: np.ndarray, indices: np.ndarray, magnitude: bool
 
 
 def topk_rows(
-    x: torch.Tensor, values: torch.Tensor, indices: torch.Tensor, magnitude: bool, threads: int
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    values: torch.Tensor,
+    indices: torch.Tensor,
+    magnitude: bool,
+    threads: int,
 ) -> None:
+    x = x if bias is None else x + bias
     kind = torch.uint32 if x.dtype == torch.float32 else torch.uint16
     _run(x.view(kind).numpy(), values.view(kind).numpy(), indices.numpy(), magnitude, FLOATS.index(x.dtype))

@@ -18,20 +18,25 @@ def supports(x: torch.Tensor, values: torch.Tensor) -> str | None:
 
 
 def topk_rows(
-    x: torch.Tensor, values: torch.Tensor, indices: torch.Tensor, magnitude: bool, threads: int
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    values: torch.Tensor,
+    indices: torch.Tensor,
+    magnitude: bool,
+    threads: int,
 ) -> None:
     rows, width = x.shape
     k = max(2, triton.next_power_of_2(values.shape[1]))
     step = max(k, min(1024, triton.next_power_of_2(width)))
     best[(rows,)](
-        as_bits(x), as_bits(values), indices, width, x.stride(0), values.shape[1],
+        as_bits(x), bias, as_bits(values), indices, width, x.stride(0), values.shape[1],
         KIND=FLOATS.index(x.dtype), MAGNITUDE=magnitude, K=k, STEP=step, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
 
 
 @triton.jit
 def best(
-    x, values, indices, width: tl.int32, row_stride: tl.int64, k: tl.int32,
+    x, bias, values, indices, width: tl.int32, row_stride: tl.int64, k: tl.int32,
     KIND: tl.constexpr, MAGNITUDE: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -40,6 +45,8 @@ def best(
     for start in range(0, width, STEP):
         at = start + tl.arange(0, STEP)
         u = widen(tl.load(base + at, mask=at < width, other=0), KIND)
+        if bias is not None:
+            u = _plus(u, bias, at, width)
         size = u & 0x7FFFFFFF
         if MAGNITUDE:
             u = size
@@ -54,4 +61,14 @@ def best(
     place = key_place(run)
     mask = rank < k
     tl.store(indices + row * k + rank, place.to(tl.int32), mask=mask)
-    tl.store(values + row * k + rank, tl.load(base + place, mask=mask, other=0), mask=mask)
+    best_bits = tl.load(base + place, mask=mask, other=0)
+    if bias is not None:
+        best_bits = _plus(best_bits, bias, place, width)
+    tl.store(values + row * k + rank, best_bits, mask=mask)
+
+
+@triton.jit
+def _plus(u, bias, at, width):
+    """Bits of float32 plus the bias of columns `at`."""
+    added = tl.load(bias + at, mask=(at >= 0) & (at < width), other=0.0)
+    return (u.to(tl.float32, bitcast=True) + added).to(tl.int32, bitcast=True)

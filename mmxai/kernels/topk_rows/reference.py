@@ -10,8 +10,14 @@ def supports(x: torch.Tensor, values: torch.Tensor) -> str | None:
 
 
 def topk_rows(
-    x: torch.Tensor, values: torch.Tensor, indices: torch.Tensor, magnitude: bool, threads: int
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    values: torch.Tensor,
+    indices: torch.Tensor,
+    magnitude: bool,
+    threads: int,
 ) -> None:
+    x = x if bias is None else x + bias
     order = x.to(torch.float32)
     order = order.abs() if magnitude else order + 0.0  # + 0.0: -0.0 ties with 0.0
     best = order.sort(dim=1, descending=True, stable=True).indices[:, : values.shape[1]]  # NaN comes first
