@@ -102,7 +102,7 @@ def _neuron(store: Store, site: Site, stats: SiteStats, unit: int, top: int) -> 
         if sample not in seen and len(examples) < top:
             seen.add(sample)
             value = float(stats.topk_values[unit, k])
-            examples.append(_example(store, site, unit, row, who[k : k + 1], value, _scale(mean, high)))
+            examples.append(example_at(store, site, unit, row, who[k : k + 1], value, between(mean, high)))
     return Neuron(
         unit,
         mean,
@@ -114,13 +114,21 @@ def _neuron(store: Store, site: Site, stats: SiteStats, unit: int, top: int) -> 
     )
 
 
-def _scale(low: float, high: float) -> Callable[[torch.Tensor], np.ndarray]:
-    """0 at the neuron's mean or below, 1 at its maximum."""
+def between(low: float, high: float) -> Callable[[torch.Tensor], np.ndarray]:
+    """0 at `low` or below (a neuron's mean), 1 at `high` (its maximum)."""
     span = max(high - low, 1e-12)
     return lambda x: ((x.double() - low) / span).clamp(0, 1).nan_to_num(0).numpy()
 
 
-def _example(
+def unit_values(store: Store, site: Site, rows: np.ndarray, unit: int) -> torch.Tensor:
+    """One unit at `rows`: `[N]`. Of a site stored as topk its entries are read, for rows may be very wide."""
+    if store.plan.site(site.name).dtype != "topk":
+        return site.gather(rows)[:, unit]
+    values, columns = site.entries(rows)
+    return torch.where(columns == unit, values, 0).sum(1)
+
+
+def example_at(
     store: Store,
     site: Site,
     unit: int,
@@ -129,6 +137,7 @@ def _example(
     value: float,
     scale: Callable[[torch.Tensor], np.ndarray],
 ) -> Example:
+    """The example at logical row `row`, whose identity is `who` (one row); `scale` makes levels of values."""
     index, image, y, x = (int(getattr(who, name)[0]) for name in ("sample", "image", "y", "x"))
     code, position = int(who.token_type[0]), int(who.position[0])
     sample, kind = store.samples[index], "pooled" if code < 0 else TOKEN_TYPES[code]
@@ -138,7 +147,7 @@ def _example(
     near = site.rows.gather(numbers)
     own = (near.sample == index).numpy()
     near, numbers = near[torch.from_numpy(own)], numbers[own]
-    level = scale(site.gather(numbers)[:, unit])
+    level = scale(unit_values(store, site, numbers, unit))
     if int(who.token_id[0]) >= 0:
         tokens = [
             Token(t, float(v), n == row)
@@ -148,7 +157,7 @@ def _example(
         return Example(sample, value, kind, position, tokens=tokens)
     cell = (y, x) if y >= 0 else None
     number = max(image, 0)
-    if number >= len(sample.tiles) or site.name.startswith("text."):
+    if number >= len(sample.tiles) or site.space.startswith("text"):
         return Example(sample, value, kind, position, cell)
     tile = sample.tile_in(site.space, number)
     return Example(sample, value, kind, position, cell, tile, _heat(near, level, image, tile["grid"]))

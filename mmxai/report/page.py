@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jinja2
 from PIL import Image
 
 from mmxai.errors import ArgumentError
+from mmxai.report.cards import card
 from mmxai.report.examples import Example, neurons_of
-from mmxai.report.pictures import heat_uri, inverse, outline, picture_uri
+from mmxai.report.html import environment, size
+from mmxai.report.pictures import picture_uri
 
 if TYPE_CHECKING:
     from mmxai.store.reader import Store
@@ -60,15 +61,11 @@ def neuron_page(
     for name in sites:
         wanted = units if isinstance(units, int) else units.get(name, ())
         found = neurons_of(store, name, wanted, top)
-        cards = [(n, [_card(e, picture(e), decode) for e in n.examples]) for n in found]
+        cards = [(n, [card(e, picture(e), decode) for e in n.examples]) for n in found]
         said = (notes or {}).get(name, {})
         shown.append({"site": store[name], "neurons": cards, "notes": said})
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mmxai.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"size": _size, "number": _number}
-    html = environment.get_template("neurons.html").render(
+    template = environment().get_template("neurons.html")
+    html = template.render(
         title=title,
         about=about,
         facts=dict(facts or {}),
@@ -88,51 +85,6 @@ def _overview(store: Store) -> dict[str, str]:
         "samples": f"{len(store.samples):,}",
         "rows": f"{sum(len(table) for table in store.rows.values()):,}",
         "sites": f"{len(store):,}",
-        "activations": _size(sum(site.nbytes for site in store.values())),
+        "activations": size(sum(site.nbytes for site in store.values())),
         "parts": f"{done:,}" if total is None else f"{done:,} of {total:,}",
     }
-
-
-def _card(example: Example, picture: str | None, decode: Callable[[int], str] | None) -> dict[str, Any]:
-    """What the template shows of an example: picture, veil and outline, or text and its tokens."""
-    sample = example.sample
-    card: dict[str, Any] = {
-        "example": example,
-        "sample": sample,
-        "picture": None,
-        "where": example.kind if example.cell is None else f"cell {example.cell[0]}, {example.cell[1]}",
-        "tokens": [],
-    }
-    if example.tokens:
-        card["where"] = f"token {example.position}"
-        if decode is not None:
-            card["tokens"] = [(decode(t.token_id), round(100 * t.level), t.top) for t in example.tokens]
-        return card
-    if picture is None:
-        return card
-    card |= {"picture": picture, "heat": None, "outline": None, "matrix": None, "seen": None}
-    matrix = None if example.tile is None else inverse(example.tile["affine"])
-    if example.tile is not None and matrix is not None:
-        card["matrix"] = " ".join(f"{v:.6g}" for v in matrix)
-        card["seen"] = _points(outline(matrix, 0, 0, *example.tile["grid"]))
-        if example.cell is not None:
-            card["outline"] = _points(outline(matrix, *example.cell))
-        if example.heat is not None:
-            card |= {"heat": heat_uri(example.heat), "grid": example.heat.shape}
-    return card
-
-
-def _points(corners: list[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.6g},{y:.6g}" for x, y in corners)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _size(nbytes: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.3g} TiB"

@@ -15,13 +15,18 @@ _VEIL = (10, 12, 28)
 _DIMMEST = 150  # of 255: the rest of the picture stays recognisable
 
 
-def picture_uri(image: Image.Image) -> str:
-    """A picture as a data URI: small ones as they are, larger ones at most 192 pixels a side."""
+def picture_bytes(image: Image.Image) -> tuple[bytes, str]:
+    """A picture as a file, and its suffix: small ones as they are, larger ones at most 192 pixels a side."""
     image = image.convert("RGB")
     small = image.width * image.height <= _LOSSLESS_PIXELS
     if not small:
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    return _uri(image, "webp", lossless=small, quality=80, method=5)
+    return _encoded(image, "webp", lossless=small, quality=80, method=5), "webp"
+
+
+def picture_uri(image: Image.Image) -> str:
+    """`picture_bytes` as a data URI."""
+    return _uri(*picture_bytes(image))
 
 
 def heat_uri(heat: np.ndarray) -> str:
@@ -29,13 +34,17 @@ def heat_uri(heat: np.ndarray) -> str:
     rgba = np.empty((*heat.shape, 4), np.uint8)
     rgba[..., :3] = _VEIL
     rgba[..., 3] = np.rint(_DIMMEST * (1 - np.clip(heat, 0, 1)))
-    return _uri(Image.fromarray(rgba), "png", optimize=True)
+    return _uri(_encoded(Image.fromarray(rgba), "png", optimize=True), "png")
 
 
-def _uri(image: Image.Image, kind: str, **options: object) -> str:
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def inverse(affine: Sequence[float]) -> tuple[float, float, float, float, float, float] | None:

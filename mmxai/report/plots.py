@@ -1,0 +1,226 @@
+"""Small plots as SVG inside a page: they take its colours, scale with it, and name every bar on pointing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from mmxai.report.html import number
+
+WIDTH, HEIGHT = 400, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 34
+_BINS = 240  # points of a curve; longer ones show the mean and the range of what falls between
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale from `low` to `high`, linear or logarithmic, onto pixels."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = (math.log10(v) if self.log else v for v in (self.low, self.high))
+        at = math.log10(max(value, self.low)) if self.log else value
+        return self.start + (self.stop - self.start) * (at - low) / ((high - low) or 1)
+
+    def ticks(self, most: int = 5) -> list[float]:
+        if self.log:
+            low, high = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+            step = max(1, -(-(high - low) // most))
+            decades = [10.0**e for e in range(low, high + 1, step)]
+            return decades if len(decades) > 1 else sorted({self.low, self.high, *decades})
+        span = (self.high - self.low) or 1.0
+        raw = span / most
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        return [step * i for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str = "step", log: bool = False
+) -> str:
+    """Lines over `x`, one a series of (x, y); values that are not finite are left out.
+
+    Long series are drawn as the mean of neighbouring points, with their range as a band. `log`: a logarithmic
+    vertical axis, of the positive values.
+    """
+    drawn = {name: _thinned(*points, log=log) for name, points in series.items()}
+    drawn = {name: points for name, points in drawn.items() if points.shape[1]}
+    if not drawn:
+        return _svg([_text(WIDTH / 2, HEIGHT / 2, "no values", "middle")])
+    every = np.concatenate(list(drawn.values()), 1)
+    low, high = float(every[2].min()), float(every[3].max())
+    if high == low:
+        low, high = (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+    across = Axis(float(every[0].min()), float(every[0].max()), _LEFT, WIDTH - _RIGHT)
+    up = Axis(low, high, HEIGHT - _BOTTOM, _TOP, log)
+    parts = _frame(across, up, x)
+    for i, (name, points) in enumerate(drawn.items()):
+        at = [across(v) for v in points[0]]
+        mean, least, most = ([up(v) for v in row] for row in points[1:])
+        if max(b - a for a, b in zip(most, least, strict=True)) > 1:
+            band = _path(at, most) + "L" + _path(at[::-1], least[::-1])[1:] + "Z"
+            parts.append(f'<path class="band c{i % 6}" d="{band}"/>')
+        title = f"{name}: {number(points[1][-1])} at the end"
+        parts.append(
+            f'<path class="line c{i % 6}" d="{_path(at, mean)}"><title>{escape(title)}</title></path>'
+        )
+        parts.append(f'<circle class="dot c{i % 6}" cx="{at[-1]:.1f}" cy="{mean[-1]:.1f}" r="2.5"/>')
+    return _svg(parts)
+
+
+def histogram(
+    edges: Sequence[float],
+    counts: Sequence[int],
+    *,
+    x: str,
+    log: bool = False,
+    decades: bool = False,
+    marks: Mapping[str, float] | None = None,
+) -> str:
+    """Bars of `counts` between `edges` (one more). `log`: counts on a logarithmic axis, from 0.8.
+
+    `decades`: the edges are decimal logarithms, and are labelled 10 to that power. `marks`: name -> where a
+    dashed line stands.
+    """
+    most = max([*counts, 1])
+    across = Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
+    up = Axis(0.8 if log else 0, most * (1.3 if log else 1.05), HEIGHT - _BOTTOM, _TOP, log)
+    label = (lambda v: f"10^{v:.3g}") if decades else number
+    parts = _frame(across, up, x, powers=decades)
+    for i, n in enumerate(counts):
+        if n:
+            a, b, top = across(edges[i]), across(edges[i + 1]), up(n)
+            said = f"{n:,} between {label(edges[i])} and {label(edges[i + 1])}"
+            parts.append(
+                f'<rect class="bar" x="{a + 0.4:.1f}" y="{top:.1f}" width="{max(0.6, b - a - 0.8):.1f}" '
+                f'height="{max(0.0, HEIGHT - _BOTTOM - top):.1f}"><title>{escape(said)}</title></rect>'
+            )
+    for name, value in (marks or {}).items():
+        at = across(min(max(value, edges[0]), edges[-1]))
+        left = at > WIDTH * 0.7
+        parts.append(f'<path class="mark" d="M{at:.1f},{_TOP}V{HEIGHT - _BOTTOM}"/>')
+        parts.append(_text(at - 4 if left else at + 4, _TOP + 9, name, "end" if left else "start"))
+    return _svg(parts)
+
+
+def cloud(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    labels: tuple[str, str],
+    links: Mapping[int, tuple[str, str]] | None = None,
+    bins: tuple[int, int] = (56, 30),
+) -> str:
+    """Points (`x`, `y`: decimal logarithms `[N]`) as counts on a grid, and those of `links` as dots.
+
+    `links`: index of a point -> (address, name).
+    """
+    keep = np.isfinite(x) & np.isfinite(y)
+    if not keep.any():
+        return _svg([_text(WIDTH / 2, HEIGHT / 2, "no latent is active", "middle")])
+    ranges = [_padded(v[keep]) for v in (x, y)]
+    counts, across_edges, up_edges = np.histogram2d(x[keep], y[keep], bins=bins, range=ranges)
+    height = HEIGHT + 50
+    across = Axis(*ranges[0], _LEFT, WIDTH - _RIGHT)
+    up = Axis(*ranges[1], height - _BOTTOM, _TOP)
+    parts = _frame(across, up, labels[0], powers=True, y=labels[1], height=height)
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        a, b = across(across_edges[i]), across(across_edges[i + 1])
+        top, bottom = up(up_edges[j + 1]), up(up_edges[j])
+        strength = 0.12 + 0.6 * math.log1p(counts[i, j]) / math.log1p(counts.max())
+        parts.append(
+            f'<rect class="bar" x="{a:.1f}" y="{top:.1f}" width="{b - a:.1f}" height="{bottom - top:.1f}" '
+            f'opacity="{strength:.2f}"><title>{int(counts[i, j]):,} latents</title></rect>'
+        )
+    for index, (address, name) in (links or {}).items():
+        if keep[index]:
+            parts.append(
+                f'<a href="{escape(address)}"><circle class="pick" cx="{across(x[index]):.1f}" '
+                f'cy="{up(y[index]):.1f}" r="3"><title>{escape(name)}</title></circle></a>'
+            )
+    return _svg(parts, height)
+
+
+def cells(counts: np.ndarray) -> str:
+    """Counts `[h, w]` as a grid of squares, the most frequent cell the strongest."""
+    most, (height, width) = max(int(counts.max(initial=0)), 1), counts.shape
+    parts = [
+        f'<rect class="bar" x="{x}" y="{y}" width="1" height="1" opacity="{0.05 + 0.95 * n / most:.2f}">'
+        f"<title>{n:,} rows at cell {y}, {x}</title></rect>"
+        for (y, x), n in np.ndenumerate(counts)
+    ]
+    return f'<svg class="plot cells" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
+
+
+def _frame(
+    across: Axis, up: Axis, x: str, *, powers: bool = False, y: str = "", height: int = HEIGHT
+) -> list[str]:
+    """Grid lines, tick labels and the axes' names. `powers`: the horizontal axis (and, named, the vertical
+    one) holds decimal logarithms."""
+    floor = height - _BOTTOM
+    parts = []
+    for tick in up.ticks(4):
+        at = up(tick)
+        parts.append(f'<path class="rule" d="M{_LEFT},{at:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(_text(_LEFT - 6, at + 3.5, _label(tick, powers and bool(y)), "end"))
+    for tick in across.ticks(6):
+        if powers and tick != round(tick):
+            continue
+        at = across(tick)
+        parts.append(f'<path class="rule" d="M{at:.1f},{floor}v4"/>')
+        parts.append(_text(at, floor + 15, _label(tick, powers), "middle"))
+    parts.append(f'<path class="axis" d="M{_LEFT},{floor}H{WIDTH - _RIGHT}"/>')
+    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, height - 4, x, "middle"))
+    if y:
+        turned = f'transform="rotate(-90)" x="{-(floor + _TOP) / 2:.0f}" y="10" text-anchor="middle"'
+        parts.append(f"<text {turned}>{escape(y)}</text>")
+    return parts
+
+
+def _label(value: float, power: bool) -> str:
+    """A tick's label as plain text; powers of ten keep their exponent raised by Unicode's digits."""
+    if power:
+        raised = f"{value:.3g}".translate(str.maketrans("-0123456789.", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·"))
+        return "10" + raised
+    if abs(value) >= 10_000:
+        for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if abs(value) >= size:
+                return f"{number(value / size)}{letter}"
+    return number(value)
+
+
+def _thinned(x: Sequence[float], y: Sequence[float], *, log: bool) -> np.ndarray:
+    """`[4, n]`: x, mean, least and most of y, over runs of neighbouring points."""
+    points = np.array([x, y], np.float64)
+    points = points[:, np.isfinite(points).all(0) & ((points[1] > 0) | (not log))]
+    groups = np.array_split(points, min(_BINS, max(1, points.shape[1])), axis=1)
+    found = [[g[0, -1], g[1].mean(), g[1].min(), g[1].max()] for g in groups if g.shape[1]]
+    return np.array(found).T if found else np.zeros((4, 0))
+
+
+def _padded(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    space = 0.04 * (high - low) or 0.5
+    return low - space, high + space
+
+
+def _path(x: Sequence[float], y: Sequence[float]) -> str:
+    return "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(parts: Sequence[str], height: int = HEIGHT) -> str:
+    return f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
