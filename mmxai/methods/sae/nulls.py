@@ -1,0 +1,192 @@
+"""What a score must be held against: SAEs that cannot have learnt what the model knows.
+
+Published work shows such controls scoring close to real SAEs on common measures (random transformers: Heap et al.
+2025, arXiv:2501.17727; frozen random decoders: Korznikov et al. 2026), so `evaluate` makes them unless told not to.
+
+| name | what it is |
+| --- | --- |
+| `pca` | principal components of the same rows, as many active a row as the SAE has |
+| `frozen` | the same training with a random decoder that never changes |
+| `seed` | the same training from another seed: what of the dictionary is found again |
+| `untrained` | the same training on activations of the model with random weights |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmxai.errors import ArgumentError, SAEFormatError
+from mmxai.methods.sae.config import TrainConfig
+from mmxai.methods.sae.measures import inputs_and_targets
+from mmxai.methods.sae.model import SAE, load_sae
+from mmxai.methods.sae.pca import pca_sae
+from mmxai.methods.sae.spec import SAESpec
+
+if TYPE_CHECKING:
+    from mmxai.models.model import Model
+    from mmxai.store.reader import Store
+
+NULLS = ("pca", "frozen", "seed", "untrained")
+
+Trainer = Callable[["Store", TrainConfig], SAE]
+"""Trains one SAE on a store: `train_sae`, or a shorter way in tests."""
+
+_PCA_ROWS = 1 << 17
+
+
+def config_of(sae: SAE, rows: int | None = None) -> TrainConfig:
+    """The options that this SAE was trained with, for `rows` rows (default: as many as it saw).
+
+    Of an SAE that another library trained, which does not say, its architecture's usual ones; `rows` is then
+    needed. ArgumentError where it is not given.
+    """
+    spec = sae.spec
+    known: Mapping[str, Any] = spec.identity.get("train", {})
+    options = dict(known.get("config", {}))
+    if not options:
+        if rows is None:
+            raise ArgumentError(
+                "nulls: got an SAE that does not say how it was trained, expected `null_rows`: how many rows to "
+                "train its controls on"
+            )
+        options = {"arch": spec.arch, "latents": spec.latents, "k": spec.k, "prefixes": spec.prefixes}
+    joined = spec.kind != "sae"
+    options |= {
+        "sites": spec.sites_in,
+        "sites_out": spec.sites_out if spec.kind == "transcoder" else (),
+        "crosscoder": joined and spec.kind == "crosscoder",
+        "skip": spec.skip,
+        "rows": rows or known.get("rows"),
+    }
+    fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(options) - fields):
+        raise SAEFormatError(
+            f"nulls: got an SAE trained with options {unknown}, which this version does not know; evaluate it "
+            "with the version that trained it, or with nulls=()"
+        )
+    return TrainConfig(**options)
+
+
+def make_null(
+    name: str,
+    sae: SAE,
+    store: Store,
+    *,
+    l0: float,
+    rows: int | None = None,
+    train: Trainer | None = None,
+    untrained: Store | None = None,
+    folder: Path | None = None,
+) -> SAE:
+    """The SAE that null `name` is (see this module's table).
+
+    l0: of the SAE, which the PCA keeps to. untrained: a store of the same sites and data, harvested with
+    `rerandomised`. folder: where nulls are kept, so that a second evaluation finds them; one made for
+    another SAE or other rows is made anew.
+    """
+    if name not in NULLS:
+        raise ArgumentError(f"nulls: got {name!r}, expected some of {NULLS}")
+    recipe: dict[str, Any] = {"null": name, "of": fingerprint(sae), "rows": rows, "l0": round(l0)}
+    home = None if folder is None else folder / name
+    if home is not None and (home / "recipe.json").is_file():
+        if json.loads((home / "recipe.json").read_text()) == recipe:
+            return load_sae(home)
+    if name == "pca":
+        made = pca_sae(sae.spec, max(1, round(l0)), training_rows(sae.spec, store, _PCA_ROWS))
+    else:
+        made = _trained(name, sae, store, rows, train, untrained)
+    if home is not None:
+        made.save(home)
+        (home / "recipe.json").write_text(json.dumps(recipe) + "\n")
+    return made
+
+
+def _trained(
+    name: str, sae: SAE, store: Store, rows: int | None, train: Trainer | None, untrained: Store | None
+) -> SAE:
+    config = config_of(sae, rows)
+    source = store
+    if name == "frozen":
+        config = dataclasses.replace(config, frozen="decoder")
+    elif name == "seed":
+        config = dataclasses.replace(config, seed=config.seed + 1)
+    elif untrained is None:
+        raise ArgumentError("nulls: got no store of the untrained model, expected one, see `rerandomised`")
+    else:
+        source = untrained
+    return (train or _train)(source, config)
+
+
+def _train(store: Store, config: TrainConfig) -> SAE:
+    from mmxai.methods.sae.train import train_sae
+
+    return train_sae(store, config)[0]
+
+
+def training_rows(
+    spec: SAESpec, store: Store, rows: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Up to `rows` rows of the kind the SAE was trained on, (x, target) a block, float32."""
+    options = selection_of(spec)
+    seen = 0
+    loader = store.batches(4096, sites=list(spec.sites), shuffle=True, dtype=torch.float32, **options)
+    with loader:
+        for batch in loader:
+            yield inputs_and_targets(spec, batch)
+            seen += batch.num_rows
+            if seen >= rows:
+                return
+
+
+def selection_of(spec: SAESpec, split: str | None = "train") -> dict[str, Any]:
+    """`tokens` and `split` for `store.batches`: the kind of rows the SAE was trained on, of a split."""
+    config = spec.identity.get("train", {}).get("config", {})
+    return {"tokens": config.get("tokens"), "split": split}
+
+
+def fingerprint(sae: SAE) -> str:
+    """A checksum of the weights, hexadecimal."""
+    from mmxai.kernels.crc32c import crc32c
+
+    value = 0
+    for tensor in sae.tensors().values():
+        value = crc32c(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), value)
+    return f"{value:08x}"
+
+
+@contextmanager
+def rerandomised(model: Model, seed: int = 0) -> Iterator[Model]:
+    """The model with random weights, for as long as the block lasts: its own come back whatever happens.
+
+    Every parameter of two or more dimensions is drawn anew from a normal distribution of its own mean and
+    spread (Heap et al. 2025, "re-randomised"), so that the scale of activations stays; biases and norms'
+    gains stay, too. Its identity differs meanwhile, so a harvest never mixes the two.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept: dict[str, torch.Tensor] = {}
+    identity = model.__dict__.pop("identity", None)
+    try:
+        with torch.no_grad():
+            for name, parameter in model.module.named_parameters():
+                if parameter.ndim < 2 or not parameter.is_floating_point():
+                    continue
+                kept[name] = parameter.detach().clone()
+                drawn = torch.randn(parameter.shape, generator=generator)
+                wide = parameter.detach().float()
+                parameter.copy_(drawn.to(parameter.device) * wide.std() + wide.mean())
+        yield model
+    finally:
+        with torch.no_grad():
+            for name, parameter in model.module.named_parameters():
+                if name in kept:
+                    parameter.copy_(kept[name])
+        model.__dict__.pop("identity", None)
+        if identity is not None:
+            model.__dict__["identity"] = identity
