@@ -1,0 +1,87 @@
+"""BatchTopK: the batch's B k largest, so that rows may take more or fewer (Bussmann et al. 2024, 2412.06410).
+
+Used, it has no batch: `threshold` is a running mean of the smallest activation that training kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mmxai.kernels.codes import Codes
+from mmxai.kernels.select_above import select_above
+from mmxai.methods.sae.step import CodeGradient, Weights
+
+MEMORY = 0.99  # of the running mean; corrected for its beginning, as Adam's are
+SLACK = 1.5  # candidates over those wanted at which they are thinned
+
+
+class BatchTopK:
+    prefixes: tuple[int, ...] = ()
+    ramp = 1.0
+
+    def __init__(self, k: int):
+        self.k = k
+        self._mean, self._batches = 0.0, 0
+        self._guess = 0.0
+
+    def begin(self, weights: Weights, rows: int) -> Choice:
+        return Choice(rows * self.k, self._guess)
+
+    def first(self, weights: Weights) -> None:
+        assert weights.threshold is not None
+        weights.threshold.zero_()
+
+    def after(self, weights: Weights, codes: Codes) -> None:
+        assert weights.threshold is not None
+        least = float(codes.values.min()) if len(codes.values) else 0.0
+        self._batches += 1
+        self._mean = MEMORY * self._mean + (1 - MEMORY) * least
+        weights.threshold.fill_(self._mean / (1 - MEMORY**self._batches))
+        # Only speed hangs on it: about what the first block's B k-th largest will be.
+        self._guess = 0.3 * least
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self._mean, "batches": self._batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._mean, self._batches = state["mean"], state["batches"]
+
+
+class Choice:
+    """Holds the `wanted` largest so far, a few more at most; `cut` is a bound that the rest lies below."""
+
+    def __init__(self, wanted: int, guess: float):
+        self._wanted, self._guess = wanted, guess
+        self._cut = 0.0
+        self._blocks: list[Codes] = []
+        self._held = 0
+
+    def block(self, product: torch.Tensor, bias: torch.Tensor, first_row: int) -> None:
+        codes = None
+        if not self._held and self._guess > 0:
+            codes = select_above(product, self._guess, bias=bias)
+            if len(codes.values) < self._wanted:  # else the wanted largest of all are surely above the guess
+                codes = None
+        if codes is None:
+            codes = select_above(product, self._cut, bias=bias)
+        self._blocks.append(codes)
+        self._held += len(codes.values)
+        if self._held > SLACK * self._wanted:
+            self._thin()
+
+    def finish(self) -> Codes:
+        if self._held > self._wanted:
+            self._thin()
+        return Codes.cat(self._blocks)
+
+    def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
+        return CodeGradient(d_values)  # what is kept is above 0
+
+    def _thin(self) -> None:
+        values = torch.cat([b.values for b in self._blocks])
+        # Equal values stay together, so that none is taken by its place alone.
+        self._cut = float(values.kthvalue(len(values) - self._wanted + 1).values)
+        self._blocks = [b.select(b.values >= self._cut) for b in self._blocks]
+        self._held = sum(len(b.values) for b in self._blocks)

@@ -1,0 +1,52 @@
+"""TopK: each row's k largest, no penalty (Gao et al. 2024, arXiv:2406.04093)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mmxai.kernels.codes import Codes
+from mmxai.kernels.topk_rows import topk_rows
+from mmxai.methods.sae.step import CodeGradient, Weights
+
+
+class TopK:
+    prefixes: tuple[int, ...] = ()
+    ramp = 1.0
+
+    def __init__(self, k: int):
+        self.k = k
+
+    def begin(self, weights: Weights, rows: int) -> Choice:
+        return Choice(weights, rows, self.k)
+
+    def first(self, weights: Weights) -> None:
+        """It has no threshold."""
+
+    def after(self, weights: Weights, codes: Codes) -> None:
+        """Nothing is kept."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing is kept."""
+
+
+class Choice:
+    def __init__(self, weights: Weights, rows: int, k: int):
+        device = weights.W_enc.device
+        self._width = len(weights.W_enc)
+        self._values = torch.empty((rows, k), device=device)
+        self._indices = torch.empty((rows, k), dtype=torch.int32, device=device)
+
+    def block(self, product: torch.Tensor, bias: torch.Tensor, first_row: int) -> None:
+        rows = slice(first_row, first_row + len(product))
+        self._values[rows], self._indices[rows] = topk_rows(product, self._values.shape[1], bias=bias)
+
+    def finish(self) -> Codes:
+        return Codes.fixed(self._values.clamp_min_(0), self._indices, self._width)
+
+    def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
+        return CodeGradient(d_values.mul_(codes.values > 0))

@@ -1,0 +1,79 @@
+"""A run's checkpoint: one safetensors file with every trainee's tensors, and the rest as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mmxai.errors import CheckpointError
+from mmxai.methods.sae.files import replace
+from mmxai.methods.sae.trainee import Trainee
+
+VERSION = 1
+
+
+def save(path: Path, trainees: Sequence[Trainee], state: Mapping[str, Any]) -> None:
+    """Replaces the checkpoint in one rename. `state`: JSON, with the run's `settings`."""
+    tensors = {f"{i}/{k}": v for i, t in enumerate(trainees) for k, v in t.tensors().items()}
+    whole = {**state, "version": VERSION, "trainees": [t.state() for t in trainees]}
+    staged = path.with_suffix(".tmp")
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged, {"run": json.dumps(whole)}
+    )
+    replace(staged, path)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The JSON of the checkpoint; None where there is none yet."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {})["run"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: got no checkpoint of a training run ({error}); remove it to begin anew"
+        ) from error
+    if state.get("version") != VERSION:
+        raise CheckpointError(f"{path}: got version {state.get('version')}, expected {VERSION}; remove it")
+    return state
+
+
+def check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """CheckpointError, naming each difference, where a run would go on with other settings."""
+    was, flat = _flat(before), _flat(now)
+    differ = [
+        f"{k}: was {was.get(k)!r}, now {flat.get(k)!r}"
+        for k in sorted({*was, *flat})
+        if was.get(k) != flat.get(k)
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{path}: was made with other settings or data ({'; '.join(differ[:6])}), expected the same; give "
+            "another --out, or remove the folder to begin anew"
+        )
+
+
+def restore(path: Path, trainees: Sequence[Trainee], state: Mapping[str, Any]) -> None:
+    """Gives the trainees what the checkpoint holds of them."""
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+        for i, (trainee, own) in enumerate(zip(trainees, state["trainees"], strict=True)):
+            mine = {n.removeprefix(f"{i}/"): n for n in names if n.startswith(f"{i}/")}
+            tensors: dict[str, torch.Tensor] = {k: file.get_tensor(n) for k, n in mine.items()}
+            trainee.restore(tensors, own)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested JSON as one level, so that a difference is named by its path."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return found

@@ -1,0 +1,189 @@
+"""The options of a training run; `mmxai sae train`'s are generated from this dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+from typing import Any, Literal
+
+from mmxai.errors import ArgumentError
+from mmxai.methods.sae.spec import Arch
+
+PENALTIES = {"relu": 0.05, "jumprelu": 1.0}
+SHARED = (
+    "sites", "sites_out", "crosscoder", "batch", "rows", "epochs", "tokens", "split", "window", "seed",
+    "log_every", "save_every", "at_once", "device", "init_rows",
+)  # fmt: skip
+"""What several SAEs that share every batch have in common."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    sites: tuple[str, ...] = ("*.resid_post",)
+    """Sites or globs; an SAE each."""
+    sites_out: tuple[str, ...] = ()
+    """One transcoder from SITES to these, side by side."""
+    crosscoder: bool = False
+    """One crosscoder of all SITES, side by side, with shared codes."""
+
+    arch: Arch = "topk"
+    """topk (with AuxK), batchtopk, jumprelu, relu (L1) or matryoshka (over batchtopk)."""
+    latents: int = 8192
+    k: int | None = 32
+    """Active latents a row; batchtopk, matryoshka: on average. Not for relu and jumprelu."""
+    prefixes: tuple[int, ...] = ()
+    """matryoshka: sizes of the nested dictionaries. Default: 1, 3, 7, 15 and 32 of 32 parts of the latents."""
+    penalty: float | None = None
+    """relu: of the L1 norm of the codes, where a row's centred length is 1 (default 0.05). jumprelu: of L0,
+    or of (L0 / target - 1)^2 (default 1)."""
+    target_l0: float | None = 32.0
+    """jumprelu: active latents a row that the penalty pulls to; None charges every one."""
+    bandwidth: float | None = None
+    """jumprelu: width of the window in which thresholds learn; default 0.03 / sqrt(D)."""
+    penalty_warmup: float = 0.2
+    """Share of the steps over which the penalty rises from 0."""
+    skip: bool = False
+    """Transcoders: a linear path beside the latents."""
+
+    rows: int | None = None
+    """Train on this many rows; default: as EPOCHS say."""
+    epochs: float = 1.0
+    """Passes over the selected rows."""
+    batch: int = 4096
+    """Rows a step."""
+    tokens: str | None = None
+    """Token types to train on, comma-separated: cls patch register special text image; or 'last'."""
+    split: Literal["train", "val", "test"] | None = "train"
+    """Which samples: the train split holds 80% of them, so that rows of held-out ones are never seen."""
+    window: int | Literal["auto"] | None = "auto"
+    """Rows a window of the shuffle; auto: windows only where the sites do not fit in memory."""
+    seed: int = 0
+    """Of the rows' order and of the weights."""
+
+    lr: float | None = None
+    """Adam's; default 2e-4 / sqrt(latents / 16384)."""
+    warmup: int | None = None
+    """Steps over which the rate rises; default 1000 or a twentieth of the steps, whichever is less."""
+    decay: float = 0.2
+    """Share of the steps, the last ones, over which the rate falls to 0."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip: float | None = 1.0
+    """Most length of the gradient; none does not clip."""
+    init: Literal["tied", "untied"] = "tied"
+    """The encoder begins as the decoder's transpose, or with directions of its own."""
+    center: Literal["mean", "geometric_median", "zero"] = "geometric_median"
+    """Where b_dec begins."""
+    normalise: Literal["variance", "none"] = "variance"
+    """Scale each site so that rows lie at a mean squared distance of 1 from their mean; kept with the SAE."""
+    init_rows: int = 32768
+    """Rows from which scales and b_dec are found."""
+    frozen: Literal["none", "decoder"] = "none"
+    """decoder: its random directions stay. A control, not a method."""
+    dead_after: int | None = None
+    """Rows without an activation after which a latent is dead; default 10 million or 1/20 of the run."""
+    aux: float | None = None
+    """Weight of AuxK, which makes dead latents explain what is left; default 1/32, relu and jumprelu 0."""
+    aux_k: int | None = None
+    """How many dead latents a row AuxK takes; default half the width."""
+    product: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the encoder's product; weights and sums stay float32."""
+
+    device: str = "cpu"
+    log_every: int = 50
+    save_every: int = 500
+    """Steps between checkpoints."""
+    at_once: int = 1
+    """Sites of a store trained side by side; each costs memory, and shares no read with the others."""
+
+    def __post_init__(self) -> None:
+        for name in ("sites", "sites_out", "prefixes"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        positive = ("latents", "batch", "log_every", "save_every", "at_once", "init_rows")
+        if wrong := {n: getattr(self, n) for n in positive if getattr(self, n) < 1}:
+            raise ArgumentError(f"sae train: got {wrong}, expected at least 1")
+        maybe = ("rows", "lr", "clip", "dead_after", "aux_k", "bandwidth", "target_l0", "epochs")
+        if wrong := {n: v for n in maybe if (v := getattr(self, n)) is not None and not v > 0}:
+            raise ArgumentError(f"sae train: got {wrong}, expected positive numbers")
+        shares = {n: getattr(self, n) for n in ("decay", "penalty_warmup", "beta1", "beta2")}
+        if wrong := {n: v for n, v in shares.items() if not 0 <= v <= 1}:
+            raise ArgumentError(f"sae train: got {wrong}, expected shares between 0 and 1")
+        if self.rows is not None and self.rows < self.batch:
+            raise ArgumentError(
+                f"sae train: got {self.rows:,} rows, expected at least a batch ({self.batch:,})"
+            )
+        if not self.sites:
+            raise ArgumentError("sae train: got no sites, expected at least one")
+        if self.skip and not self.sites_out:
+            raise ArgumentError("sae train: got skip without sites_out; only a transcoder has a skip path")
+        if self.frozen == "decoder" and self.init == "tied":
+            object.__setattr__(self, "init", "untied")
+
+    @property
+    def joined(self) -> bool:
+        """Whether all sites make one SAE."""
+        return self.crosscoder or bool(self.sites_out)
+
+    def nested(self) -> tuple[int, ...]:
+        """The prefixes of a matryoshka, else none."""
+        if self.arch != "matryoshka":
+            return self.prefixes
+        shares = [max(1, self.latents * part // 32) for part in (1, 3, 7, 15, 32)]
+        return self.prefixes or tuple(dict.fromkeys(shares))
+
+    def k_of(self) -> int | None:
+        return None if self.arch in PENALTIES else self.k
+
+    def penalty_of(self) -> float:
+        return PENALTIES[self.arch] if self.penalty is None else self.penalty
+
+    def aux_of(self) -> float:
+        if self.aux is not None:
+            return self.aux
+        return 0.0 if self.arch in PENALTIES else 1 / 32
+
+    def lr_of(self) -> float:
+        return 2e-4 / (self.latents / 16384) ** 0.5 if self.lr is None else self.lr
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def sweep(config: TrainConfig, axes: tuple[str, ...]) -> list[TrainConfig]:
+    """`("k=16,32", "latents=4096,8192")` -> the four configs, which share every batch."""
+    values: list[list[tuple[str, Any]]] = []
+    for axis in axes:
+        name, equals, text = axis.partition("=")
+        if not equals or name in SHARED or name not in {f.name for f in fields(config)}:
+            able = sorted({f.name for f in fields(config)} - set(SHARED))
+            raise ArgumentError(f"sweep: got {axis!r}, expected NAME=VALUE,VALUE with a name of {able}")
+        values.append([(name, _value(part)) for part in text.split(",")])
+    return [replace(config, **dict(chosen)) for chosen in product(*values)]
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def variants(configs: list[TrainConfig]) -> list[str]:
+    """A name for each of several configs by what differs, e.g. `k16-latents4096`; "" for a single one."""
+    documents = [c.to_json() for c in configs]
+    differ = [n for n in documents[0] if len({str(d[n]) for d in documents}) > 1]
+    names = ["-".join(f"{n}{d[n]}" for n in differ) for d in documents]
+    if len(set(names)) < len(names):
+        raise ArgumentError(
+            f"train_sae: got configs that are the same twice, expected different ones: {names}"
+        )
+    shared = {n for n in differ if n in SHARED}
+    if shared:
+        raise ArgumentError(
+            f"train_sae: got configs that differ in {sorted(shared)}; these share every batch"
+        )
+    return names

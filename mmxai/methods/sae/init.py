@@ -1,0 +1,94 @@
+"""First weights: directions at random, the centre and scale of the data from its first rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mmxai.errors import ArgumentError
+from mmxai.methods.sae.config import TrainConfig
+from mmxai.methods.sae.model import SAE
+from mmxai.methods.sae.spec import SAESpec
+
+MEDIAN_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """An untrained SAE. `spread`: mean squared distance of its scaled targets from their mean."""
+
+    sae: SAE
+    spread: float
+
+
+def scales_of(
+    sample: Mapping[str, torch.Tensor], sites: tuple[str, ...], config: TrainConfig
+) -> tuple[float, ...]:
+    """What makes each site's mean squared distance from its mean 1; 1 where nothing is normalised."""
+    found = []
+    for site in sites:
+        spread = _spread(sample[site])
+        if not 0 < spread < float("inf"):
+            raise ArgumentError(
+                f"{site}: got rows at a mean squared distance of {spread} from their mean, expected some that "
+                "differ; an SAE of a constant has nothing to learn"
+            )
+        found.append(1.0 if config.normalise == "none" else spread**-0.5)
+    return tuple(found)
+
+
+def begin(spec: SAESpec, config: TrainConfig, sample: Mapping[str, torch.Tensor]) -> Beginning:
+    """Weights before the first step, from `sample`: site -> rows `[n, width]`, unscaled.
+
+    Decoder rows: random unit vectors. Encoder rows: the same (tied), or others; of a transcoder always others.
+    b_dec: the centre of the targets. b_enc: 0, or, where the input is not centred, what makes the mean input's
+    pre-activations 0.
+    """
+    draw = torch.Generator().manual_seed(config.seed)
+    sae = SAE.zeros(spec, sample[spec.sites_in[0]].device)
+    sae.W_dec.copy_(_directions(spec.latents, spec.width_out, draw))
+    tied = config.init == "tied" and spec.sites_in == spec.sites_out
+    sae.W_enc.copy_(sae.W_dec if tied else _directions(spec.latents, spec.width_in, draw))
+    target = scaled(sample, spec.sites_out, spec.scale_out)
+    if config.center == "geometric_median":
+        sae.b_dec.copy_(geometric_median(target))
+    elif config.center == "mean":
+        sae.b_dec.copy_(target.mean(0))
+    if not spec.centred:
+        torch.mv(sae.W_enc, -scaled(sample, spec.sites_in, spec.scale).mean(0), out=sae.b_enc)
+    return Beginning(sae, _spread(target))
+
+
+def scaled(
+    batch: Mapping[str, torch.Tensor], sites: tuple[str, ...], scales: tuple[float, ...]
+) -> torch.Tensor:
+    """Sites side by side in the units of the SAE: float32 `[N, D]`, contiguous, the caller's own."""
+    return torch.cat([batch[site].float() * scale for site, scale in zip(sites, scales, strict=True)], 1)
+
+
+def geometric_median(x: torch.Tensor, steps: int = MEDIAN_STEPS) -> torch.Tensor:
+    """The point of least summed distance to the rows of `x` `[n, D]`, which outliers hardly move: `[D]`.
+
+    Weiszfeld's iteration from the mean.
+    """
+    middle = x.mean(0)
+    for _ in range(steps):
+        away = torch.linalg.vector_norm(x - middle, dim=1).clamp_min_(1e-12)
+        weights = 1 / away
+        found = (weights @ x) / weights.sum()
+        moved = float(torch.linalg.vector_norm(found - middle))
+        middle = found
+        if moved <= 1e-5 * float(away.mean()):
+            break
+    return middle
+
+
+def _spread(x: torch.Tensor) -> float:
+    return float((x.float() - x.float().mean(0)).double().square().sum(1).mean())
+
+
+def _directions(rows: int, width: int, draw: torch.Generator) -> torch.Tensor:
+    # Drawn on the CPU, so that a seed means the same on every device.
+    return torch.nn.functional.normalize(torch.randn(rows, width, generator=draw), dim=1)

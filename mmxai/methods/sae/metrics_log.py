@@ -1,0 +1,91 @@
+"""Where a run's figures go: JSON lines always, TensorBoard or Weights & Biases where asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mmxai.errors import ArgumentError
+
+NAME = "metrics.jsonl"
+Tracker = Literal["tensorboard", "wandb"]
+
+
+class MetricsLog:
+    """`path`'s lines, continued after `step`: what a stopped run wrote past its checkpoint is dropped."""
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text() if path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # a last line without an end was cut off
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        staged = path.with_suffix(".tmp")
+        staged.write_text("".join(line + "\n" for line in kept))
+        os.replace(staged, path)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def close(self) -> None:
+        """Every line is already in the file."""
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, step: int):
+        module = _package("torch.utils.tensorboard", "tensorboard")
+        self._writer = module.SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        for name, value in entry.items():
+            self._writer.add_scalar(name, value, entry["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """One run an SAE, in the project `mmxai`; a resumed run goes on in the same one."""
+
+    def __init__(self, folder: Path, step: int):
+        module = _package("wandb", "wandb")
+        name = "-".join(folder.parts[-2:])
+        self._run = module.init(
+            project="mmxai",
+            name=name,
+            id=name.replace(".", "_"),
+            resume="allow",
+            dir=str(folder),
+            reinit="create_new",
+        )
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        self._run.log(dict(entry), step=entry["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def open_logs(folder: Path, step: int, trackers: Sequence[str]) -> list[Any]:
+    """The log of the SAE in `folder`, continued after `step`, and the trackers named."""
+    if unknown := sorted(set(trackers) - set(TRACKERS)):
+        raise ArgumentError(f"track: got {unknown}, expected some of {sorted(TRACKERS)}")
+    return [MetricsLog(folder / NAME, step), *(TRACKERS[t](folder, step) for t in trackers)]
+
+
+def _package(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ArgumentError(
+            f"track: got {package}, which is not installed ({error}); `pip install {package}`, or leave it out: "
+            f"{NAME} is written in any case"
+        ) from error
