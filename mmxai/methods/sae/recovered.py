@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.results import Result, axes, lines_of, number
+from mmxai.models.inputs import Inputs
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
 if TYPE_CHECKING:
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from mmxai.methods.sae.model import SAE
-    from mmxai.models.inputs import Inputs
     from mmxai.models.model import Model, Run
 
 Metric = Callable[["Run", "Inputs"], torch.Tensor]
 """What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). `needs` of it, where it
 has such an attribute, names sites to capture."""
 
-_TYPE = ROW_COLUMNS.index("token_type")
+_TYPE, _SAMPLE = ROW_COLUMNS.index("token_type"), ROW_COLUMNS.index("sample")
 
 
 @dataclass(repr=False)
@@ -107,8 +107,13 @@ def recovered(
             value = metric(run, inputs).detach().double().cpu()
             found.setdefault(name, {}).setdefault(label, []).append(value)
 
+    first = 0
     for given in batches:
         inputs = model.prepare(given)
+        if not isinstance(given, Inputs):  # samples given as they are have no numbers of their own
+            for table in inputs.rows.values():
+                table[..., _SAMPLE] = torch.arange(first, first + len(table), dtype=torch.int32)[:, None]
+        first += inputs.batch_size
         clean = model.run(inputs, capture=[*needs, *spec.sites_in])
         note("clean", clean, inputs)
         space = model.space_of(spec.sites_in[0])
@@ -144,9 +149,10 @@ similarity.needs = ("vision.embeds", "text.embeds")  # type: ignore[attr-defined
 
 
 class ZeroShot:
-    """1 where the nearest class text is the right one, else 0. One batch of `right` a batch of pictures.
+    """1 where the nearest class text is the right one, else 0.
 
-    texts: float `[classes, width]`, embedded class names. labels: sample index -> class number.
+    texts: float `[classes, width]`, embedded class names. labels int64 `[samples]`: class of each sample, in
+    the order of the batches (of `Inputs`: by the sample numbers in their row tables). -1: left out.
     """
 
     needs = ("vision.embeds",)
@@ -156,8 +162,9 @@ class ZeroShot:
 
     def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
         image = _embedded(run, "vision.embeds")
-        samples = run.rows["vision.pooled"][:, 0, ROW_COLUMNS.index("sample")].long()
-        return ((image @ self.texts.T).argmax(1).cpu() == self.labels[samples.cpu()]).float()
+        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
+        chosen = (image @ self.texts.to(image.device).T).argmax(1).cpu()
+        return (chosen == right)[right >= 0].float()
 
 
 def _embedded(run: Run, site: str) -> torch.Tensor:
