@@ -100,8 +100,17 @@ class Codes:
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """Other `values` `[n]` in the places of the entries: `[B, M]` of their dtype."""
         out = values.new_zeros(self.rows, self.width)
+        if self.fixed_k is not None:
+            at = self.indices.view(self.rows, self.fixed_k).long()
+            return out.scatter_(1, at, values.view(self.rows, self.fixed_k))
         out[self.row_of(), self.indices.long()] = values
         return out
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """What `x` `[B, M]` holds in the places of the entries, `[n]`."""
+        if self.fixed_k is not None:
+            return x.gather(1, self.indices.view(self.rows, self.fixed_k).long()).view(-1)
+        return x[self.row_of(), self.indices.long()]
 
     def select(self, keep: torch.Tensor) -> Codes:
         """The entries where `keep`, bool `[n]`."""

@@ -34,4 +34,4 @@ def decode_error(
         errors[:, g] += errors[:, g + 1]
     for g, end in enumerate(ends):
         acts[:, starts[g] : end] = errors[:, g] @ W_dec[starts[g] : end].T
-    d_values.copy_(acts[codes.row_of(), codes.indices.long()])
+    d_values.copy_(codes.gather(acts))

@@ -1,0 +1,274 @@
+"""One training step of a sparse autoencoder, transcoder or crosscoder, on the kernels of sparse codes.
+
+The encoder's product is taken in blocks of rows, and an architecture keeps of each block the few
+pre-activations that it chooses; everything after works on these codes. No autograd: the gradients are written
+out here, and equal to those of dense autograd (tests/methods/sae/test_step.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from mmxai.errors import ArgumentError
+from mmxai.kernels.code_gradients import code_gradients
+from mmxai.kernels.codes import Codes
+from mmxai.kernels.decode_error import decode_error
+from mmxai.methods.sae.adam import Adam
+from mmxai.methods.sae.auxk import AuxK, add_auxk
+from mmxai.methods.sae.workspace import Workspace, backend_for
+
+PRODUCTS = ("float32", "bfloat16")
+
+
+class Weights(Protocol):
+    """What a step reads, and updates in place: contiguous float32 on one device.
+
+    `W_enc` `[M, D]`, `b_enc` `[M]`, `W_dec` `[M, E]`, `b_dec` `[E]`; `threshold` `[M]` and `W_skip` `[E, D]`
+    where the architecture has them.
+    """
+
+    W_enc: torch.Tensor
+    b_enc: torch.Tensor
+    W_dec: torch.Tensor
+    b_dec: torch.Tensor
+    threshold: torch.Tensor | None
+    W_skip: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class CodeGradient:
+    """What an architecture makes of the gradient at its codes' values.
+
+    `d_pre` float32 `[n]`: at each entry's pre-activation, the penalty's part included. `d_threshold` `[M]`.
+    `penalty`: what the architecture adds to the loss.
+    """
+
+    d_pre: torch.Tensor
+    d_threshold: torch.Tensor | None = None
+    penalty: float = 0.0
+
+
+class Choice(Protocol):
+    """The codes of one batch while they are chosen."""
+
+    def block(self, product: torch.Tensor, bias: torch.Tensor, first_row: int) -> None:
+        """Rows `first_row` and on of the encoder's product `[R, M]`, without its `bias` `[M]`.
+
+        `product` is a buffer that the next block overwrites.
+        """
+
+    def finish(self) -> Codes:
+        """The codes of all rows, activated."""
+
+    def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
+        """From the gradient `[n]` of the reconstruction's loss at the values; it may overwrite that."""
+
+
+class Arch(Protocol):
+    """An architecture: how codes are chosen. `prefixes`: ends of nested prefixes of latents, or ()."""
+
+    prefixes: tuple[int, ...]
+
+    def begin(self, weights: Weights, rows: int) -> Choice:
+        """For a batch of that many rows."""
+
+
+@dataclass
+class Gradients:
+    """`tensors`: by the names of the weights, in buffers that the next step overwrites.
+
+    `squares`: the sum of their squares.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    squares: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Losses of one step, before its update: `loss` = `reconstruction` + `penalty` + `aux`.
+
+    `row_losses` float64 `[B, G]`: squared distances of the reconstructions, not scaled. `fired` int64 `[M]`:
+    in how many rows each latent was active. `grad_norm`: of all gradients, before clipping.
+    """
+
+    loss: float
+    reconstruction: float
+    penalty: float
+    aux: float
+    row_losses: torch.Tensor
+    codes: Codes
+    fired: torch.Tensor
+    grad_norm: float
+
+
+def encode(
+    weights: Weights,
+    arch: Arch,
+    x: torch.Tensor,
+    *,
+    centred: bool,
+    workspace: Workspace | None = None,
+    product: str = "float32",
+) -> Codes:
+    """The codes of `x` `[B, D]`; see `gradients` for the options."""
+    workspace = workspace or Workspace()
+    return _encode(weights, arch, _centre(weights, x, centred, workspace), workspace, product, None)[1]
+
+
+def gradients(
+    weights: Weights,
+    arch: Arch,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    scale: float,
+    centred: bool,
+    prefix_weights: Sequence[float] | None = None,
+    aux: AuxK | None = None,
+    project: bool = True,
+    frozen: Sequence[str] = (),
+    workspace: Workspace | None = None,
+    product: str = "float32",
+) -> tuple[Gradients, StepResult]:
+    """Losses of a batch and their gradients, which stand in the workspace's buffers until its next use.
+
+    `x` `[B, D]`, `target` `[B, E]`: contiguous float32 in the SAE's units. The loss is `scale` times the mean
+    over prefixes (or their sum by `prefix_weights`) of the squared distances of all rows, plus the
+    architecture's penalty, plus `aux`. `centred`: `b_dec` is taken off x before the encoder, and its gradient
+    has both parts. `project`: the decoder's gradient loses its part along the decoder's rows, which must be
+    unit vectors. `frozen`: names of weights without gradient. `product`: the dtype of the encoder's product.
+    """
+    ends = arch.prefixes or (len(weights.b_enc),)
+    shares = [1 / len(ends)] * len(ends) if prefix_weights is None else prefix_weights
+    factors = tuple(scale * share for share in shares)
+    workspace = workspace or Workspace()
+    inputs = _centre(weights, x, centred, workspace)
+    dead = None if aux is None or aux.empty else aux.latents
+    choice, codes, dead_pre = _encode(weights, arch, inputs, workspace, product, dead)
+    base = None if weights.W_skip is None else x @ weights.W_skip.detach().T
+    out_width = weights.W_dec.shape[1]
+    errors, row_losses, d_values = decode_error(
+        codes, weights.W_dec, target, bias=weights.b_dec, base=base, prefixes=ends, weights=factors,
+        errors=workspace.take("errors", (len(x), len(ends), out_width), x.device), backend=backend_for(codes),
+    )  # fmt: skip
+    code = choice.backward(codes, d_values)
+    found = {
+        name: workspace.like(f"g.{name}", getattr(weights, name)) for name in ("W_enc", "b_enc", "W_dec")
+    }
+    squares = code_gradients(
+        codes, code.d_pre, errors, inputs, found["W_dec"], found["W_enc"], found["b_enc"], prefixes=ends,
+        project=weights.W_dec.detach() if project else None, backend=backend_for(codes),
+    )  # fmt: skip
+    aux_loss = 0.0
+    if aux is not None and dead_pre is not None:
+        residual = errors[:, -1] * (-0.5 / factors[-1])
+        aux_loss = add_auxk(
+            aux, dead_pre, residual, inputs, weights.W_dec.detach(), found, squares, scale, project
+        )
+    found["b_dec"] = errors[:, 0].sum(0)
+    if centred:
+        found["b_dec"] -= found["b_enc"] @ weights.W_enc.detach()
+    if weights.W_skip is not None:
+        found["W_skip"] = errors[:, 0].T @ x
+    if code.d_threshold is not None:
+        found["threshold"] = code.d_threshold
+    total = float(squares.sum())
+    total += sum(_squares(g) for name, g in found.items() if name in ("b_dec", "W_skip", "threshold"))
+    for name in frozen:
+        total -= _squares(found.pop(name))
+    reconstruction = sum(f * s for f, s in zip(factors, row_losses.sum(0).tolist(), strict=True))
+    result = StepResult(
+        loss=reconstruction + code.penalty + aux_loss,
+        reconstruction=reconstruction,
+        penalty=code.penalty,
+        aux=aux_loss,
+        row_losses=row_losses,
+        codes=codes,
+        fired=codes.fired(),
+        grad_norm=math.sqrt(max(total, 0.0)) if total == total else total,
+    )
+    return Gradients(found, total), result
+
+
+def step(
+    weights: Weights,
+    arch: Arch,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    adam: Adam,
+    *,
+    lr: float | dict[str, float],
+    scale: float,
+    centred: bool,
+    clip: float | None = None,
+    unit: bool = True,
+    prefix_weights: Sequence[float] | None = None,
+    aux: AuxK | None = None,
+    frozen: Sequence[str] = (),
+    workspace: Workspace | None = None,
+    product: str = "float32",
+) -> StepResult:
+    """`gradients`, then an update of the weights in place.
+
+    `unit`: the decoder's rows are unit vectors, so that its gradient is projected off them before clipping,
+    and they are made so again after the update. `clip`: the largest norm of all gradients together.
+    """
+    found, result = gradients(
+        weights, arch, x, target, scale=scale, centred=centred, prefix_weights=prefix_weights, aux=aux,
+        project=unit, frozen=frozen, workspace=workspace, product=product,
+    )  # fmt: skip
+    adam.step(weights, found.tensors, lr, norm=result.grad_norm, clip=clip, unit=unit)
+    return result
+
+
+def _squares(g: torch.Tensor) -> float:
+    return float(g.double().square().sum())
+
+
+def _centre(weights: Weights, x: torch.Tensor, centred: bool, workspace: Workspace) -> torch.Tensor:
+    width = weights.W_enc.shape[1]
+    if x.ndim != 2 or x.shape[1] != width or x.dtype != torch.float32 or not x.is_contiguous():
+        raise ArgumentError(
+            f"sae step: x is {x.dtype} of shape {tuple(x.shape)}, expected contiguous float32 of shape "
+            f"(B, {width})"
+        )
+    if not centred:
+        return x
+    return torch.sub(x, weights.b_dec.detach(), out=workspace.like("centred", x))
+
+
+def _encode(
+    weights: Weights,
+    arch: Arch,
+    inputs: torch.Tensor,
+    workspace: Workspace,
+    product: str,
+    dead: torch.Tensor | None,
+) -> tuple[Choice, Codes, torch.Tensor | None]:
+    """The choice, its codes and the pre-activations of the latents `dead`, `[B, A]`."""
+    if product not in PRODUCTS:
+        raise ArgumentError(f"sae step: got product={product!r}, expected one of {PRODUCTS}")
+    rows, latents = len(inputs), len(weights.b_enc)
+    bias = weights.b_enc.detach()
+    matrix = weights.W_enc.detach().to(getattr(torch, product)).T
+    choice = arch.begin(weights, rows)
+    dead_pre = None if dead is None else workspace.take("dead", (rows, len(dead)), inputs.device)
+    for first in range(0, rows, workspace.block_rows):
+        block = inputs[first : first + workspace.block_rows]
+        out = workspace.take("product", (len(block), latents), inputs.device)
+        if product == "float32":
+            torch.mm(block, matrix, out=out)
+        else:
+            out.copy_(block.to(matrix.dtype) @ matrix)
+        choice.block(out, bias, first)
+        if dead is not None and dead_pre is not None:
+            torch.index_select(out, 1, dead, out=dead_pre[first : first + len(block)])
+    if dead is not None and dead_pre is not None:
+        dead_pre += bias[dead]
+    return choice, choice.finish(), dead_pre
