@@ -10,6 +10,7 @@ import torch
 from mmxai.errors import BackendError
 from mmxai.kernels import status
 from mmxai.kernels._dispatch import Op
+from mmxai.kernels.codes import Codes
 
 
 class KernelTests:
@@ -40,8 +41,49 @@ class KernelTests:
         assert all((s.reason is None) == s.available for s in lines)
 
     def test_unknown_backend(self):
-        with pytest.raises(BackendError, match="there are cpu, numba, reference"):
+        with pytest.raises(BackendError, match=f"there are {', '.join(self.op.backends('cpu'))}"):
             self.op.pick("abacus", "cpu")
+
+
+class SumTests(KernelTests):
+    """Ops that add floats: near the reference, and the same bits whatever the number of threads.
+
+    `call` takes `threads` as well, and its arguments' magnitudes are near 1.
+    """
+
+    tolerance: ClassVar[float] = 2e-6
+    """Relative to the largest value of an output."""
+
+    def call(self, case: Any, backend: str, device: str, poison: int, threads: int = 1) -> list[np.ndarray]:
+        raise NotImplementedError
+
+    def test_equals_the_reference_bit_for_bit(self, backend, case):
+        expected = self.call(case, "reference", "cpu", poison=0)
+        first = self.call(case, *backend, poison=0)
+        for got, want in zip(first, expected, strict=True):
+            assert got.dtype == want.dtype and got.shape == want.shape
+            size = np.abs(want).max(initial=1e-6)
+            np.testing.assert_allclose(got, want, rtol=0, atol=self.tolerance * size)
+        for poison, threads in ((1, 1), (0, 3)):
+            for got, want in zip(self.call(case, *backend, poison, threads), first, strict=True):
+                np.testing.assert_array_equal(as_bits(got), as_bits(want))
+
+
+def codes(rows: int, latents: int, density: float, seed: int = 0, fixed: int | None = None) -> Codes:
+    """Random codes, in random order within a row; some rows have none, and some values are 0."""
+    g = torch.Generator().manual_seed(seed)
+    if fixed is not None:
+        indices = torch.stack([torch.randperm(latents, generator=g)[:fixed] for _ in range(rows)])
+        return Codes.fixed(torch.rand(rows, fixed, generator=g), indices.int(), latents)
+    held = torch.rand(rows, latents, generator=g) < density
+    held[rows // 2] = False
+    counts, order = held.sum(1), torch.rand(rows, latents, generator=g).masked_fill(~held, 2).argsort(1)
+    indices = torch.cat([o[:n] for o, n in zip(order, counts.tolist(), strict=True)])
+    values = torch.randn(len(indices), generator=g)
+    values[::7] = 0
+    return Codes(
+        values, indices.int(), torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]), latents
+    )
 
 
 def as_bits(x: np.ndarray) -> np.ndarray:

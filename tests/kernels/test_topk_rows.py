@@ -22,7 +22,7 @@ class TestTopkRows(KernelTests):
     def call(self, case, backend, device, poison):
         dtype, by, k = case
         outputs = []
-        for width in (k, k + 3, 203, 1000):
+        for width in (k, k + 3, 203, 1000, 1611):
             x = values((40, width), dtype, seed=width)
             x[1] = 0
             x[1, ::2] = -0.0  # all tie
@@ -39,6 +39,23 @@ class TestTopkRows(KernelTests):
             got = topk_rows(view, 7, backend=backend[0])
             want = topk_rows(view.cpu().contiguous(), 7, backend="reference")
             assert torch.equal(got[0].cpu(), want[0]) and torch.equal(got[1].cpu(), want[1])
+
+    @pytest.mark.parametrize("k", [1, 32, 128, 300])
+    def test_bias(self, backend, k):
+        """Rows of which few, all or no values reach a group's maximum."""
+        for width in (300, 1024, 1500):
+            x = values((40, width), torch.float32, seed=width)
+            x[::2] = torch.randn(20, width, generator=torch.Generator().manual_seed(k))
+            x[2], x[4], x[6] = 0, float("nan"), float("-inf")
+            x[8] = torch.arange(width).remainder(3)
+            bias = torch.randn(width, generator=torch.Generator().manual_seed(1))
+            bias[5:60] = 0
+            x, bias = x.to(backend[1]), bias.to(backend[1])
+            for by in ("value", "magnitude"):
+                got = topk_rows(x, k, by=by, bias=bias, threads=2, backend=backend[0])
+                want = topk_rows(x + bias, k, by=by, backend="reference")
+                assert torch.equal(got[1], want[1])
+                torch.testing.assert_close(got[0], want[0], rtol=0, atol=0, equal_nan=True)
 
     def test_no_rows(self, backend):
         values, indices = topk_rows(torch.empty(0, 5, device=backend[1]), 2, backend=backend[0])
@@ -69,3 +86,17 @@ def test_agrees_with_torch():
 def test_bad_arguments(x, k, by):
     with pytest.raises(ArgumentError, match="expected"):
         topk_rows(x, k, by=by)
+
+
+@pytest.mark.parametrize(
+    ("x", "bias"),
+    [
+        (torch.ones(3, 4), torch.ones(3)),
+        (torch.ones(3, 4), torch.ones(4).double()),
+        (torch.ones(3, 4), torch.ones(8)[::2]),
+        (torch.ones(3, 4).bfloat16(), torch.ones(4)),
+    ],
+)
+def test_bad_bias(x, bias):
+    with pytest.raises(ArgumentError, match=r"bias is .* expected"):
+        topk_rows(x, 2, bias=bias)

@@ -90,3 +90,9 @@ def test_topk_rows(source, by):
         got, want = (topk_rows(x, k, by=by, backend=backend) for backend in ("triton", "reference"))
         np.testing.assert_array_equal(numbers(got[0]), numbers(want[0]))
         assert torch.equal(got[1], want[1])
+
+
+def test_topk_rows_with_a_bias():
+    x, bias = torch.randn(2, 1100), torch.randn(1100)
+    got, want = (topk_rows(x, 9, bias=bias, backend=backend) for backend in ("triton", "reference"))
+    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
