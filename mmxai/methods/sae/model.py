@@ -23,6 +23,7 @@ from mmxai.methods.sae.select import select
 from mmxai.methods.sae.spec import SAESpec
 from mmxai.types import Batch
 
+ROW_NORM_EPS = 1e-5  # on the way in alone, as SAELens and ViT-Prisma have it
 BLOCK_BYTES = 64 << 20  # of pre-activations at a time
 
 
@@ -152,7 +153,7 @@ class SAE:
         x = self._rows(x)
         if self.spec.row_norm != "none":
             mean, deviation = _moments(x.float())
-            x = (x.float() - mean) / deviation
+            x = (x.float() - mean) / (deviation + ROW_NORM_EPS)
         x = x.to(self.dtype)
         if all(s == 1 for s in self.spec.scale):
             return x
@@ -187,8 +188,8 @@ class SAE:
 
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `row_norm` subtracts from and divides each row by, `[N, 1]`."""
-    return x.mean(1, keepdim=True), x.std(1, keepdim=True) + 1e-5
+    """Mean and standard deviation of each row, `[N, 1]`, for `row_norm`."""
+    return x.mean(1, keepdim=True), x.std(1, keepdim=True)
 
 
 def shapes(spec: SAESpec) -> dict[str, tuple[int, ...]]:

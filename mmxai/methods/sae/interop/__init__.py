@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -45,7 +46,9 @@ def detect(path: str | Path) -> str:
     )
 
 
-def read_sae(path: str | Path, name: str = "auto", *, site: str | None = None, site_out: str | None = None) -> SAE:
+def read_sae(
+    path: str | Path, name: str = "auto", *, site: str | None = None, site_out: str | None = None
+) -> SAE:
     """The SAE at `path`, of any layout (`name`: 'auto' looks).
 
     `site`, `site_out`: what its sites are called here, where the layout does not tell or tells other names.
@@ -60,9 +63,8 @@ def read_sae(path: str | Path, name: str = "auto", *, site: str | None = None, s
     found = layout(name).read(path)
     if site_out is not None and not found.transcoder:
         raise ArgumentError(f"got site_out {site_out!r} for an SAE, expected it with a transcoder alone")
-    named = {"site_in": site or found.site_in, "site_out": site_out or found.site_out}
     try:
-        return Plain(**{**vars(found), **named}).sae()
+        return replace(found, site_in=site or found.site_in, site_out=site_out or found.site_out).sae()
     except ArgumentError as error:
         raise SAEFormatError(f"{path}: {error}") from error
 

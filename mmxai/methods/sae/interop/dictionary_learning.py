@@ -1,4 +1,4 @@
-"""dictionary_learning: a folder of `ae.pt`, a pickled state dict, and `config.json` (dictionary-learning 0.1).
+"""dictionary_learning: a folder of `ae.pt`, a pickle, and `config.json` (dictionary-learning 0.1).
 
     AutoEncoder          bias [D]     encoder.weight [M, D]  encoder.bias [M]  decoder.weight [D, M]
     AutoEncoderNew       the same with decoder.bias [D] for bias, which the encoder does not subtract
@@ -30,7 +30,12 @@ from mmxai.methods.sae.interop.plain import Plain
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 _LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
 _MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")
-_SITES = {"resid_post": "resid_post", "mlp_out": "mlp_out", "attention_out": "attn_out", "attn_out": "attn_out"}
+_SITES = {
+    "resid_post": "resid_post",
+    "mlp_out": "mlp_out",
+    "attention_out": "attn_out",
+    "attn_out": "attn_out",
+}
 
 
 def recognises(path: Path) -> bool:
@@ -38,7 +43,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Plain:
-    """The dictionary in folder `path`, or of a file `ae.pt`; without a `config.json` its tensors tell its class."""
+    """The dictionary of folder `path` or file `ae.pt`; its tensors tell its class without `config.json`."""
     folder = path.parent if path.is_file() else path
     tensors, _ = read_pickled(folder / WEIGHTS)
     config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
@@ -54,7 +59,8 @@ def read(path: Path) -> Plain:
     found = Plain(
         **made,
         site_in=ours.get("site_in") or _site(trainer),
-        identity=ours.get("identity") or {k: trainer[k] for k in ("lm_name", "layer") if trainer.get(k) is not None},
+        identity=ours.get("identity")
+        or {k: trainer[k] for k in ("lm_name", "layer") if trainer.get(k) is not None},
         notes=f"read from dictionary_learning, {kind}",
     )
     if kind == "AutoEncoder":  # its `from_pretrained` does so too
@@ -67,9 +73,10 @@ def write(sae: Plain, path: Path) -> None:
     """Folder `path` with `sae` as the library's `load_dictionary` reads it: `ae.pt` is a pickle."""
     if sae.transcoder or sae.W_skip is not None:
         raise ArgumentError(
-            "dictionary_learning: got a transcoder or a skip path, expected an SAE of one site: the library has "
-            "no other; the sparsify and SAELens layouts hold it"
+            "dictionary_learning: got a transcoder or a skip path, expected an SAE of one site: the library "
+            "has no other; the sparsify and SAELens layouts hold it"
         )
+    sae.refuse_row_norm("dictionary_learning")
     kind, state = _state(sae)
     latents, width = sae.W_enc.shape
     trainer = {
@@ -85,7 +92,9 @@ def write(sae: Plain, path: Path) -> None:
     about = {"site_in": sae.site_in, "identity": dict(sae.identity)}
     path.mkdir(parents=True, exist_ok=True)
     torch.save({name: value.contiguous().clone() for name, value in state.items()}, path / WEIGHTS)
-    (path / CONFIG).write_text(json.dumps({"trainer": trainer, "buffer": {}, "mmxai": about}, indent=1) + "\n")
+    (path / CONFIG).write_text(
+        json.dumps({"trainer": trainer, "buffer": {}, "mmxai": about}, indent=1) + "\n"
+    )
 
 
 def _state(sae: Plain) -> tuple[str, dict[str, torch.Tensor]]:
@@ -113,8 +122,8 @@ def _state(sae: Plain) -> tuple[str, dict[str, torch.Tensor]]:
     threshold = _threshold(sae)
     if not (threshold == threshold[0]).all():
         raise ArgumentError(
-            f"dictionary_learning: got a {sae.arch} SAE with a threshold a latent, expected one of all latents: "
-            "its class has no other; the SAELens layout holds it"
+            f"dictionary_learning: got a {sae.arch} SAE with a threshold a latent, expected one of all "
+            "latents: its class has no other; the SAELens layout holds it"
         )
     if sae.arch == "batchtopk":
         return "BatchTopKSAE", {**linear, "b_dec": sae.b_dec.float(), "k": k, "threshold": threshold[0]}
@@ -130,12 +139,16 @@ def _threshold(sae: Plain) -> torch.Tensor:
     return sae.threshold.float()
 
 
-def _linear(tensors: dict[str, torch.Tensor], path: Path, *more: str) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
+def _linear(
+    tensors: dict[str, torch.Tensor], path: Path, *more: str
+) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
     W_enc, b_enc, decoder, *rest = take(tensors, path, (*_LINEAR, *more))
     return {"arch": "relu", "W_enc": W_enc, "b_enc": b_enc, "W_dec": decoder.T}, tuple(rest)
 
 
-def _matrices(tensors: dict[str, torch.Tensor], path: Path, *more: str) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
+def _matrices(
+    tensors: dict[str, torch.Tensor], path: Path, *more: str
+) -> tuple[dict[str, Any], tuple[torch.Tensor, ...]]:
     W_enc, b_enc, W_dec, b_dec, *rest = take(tensors, path, (*_MATRICES, *more))
     return {"W_enc": W_enc.T, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}, tuple(rest)
 
@@ -157,7 +170,10 @@ def _gated(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
 
 
 def _topk(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    tensors = {"threshold": torch.tensor(-1.0), **tensors}  # before 0.1 there was none, and TopK never uses it
+    tensors = {
+        "threshold": torch.tensor(-1.0),
+        **tensors,
+    }  # before 0.1 there was none, and TopK never uses it
     made, (b_dec, k, _) = _linear(tensors, path, "b_dec", "k", "threshold")
     return made | {"arch": "topk", "b_dec": b_dec, "k": int(k)}
 

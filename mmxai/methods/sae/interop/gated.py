@@ -1,7 +1,7 @@
 """Gated SAEs (Rajamanoharan et al. 2024, arXiv:2404.16014) as the JumpReLU ones that they are.
 
-With h = W_enc x the gate is open where h + b_gate > 0 and the magnitude is relu(exp(r) h + b_mag). As exp(r) is
-positive, the gate is open exactly where exp(r) h + b_mag > b_mag - exp(r) b_gate: a threshold.
+With h = W_enc x the gate is open where h + b_gate > 0 and the magnitude is relu(exp(r) h + b_mag). As exp(r)
+is positive, the gate is open exactly where exp(r) h + b_mag > b_mag - exp(r) b_gate: a threshold.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def take(
     needed: Sequence[str],
     possible: Sequence[str] = (),
 ) -> tuple[torch.Tensor, ...]:
-    """The `needed` tensors in that order; SAEFormatError where one is missing, or one is there that nobody reads."""
+    """The `needed` tensors in that order; SAEFormatError where one is missing or one more is there."""
     missing = sorted(set(needed) - set(tensors))
     unknown = sorted(set(tensors) - set(needed) - set(possible))
     if missing or unknown:

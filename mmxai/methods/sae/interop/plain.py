@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.spec import WITH_K, Arch, SAESpec
+
+RowNorm = Literal["none", "layer_norm"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Plain:
     k: int | None = None
     prefixes: tuple[int, ...] = ()
     centred: bool = True
+    row_norm: RowNorm = "none"
     site_in: str = "unknown"
     site_out: str = ""
     """Not given: `site_in`."""
@@ -45,13 +48,11 @@ class Plain:
         return self.site_out not in ("", self.site_in)
 
     def centre(self, centred: bool) -> Plain:
-        """The same function with `b_dec` subtracted from the input, or not; `b_enc` takes the difference up."""
+        """The same function with `b_dec` subtracted from the input, or not; `b_enc` makes up for it."""
         if centred == self.centred:
             return self
         shift = (self.W_enc.double() @ self.b_dec.double()).float()
-        return replace(
-            self, centred=centred, b_enc=self.b_enc.float() + (shift if centred else -shift)
-        )
+        return replace(self, centred=centred, b_enc=self.b_enc.float() + (shift if centred else -shift))
 
     def unit(self, norms: torch.Tensor) -> Plain:
         """The same function with latents `norms` `[M]` times as large and decoder rows as much shorter."""
@@ -66,7 +67,9 @@ class Plain:
 
     def sae(self) -> SAE:
         """As an SAE; ArgumentError where its parts do not fit each other."""
-        found = {name: getattr(self, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")}
+        found = {
+            name: getattr(self, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")
+        }
         tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
         dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
         out = self.site_out or self.site_in
@@ -81,12 +84,21 @@ class Plain:
             prefixes=self.prefixes,
             skip=self.W_skip is not None,
             centred=self.centred,
+            row_norm=self.row_norm,
             scale=(self.scale,),
             scale_out=(self.scale,),
             identity=dict(self.identity),
             notes=self.notes,
         )
         return SAE(spec, **{name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()})
+
+    def refuse_row_norm(self, layout: str) -> None:
+        """ArgumentError where rows are normalised, for a layout that cannot say so."""
+        if self.row_norm != "none":
+            raise ArgumentError(
+                f"{layout}: got an SAE with row_norm {self.row_norm!r}, expected none: its layout has no "
+                "such; SAELens's holds it"
+            )
 
     @classmethod
     def of(cls, sae: SAE) -> Plain:
@@ -98,8 +110,9 @@ class Plain:
                 "no other library's layout holds several; keep it as mmxai saves it"
             )
         made = cls(
-            spec.arch, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold, sae.W_skip, spec.k, spec.prefixes,
-            bool(spec.centred), spec.sites_in[0], spec.sites_out[0], identity=spec.identity, notes=spec.notes,
+            spec.arch, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold, sae.W_skip, spec.k,
+            spec.prefixes, bool(spec.centred), spec.row_norm, spec.sites_in[0], spec.sites_out[0],
+            identity=spec.identity, notes=spec.notes,
         )  # fmt: skip
         into, out = spec.scale[0], spec.scale_out[0]
         if into == out == 1:

@@ -1,7 +1,7 @@
 """ViT-Prisma: a pickled `*.pt` with its `config.json` beside it, or with the configuration inside. Read only.
 
-    SAE          W_enc [D, M]  b_enc [M]  W_dec [M, D]  b_dec [D]; gated ones with b_gate, r_mag, b_mag [M]
-    transcoder   W_enc [D, M]  b_enc [M]  W_dec [M, E]  b_dec [D] of the input  b_dec_out [E]  W_skip [E, D]
+SAE          W_enc [D, M]  b_enc [M]  W_dec [M, D]  b_dec [D]; gated ones with b_gate, r_mag, b_mag [M]
+transcoder   W_enc [D, M]  b_enc [M]  W_dec [M, E]  b_dec [D] of the input  b_dec_out [E]  W_skip [E, D]
 """
 
 from __future__ import annotations
@@ -36,18 +36,16 @@ def read(path: Path) -> Plain:
     config = read_json(beside) if beside.exists() else rest.get("cfg")
     if not isinstance(config, dict):
         raise SAEFormatError(f"{file}: got weights without a configuration, expected {CONFIG} beside them")
-    normalisation = config.get("normalize_activations") or "none"
-    if normalisation not in ("none", "expected_average_only_in"):  # the library leaves the latter to its caller
-        raise SAEFormatError(
-            f"{file}: got normalize_activations = {normalisation!r}, which divides every row by a number of its "
-            "own, expected 'none': ours have one scale a site"
-        )
+    norm = config.get("normalize_activations") or "none"
+    if norm not in ("none", "layer_norm", "expected_average_only_in"):  # the last is left to its caller
+        raise SAEFormatError(f"{file}: got normalize_activations = {norm!r}, expected none or layer_norm")
     transcoder = bool(config.get("is_transcoder"))
     made = _transcoder(inside, file) if transcoder else _weights(config, inside, file)
     hook = config.get("hook_point") or f"blocks.{_layer(config)}.{config.get('layer_subtype')}"
     out = f"blocks.{config.get('out_hook_point_layer')}.{config.get('layer_out_subtype')}"
     return Plain(
         **made | _activation(config, made.get("arch", "relu"), file),
+        row_norm="layer_norm" if norm == "layer_norm" else "none",
         site_in=site_of(hook, "vision"),
         site_out=site_of(out, "vision") if transcoder else "",
         identity={k: config[k] for k in ("model_name", "dataset_name") if config.get(k) is not None},
@@ -59,7 +57,7 @@ def write(sae: Plain, path: Path) -> None:
     """Refused: the layout is a pickle, and mmxai writes none but dictionary_learning's."""
     raise ArgumentError(
         "prisma: got a request to write ViT-Prisma's layout, expected mmxai, saelens, sparsify or "
-        "dictionary_learning: it is a pickle with a Python object in it; SAELens reads what ViT-Prisma's users need"
+        "dictionary_learning: it is a pickle with a Python object in it"
     )
 
 
@@ -109,6 +107,7 @@ def _only(folder: Path) -> Path:
     found = _checkpoints(folder)
     if len(found) != 1:
         raise SAEFormatError(
-            f"{folder}: got {len(found)} .pt files ({', '.join(f.name for f in found)}), expected one; name the file"
+            f"{folder}: got {len(found)} .pt files ({', '.join(f.name for f in found)}), expected one; "
+            "name the file itself"
         )
     return found[0]

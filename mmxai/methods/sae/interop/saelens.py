@@ -26,10 +26,21 @@ VERSION = "6.54.0"
 """Of the layout that `write` makes; before 6.0.0 the configuration was another."""
 
 SCALED = "expected_average_only_in"
-_RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn", "hook_point_head_index": "hook_head_index"}
+_RENAMED = {
+    "hook_point": "hook_name",
+    "activation_fn_str": "activation_fn",
+    "hook_point_head_index": "hook_head_index",
+}
 _BASE = ("W_enc", "b_enc", "W_dec", "b_dec")
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
-_KEPT = ("model_name", "hook_head_index", "dataset_path", "context_size", "neuronpedia_id", "sae_lens_version")
+_KEPT = (
+    "model_name",
+    "hook_head_index",
+    "dataset_path",
+    "context_size",
+    "neuronpedia_id",
+    "sae_lens_version",
+)
 
 
 def recognises(path: Path) -> bool:
@@ -53,9 +64,10 @@ def read(path: Path) -> Plain:
         centred=bool(config.get("apply_b_dec_to_input", True)) and not transcoder,
         site_in=site,
         site_out=out if transcoder else "",
+        row_norm="layer_norm" if config.get("normalize_activations") == "layer_norm" else "none",
         scale=_scale(config, path),
         identity=ours.get("identity") or {k: about[k] for k in _KEPT if about.get(k) is not None},
-        notes=f"read from SAELens {about.get('sae_lens_version') or 'before 6'}, architecture {config['architecture']}",
+        notes=f"read from SAELens {about.get('sae_lens_version') or 'before 6'}: {config['architecture']}",
     )
 
 
@@ -83,7 +95,7 @@ def write(sae: Plain, path: Path) -> None:
         "dtype": str(dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": sae.centred,
-        "normalize_activations": "none",
+        "normalize_activations": sae.row_norm,
         "reshape_activations": "none",
         "metadata": about,
     }
@@ -119,15 +131,21 @@ def _current(config: dict[str, Any]) -> dict[str, Any]:
     if isinstance(config.get("normalize_activations"), bool):
         config["normalize_activations"] = SCALED if config["normalize_activations"] else "none"
     config.setdefault("architecture", "standard")
-    config.setdefault("metadata", {k: v for k, v in config.items() if k in (*_KEPT, "hook_name", "hook_name_out")})
+    config.setdefault(
+        "metadata", {k: v for k, v in config.items() if k in (*_KEPT, "hook_name", "hook_name_out")}
+    )
     return config
 
 
 def _upright(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
     """`W_enc` as ours; no factor of a fine-tuned SAE, which decoding would have to multiply by."""
     factor = tensors.pop("scaling_factor", None)
-    if factor is not None and not torch.allclose(factor.float(), torch.ones_like(factor, dtype=torch.float32)):
-        raise SAEFormatError(f"{path}: got an SAE with a fine-tuned scaling_factor, expected none: ours have no such")
+    if factor is not None and not torch.allclose(
+        factor.float(), torch.ones_like(factor, dtype=torch.float32)
+    ):
+        raise SAEFormatError(
+            f"{path}: got an SAE with a fine-tuned scaling_factor, expected none: ours have no such"
+        )
     if "W_enc" in tensors:
         tensors["W_enc"] = tensors["W_enc"].T
     return tensors
@@ -138,7 +156,9 @@ def _weights(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
     architecture = config["architecture"]
     found: dict[str, Any]
     if architecture == "gated":
-        W_enc, W_dec, b_dec, *gate = take(tensors, path, ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"))
+        W_enc, W_dec, b_dec, *gate = take(
+            tensors, path, ("W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag")
+        )
         return ungated(W_enc, *gate) | {"W_dec": W_dec, "b_dec": b_dec}
     if architecture in ("standard", "transcoder"):
         found = {"arch": "relu"}
@@ -152,11 +172,11 @@ def _weights(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
         # In training k may be a fraction; it plays no part once the threshold has been learned.
         found = {"arch": "batchtopk", "k": max(1, round(config.get("k") or 1))}
         if architecture != "batchtopk":
-            found |= {"arch": "matryoshka", "prefixes": tuple(config.get("matryoshka_widths") or ())}
+            found |= {"arch": "matryoshka", "prefixes": _prefixes(config)}
     else:
         raise SAEFormatError(
-            f"{path}: got architecture {architecture!r}, expected standard, topk, jumprelu, gated, batchtopk, "
-            f"matryoshka_batchtopk or a transcoder; ours computes nothing like it"
+            f"{path}: got architecture {architecture!r}, expected standard, topk, jumprelu, gated, "
+            "batchtopk, matryoshka_batchtopk or a transcoder; ours computes nothing like it"
         )
     names = [*_BASE]
     if "jumprelu" in architecture:
@@ -173,8 +193,14 @@ def _weights(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
     return found
 
 
+def _prefixes(config: dict[str, Any]) -> tuple[int, ...]:
+    """SAELens adds the last one where it is not given."""
+    widths = tuple(config.get("matryoshka_widths") or ())
+    return widths if widths[-1:] == (config["d_sae"],) else (*widths, config["d_sae"])
+
+
 def _unit(found: dict[str, Any]) -> dict[str, Any]:
-    """Latents are chosen as if decoder rows had length 1: the same as making them so. The threshold is of those."""
+    """Latents are chosen as if decoder rows had length 1, which making them so comes to."""
     norms = found["W_dec"].float().norm(dim=1).clamp(min=1e-8)
     return found | {
         "W_enc": found["W_enc"].float() * norms[:, None],
@@ -184,15 +210,17 @@ def _unit(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scale(config: dict[str, Any], path: Path) -> float:
-    """What SAELens multiplies rows by before the SAE sees them."""
+    """What SAELens multiplies all rows by before the SAE sees them."""
     how = config.get("normalize_activations") or "none"
-    if how == "none":
+    if how in ("none", "layer_norm"):
         return 1.0
-    factor = read_json(path / SCALER).get("scaling_factor") if how == SCALED and (path / SCALER).exists() else None
+    factor = (
+        read_json(path / SCALER).get("scaling_factor") if how == SCALED and (path / SCALER).exists() else None
+    )
     if not isinstance(factor, int | float):
         raise SAEFormatError(
             f"{path}: got normalize_activations = {how!r}"
             + (f" without its factor in {SCALER}" if how == SCALED else "")
-            + f", expected 'none', or {SCALED!r} with the factor; in SAELens fold it into the weights and save again"
+            + f", expected none, layer_norm, or {SCALED} with it; fold it into the weights in SAELens"
         )
     return float(factor)

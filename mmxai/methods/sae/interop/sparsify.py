@@ -34,13 +34,16 @@ def read(path: Path) -> Plain:
         )
     transcoder, skip = bool(config.get("transcode")), bool(config.get("skip_connection"))
     names = ["encoder.weight", "encoder.bias", "W_dec", "b_dec", *(["W_skip"] if skip else [])]
-    weights = take(read_tensors(path / WEIGHTS), path / WEIGHTS, names)
+    W_enc, b_enc, W_dec, b_dec, *W_skip = take(read_tensors(path / WEIGHTS), path / WEIGHTS, names)
     ours = config.get("mmxai") or {}
     site = ours.get("site_in") or f"module:{path.resolve().name}"
     return Plain(
         "topk",
-        *weights[:4],
-        W_skip=weights[4] if skip else None,
+        W_enc,
+        b_enc,
+        W_dec,
+        b_dec,
+        W_skip=W_skip[0] if W_skip else None,
         k=positive_int(config.get("k"), "k", path / CONFIG),
         centred=not transcoder,
         site_in=site if not transcoder or ours else f"{site}:in",
@@ -54,8 +57,9 @@ def write(sae: Plain, path: Path) -> None:
     """Folder `path` with `sae` as sparsify saves one."""
     if sae.arch != "topk":
         raise ArgumentError(
-            f"sparsify: got a {sae.arch} SAE, expected topk: sparsify has no other; the SAELens layout holds it"
+            f"sparsify: got a {sae.arch} SAE, expected topk: sparsify has no other; SAELens's layout holds it"
         )
+    sae.refuse_row_norm("sparsify")
     latents, width = sae.W_enc.shape
     if sae.W_dec.shape[1] != width:
         raise ArgumentError(
