@@ -171,11 +171,15 @@ def _untrained(model: Model, data: Any, store: Store, sae: SAE, path: Path) -> S
 
     plan = store.plan
     chosen = plan.identity.get("selection", {})
-    tokens = chosen.get("tokens")
+    tokens, pool = (
+        ",".join(map(str, value)) if isinstance(value, list) else value
+        for value in (chosen.get("tokens"), chosen.get("pool"))
+    )
     config = HarvestConfig(
         sites=sae.spec.sites,
         store=str(path),
-        tokens=",".join(tokens) if isinstance(tokens, list) else tokens,
+        tokens=tokens,
+        pool=pool,
         per_sample=chosen.get("per_sample"),
         order=plan.order,  # type: ignore[arg-type]
         seed=plan.seed,
