@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mmxai"
 
-BASE = {"errors", "types"}
+BASE = {"errors", "types", "share"}
 ALLOWED = {
     "errors": set(),
     "types": {"errors"},
+    "share": {"errors"},
     "kernels": BASE,
     "stats": BASE | {"kernels"},
     "store": BASE | {"kernels", "stats"},

@@ -1,4 +1,4 @@
-"""A run's checkpoint: one safetensors file with every trainee's tensors, and the rest as JSON in its header."""
+"""A run's checkpoint: a safetensors file of every trainee's tensors, the rest as JSON in its header."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     ]
     if differ:
         raise CheckpointError(
-            f"{path}: was made with other settings or data ({'; '.join(differ[:6])}), expected the same; give "
-            "another --out, or remove the folder to begin anew"
+            f"{path}: was made with other settings or data ({'; '.join(differ[:6])}), expected the same; "
+            "give another --out, or remove the folder to begin anew"
         )
 
 

@@ -32,7 +32,7 @@ class TrainConfig:
     k: int | None = 32
     """Active latents a row; batchtopk, matryoshka: on average. Not for relu and jumprelu."""
     prefixes: tuple[int, ...] = ()
-    """matryoshka: sizes of the nested dictionaries. Default: 1, 3, 7, 15 and 32 of 32 parts of the latents."""
+    """matryoshka: sizes of the nested dictionaries. Default: 1, 3, 7, 15 and 32 parts of 32."""
     penalty: float | None = None
     """relu: of the L1 norm of the codes, where a row's centred length is 1 (default 0.05). jumprelu: of L0,
     or of (L0 / target - 1)^2 (default 1)."""

@@ -16,7 +16,7 @@ Acts = Mapping[str, torch.Tensor]
 
 
 class Feed(Protocol):
-    """Endless batches: site -> float32 `[batch, width]`. `state_dict` is JSON; a feed goes on from it exactly."""
+    """Endless batches: site -> float32 `[batch, width]`. It goes on exactly from its `state_dict`, JSON."""
 
     rows: int | None
     """Rows of one pass over the data, where that is known."""

@@ -32,8 +32,8 @@ def scales_of(
         spread = _spread(sample[site])
         if not 0 < spread < float("inf"):
             raise ArgumentError(
-                f"{site}: got rows at a mean squared distance of {spread} from their mean, expected some that "
-                "differ; an SAE of a constant has nothing to learn"
+                f"{site}: got rows at a mean squared distance of {spread} from their mean, expected some "
+                "that differ; an SAE of a constant has nothing to learn"
             )
         found.append(1.0 if config.normalise == "none" else spread**-0.5)
     return tuple(found)
@@ -42,9 +42,9 @@ def scales_of(
 def begin(spec: SAESpec, config: TrainConfig, sample: Mapping[str, torch.Tensor]) -> Beginning:
     """Weights before the first step, from `sample`: site -> rows `[n, width]`, unscaled.
 
-    Decoder rows: random unit vectors. Encoder rows: the same (tied), or others; of a transcoder always others.
-    b_dec: the centre of the targets. b_enc: 0, or, where the input is not centred, what makes the mean input's
-    pre-activations 0.
+    Decoder rows: random unit vectors. Encoder rows: the same (tied), or others; of a transcoder always
+    others. b_dec: the centre of the targets. b_enc: 0, or, where the input is not centred, what makes the
+    mean input's pre-activations 0.
     """
     draw = torch.Generator().manual_seed(config.seed)
     sae = SAE.zeros(spec, sample[spec.sites_in[0]].device)

@@ -86,6 +86,6 @@ def _package(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ArgumentError(
-            f"track: got {package}, which is not installed ({error}); `pip install {package}`, or leave it out: "
-            f"{NAME} is written in any case"
+            f"track: got {package}, which is not installed ({error}); `pip install {package}`, or leave it "
+            f"out: {NAME} is written in any case"
         ) from error

@@ -1,0 +1,278 @@
+"""Training: one loop for every architecture, over a store or a live model.
+
+Several SAEs share every batch. A run is stopped at any step (Ctrl-C, SIGTERM) and goes on where it was when
+called again: to the same weights, bit for bit, with the same torch, device and threads.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mmxai.errors import ArgumentError, MmxaiError
+from mmxai.methods.sae import checkpoint, init
+from mmxai.methods.sae.config import TrainConfig, variants
+from mmxai.methods.sae.data import Acts, Feed, Origin, StoreOrigin
+from mmxai.methods.sae.interrupt import stop_signals
+from mmxai.methods.sae.jobs import Job, groups_of, jobs_of, spec_of
+from mmxai.methods.sae.metrics_log import open_logs
+from mmxai.methods.sae.model import SAE
+from mmxai.methods.sae.spec import SAESpec
+from mmxai.methods.sae.trainee import Trainee
+from mmxai.methods.sae.workspace import Workspace
+from mmxai.share import share
+from mmxai.store import Store, open_store
+
+RUNS = "runs"
+_FREE = ("sites", "log_every", "save_every", "at_once", "device")  # what may change when a run goes on
+
+
+def train_sae(
+    source: Store | Origin | str | Path,
+    config: TrainConfig | Sequence[TrainConfig] | None = None,
+    *,
+    out: str | Path | None = None,
+    part_of: str | None = None,
+    track: Sequence[str] = (),
+    progress: bool | None = None,
+    **options: Any,
+) -> list[SAE]:
+    """Train SAEs on the sites of a store (or its path), or of a `LiveOrigin`.
+
+    config: one, or several, of which each trains an SAE a site on the same batches; `options` are its fields.
+    out: folder: `<site>/` (with several configs `<site>/<what differs>/`) gets `sae.safetensors`, `sae.json`
+    and `metrics.jsonl`; `runs/` the checkpoints from which the same call goes on. None keeps nothing on disk.
+    part_of: this worker's share of the sites, "i/n"; default that of torchrun or of a SLURM array.
+    track: also "tensorboard" or "wandb". progress: None shows a bar on a terminal.
+
+    Returns the SAEs, site by site. Raises UnknownSiteError, RowSpaceError, SelectionError, ArgumentError,
+    CheckpointError before the first step; NonFiniteError at a batch with NaN, or where a loss is none.
+    """
+    configs = _configs(config, options)
+    origin = _origin(source)
+    rank, world = share(part_of)
+    jobs = jobs_of(origin, configs[0])
+    for job in jobs:  # what cannot be is said before anything is read
+        for one in configs:
+            spec_of(origin, job, one, (1.0,) * len(job.sites_in), (1.0,) * len(job.sites_out))
+    saes: dict[str, list[SAE]] = {}
+    groups = groups_of(origin, jobs[rank::world], configs[0].at_once)
+    folder = None if out is None else Path(out)
+    for group in groups:
+        run = _Run(origin, group, configs, folder, track, progress)
+        saes |= run.train()
+    return [sae for job in jobs[rank::world] for sae in saes[job.name]]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A trainee with where its input and target come from."""
+
+    trainee: Trainee
+    logs: list[Any]
+
+    @property
+    def spec(self) -> SAESpec:
+        return self.trainee.sae.spec
+
+
+class _Run:
+    """One pass over the data for the jobs of a group."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        group: Sequence[Job],
+        configs: Sequence[TrainConfig],
+        folder: Path | None,
+        track: Sequence[str],
+        progress: bool | None,
+    ):
+        self.origin, self.group, self.configs, self.folder = origin, group, configs, folder
+        self.track, self.progress = track, progress
+        self.config = configs[0]
+        self.name = group[0].name if len(group) == 1 else f"{group[0].name}+{len(group) - 1}"
+        self.path = None if folder is None else folder / RUNS / f"{self.name}.safetensors"
+        self.step, self.before = 0, 0.0
+        self.workspace = Workspace()
+
+    def train(self) -> dict[str, list[SAE]]:
+        """Job name -> its SAEs, a config each."""
+        sites = list(dict.fromkeys(s for job in self.group for s in job.sites))
+        feed = self.origin.feed(sites, self.config)
+        try:
+            self.steps = _steps(self.config, feed)
+            trainees = self._resumed(feed) or self._begun(feed)
+            if self.step < self.steps:
+                self._loop(feed, trainees)
+        finally:
+            feed.close()
+        if self.folder is not None:
+            for trainee in trainees:
+                trainee.sae.save(self.folder / trainee.name)
+        count = len(self.configs)
+        return {
+            job.name: [t.sae for t in trainees[i * count : (i + 1) * count]]
+            for i, job in enumerate(self.group)
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the weights."""
+        documents = [c.to_json() for c in self.configs]
+        return {
+            "configs": {
+                str(i): {k: v for k, v in d.items() if k not in _FREE} for i, d in enumerate(documents)
+            },
+            "sites": [list(job.sites) for job in self.group],
+            "steps": self.steps,
+        }
+
+    def _names(self) -> list[tuple[Job, TrainConfig, str]]:
+        return [
+            (job, config, "/".join(filter(None, (job.name, variant))))
+            for job in self.group
+            for config, variant in zip(self.configs, variants(list(self.configs)), strict=True)
+        ]
+
+    def _begun(self, feed: Feed) -> list[Trainee]:
+        sample = feed.sample(self.config.init_rows)
+        found = []
+        for job, config, name in self._names():
+            scale = init.scales_of(sample, job.sites_in, config)
+            scale_out = init.scales_of(sample, job.sites_out, config)
+            spec = spec_of(self.origin, job, config, scale, scale_out)
+            train = {"config": config.to_json(), "steps": self.steps, "rows": self.steps * config.batch}
+            spec = replace(spec, identity={**self.origin.identity(), "train": train})
+            found.append(Trainee(name, config, init.begin(spec, config, sample), self.steps))
+        return found
+
+    def _resumed(self, feed: Feed) -> list[Trainee] | None:
+        state = None if self.path is None else checkpoint.read(self.path)
+        if self.path is None or state is None:
+            return None
+        checkpoint.check_same(self.path, state["settings"], self.settings)
+        feed.load_state_dict(state["feed"])
+        found = []
+        for (_, config, name), own in zip(self._names(), state["trainees"], strict=True):
+            sae = SAE.zeros(SAESpec.from_json(own["spec"], self.path), config.device)
+            found.append(Trainee(name, config, init.Beginning(sae, own["spread"]), self.steps))
+        checkpoint.restore(self.path, found, state)
+        self.step, self.before = state["step"], state["seconds"]
+        return found
+
+    def _loop(self, feed: Feed, trainees: list[Trainee]) -> None:
+        self.start = time.monotonic()
+        benches = [_Bench(t, self._logs(t)) for t in trainees]
+        bar = tqdm(
+            total=self.steps, initial=self.step, unit=" steps", desc=self.name, dynamic_ncols=True,
+            disable=not (sys.stderr.isatty() if self.progress is None else self.progress),
+        )  # fmt: skip
+        standing = feed.state_dict()
+        try:
+            with bar, stop_signals(self.path is not None) as stopped:
+                while self.step < self.steps:
+                    batch = feed.next()
+                    self._step(batch, benches, bar)
+                    standing = feed.state_dict()
+                    last = self.step == self.steps
+                    if stopped or last or self.step % self.config.save_every == 0:
+                        self._save(trainees, standing)
+                    if stopped and not last:
+                        raise KeyboardInterrupt(f"{self.name}: stopped and saved at step {self.step:,}")
+        except MmxaiError:
+            # The weights stand as after the last whole step unless it was the step itself that failed.
+            if all(t.adam.steps == self.step for t in trainees):
+                self._save(trainees, standing)
+            raise
+        finally:
+            for bench in benches:
+                for log in bench.logs:
+                    log.close()
+
+    def _step(self, batch: Acts, benches: Sequence[_Bench], bar: Any) -> None:
+        made: dict[Any, torch.Tensor] = {}
+
+        def acts(sites: tuple[str, ...], scales: tuple[float, ...]) -> torch.Tensor:
+            if (sites, scales) not in made:
+                made[sites, scales] = init.scaled(batch, sites, scales)
+            return made[sites, scales]
+
+        log = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
+        shown = {}
+        for bench in benches:
+            spec = bench.spec
+            x, target = acts(spec.sites_in, spec.scale), acts(spec.sites_out, spec.scale_out)
+            losses = bench.trainee.step(x, target, self.step, self.workspace)
+            if log:
+                entry = bench.trainee.entry(self.step + 1, target, losses)
+                entry["seconds"] = round(self._seconds(), 3)
+                for sink in bench.logs:
+                    sink.write(entry)
+                shown = {
+                    "fvu": f"{entry['fvu']:.4f}",
+                    "l0": f"{entry['l0']:.1f}",
+                    "dead": f"{entry['dead']:.1%}",
+                }
+        self.step += 1
+        bar.update()
+        if shown:
+            bar.set_postfix(shown, refresh=False)
+
+    def _save(self, trainees: Sequence[Trainee], standing: Mapping[str, Any]) -> None:
+        if self.path is not None:
+            checkpoint.save(
+                self.path, trainees,
+                {
+                    "settings": self.settings, "step": self.step, "seconds": self._seconds(),
+                    "feed": dict(standing), "torch": torch.__version__,
+                },
+            )  # fmt: skip
+
+    def _logs(self, trainee: Trainee) -> list[Any]:
+        return [] if self.folder is None else open_logs(self.folder / trainee.name, self.step, self.track)
+
+    def _seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+
+def _steps(config: TrainConfig, feed: Feed) -> int:
+    if config.rows is None and feed.rows is None:
+        raise ArgumentError(
+            "sae train: got a live run without rows, expected --rows: its length is not known"
+        )
+    rows = config.rows if config.rows is not None else int(config.epochs * (feed.rows or 0))
+    if rows < config.batch:
+        raise ArgumentError(
+            f"sae train: got {rows:,} rows, expected a batch of {config.batch:,} at least; raise --epochs or "
+            "lower --batch"
+        )
+    return rows // config.batch
+
+
+def _configs(
+    config: TrainConfig | Sequence[TrainConfig] | None, options: Mapping[str, Any]
+) -> list[TrainConfig]:
+    unknown = sorted(set(options) - set(TrainConfig.__dataclass_fields__))
+    if unknown:
+        known = sorted(TrainConfig.__dataclass_fields__)
+        raise ArgumentError(f"train_sae: got options {unknown}, expected some of {known}")
+    given = [config or TrainConfig()] if config is None or isinstance(config, TrainConfig) else list(config)
+    if not given:
+        raise ArgumentError("train_sae: got no config, expected at least one")
+    configs = [replace(c, **options) for c in given]
+    variants(configs)
+    return configs
+
+
+def _origin(source: Store | Origin | str | Path) -> Origin:
+    if isinstance(source, str | Path):
+        source = open_store(source)
+    return StoreOrigin(source) if isinstance(source, Store) else source

@@ -1,0 +1,218 @@
+"""Training from a store: it learns, resumes to the last digit, shares batches, refuses bad input early."""
+
+import json
+
+import pytest
+import torch
+
+import mmxai
+from mmxai.errors import ArgumentError, CheckpointError, NonFiniteError, SelectionError, UnknownSiteError
+from mmxai.methods.sae import TrainConfig, load_sae, train_sae
+from mmxai.methods.sae import train as training
+from mmxai.methods.sae.trainee import Trainee
+from tests.methods.sae.stores import ACTIVE, make_store, planted
+
+SMALL = {
+    "sites": ("t.0.x",), "latents": 64, "k": ACTIVE, "batch": 128, "lr": 3e-3, "log_every": 10, "save_every": 7,
+    "init_rows": 1024,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / "acts.zarr")
+
+
+@pytest.fixture(scope="module")
+def store(path):
+    with mmxai.open_store(path) as opened:
+        yield opened
+
+
+def fvu(sae, x):
+    return float((sae(x) - x).square().sum() / (x - x.mean(0)).square().sum())
+
+
+def lines(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in found]
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "most"),
+    [
+        ("topk", {}, 0.3),
+        ("batchtopk", {}, 0.3),
+        ("matryoshka", {"prefixes": (16, 64)}, 0.4),
+        ("relu", {"penalty": 0.02}, 0.35),
+        ("jumprelu", {"target_l0": 4.0, "bandwidth": 0.05}, 0.35),
+    ],
+)
+def test_each_architecture_learns(store, arch, options, most):
+    (sae,) = train_sae(store, arch=arch, **{**SMALL, **options, "epochs": 10.0})
+    x, _ = planted(500, seed=7)  # rows never seen
+    assert fvu(sae, x) < most
+    assert sae.W_dec.norm(dim=1).sub(1).abs().max() < 1e-4
+    l0 = float((sae.encode_dense(x) > 0).sum(1).float().mean())
+    assert 1 <= l0 <= 14
+
+
+def test_transcoder_and_crosscoder(store):
+    options = {**SMALL, "epochs": 6.0}
+    (coder,) = train_sae(store, sites_out=("t.1.x",), skip=True, **options)
+    site = store["t.0.x"][:400], store["t.1.x"][:400]
+    away = (coder(site[0]) - site[1]).square().sum() / (site[1] - site[1].mean(0)).square().sum()
+    assert coder.spec.kind == "transcoder" and away < 0.15
+    (both,) = train_sae(store, crosscoder=True, **{**options, "sites": ("t.*.x",)})
+    assert both.spec.sites_in == ("t.0.x", "t.1.x") and both.spec.width_in == 40
+    assert fvu(both, torch.cat(site, 1)) < 0.3
+
+
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu"])
+def test_killed_and_resumed_is_the_same_to_the_last_digit(store, tmp_path, monkeypatch, arch):
+    options = {**SMALL, "arch": arch, "dead_after": 300}
+    whole = train_sae(store, out=tmp_path / "whole", **options)[0]
+    step = Trainee.step
+    for stop in (9, 15):
+
+        def dying(self, x, target, number, workspace, stop=stop):
+            if number == stop:
+                raise RuntimeError("killed")
+            return step(self, x, target, number, workspace)
+
+        monkeypatch.setattr(Trainee, "step", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_sae(store, out=tmp_path / "cut", **options)
+    monkeypatch.setattr(Trainee, "step", step)
+    resumed = train_sae(store, out=tmp_path / "cut", **options)[0]
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, resumed.tensors()[name]), name
+    assert lines(tmp_path / "cut/t.0.x") == lines(tmp_path / "whole/t.0.x")
+    assert load_sae(tmp_path / "cut/t.0.x").spec == whole.spec
+    again = train_sae(store, out=tmp_path / "cut", **options)[0]  # has ended: nothing to do
+    assert torch.equal(again.W_dec, whole.W_dec)
+
+
+def test_a_stop_signal_saves(store, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    step = Trainee.step
+
+    def signalled(self, x, target, number, workspace):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, x, target, number, workspace)
+
+    monkeypatch.setattr(Trainee, "step", signalled)
+    with pytest.raises(KeyboardInterrupt, match="step 5"):
+        train_sae(store, out=tmp_path, **SMALL)
+    assert training.checkpoint.read(tmp_path / "runs/t.0.x.safetensors")["step"] == 5
+
+
+def test_a_sweep_shares_every_batch_and_equals_single_runs(store, tmp_path):
+    configs = [TrainConfig(**{**SMALL, "k": k, "latents": m}) for k in (2, 4) for m in (32, 64)]
+    together = train_sae(store, configs, out=tmp_path)
+    assert [(s.spec.k, s.spec.latents) for s in together] == [(2, 32), (2, 64), (4, 32), (4, 64)]
+    (alone,) = train_sae(store, configs[2])
+    assert torch.equal(alone.W_enc, together[2].W_enc)
+    assert load_sae(tmp_path / "t.0.x/k4-latents32").spec.k == 4
+    with pytest.raises(ArgumentError, match="differ in"):
+        train_sae(store, [configs[0], TrainConfig(**{**SMALL, "batch": 64})])
+
+
+def test_sites_are_shared_out(store, tmp_path):
+    options = {**SMALL, "sites": ("t.*.x",)}
+    both = train_sae(store, **options)
+    assert [s.spec.sites_in for s in both] == [("t.0.x",), ("t.1.x",)]
+    (second,) = train_sae(store, part_of="1/2", **options)
+    assert torch.equal(second.W_dec, both[1].W_dec)
+    side_by_side = train_sae(store, at_once=2, **options)
+    assert torch.equal(side_by_side[1].W_dec, both[1].W_dec)
+
+
+def test_held_out_samples_are_not_seen(store, monkeypatch):
+    seen = set()
+    step = training._Run._step
+
+    def noting(self, batch, *rest):
+        seen.update(batch.rows.sample.tolist())
+        assert set(batch.rows.token_type.tolist()) == {1}
+        return step(self, batch, *rest)
+
+    monkeypatch.setattr(training._Run, "_step", noting)
+    train_sae(store, tokens="patch", **SMALL)
+    held = set()
+    for batch in store["t.0.x"].batches(256, split="val"):
+        held.update(batch.rows.sample.tolist())
+    assert seen and held and not seen & held
+
+
+def test_dead_latents_are_revived(store):
+    options = {**SMALL, "epochs": 6.0, "latents": 256, "dead_after": 600, "aux_k": 16}
+    (helped,) = train_sae(store, **options)
+    (left,) = train_sae(store, aux=0.0, **options)
+    x = store["t.0.x"][:2000]
+    dead = [int(((s.encode_dense(x) > 0).sum(0) == 0).sum()) for s in (helped, left)]
+    assert dead[0] < dead[1]
+
+
+def test_a_frozen_decoder_stays(store):
+    (sae,) = train_sae(store, frozen="decoder", **SMALL)
+    draw = torch.Generator().manual_seed(0)
+    first = torch.nn.functional.normalize(torch.randn(64, 24, generator=draw), dim=1)
+    torch.testing.assert_close(sae.W_dec, first)
+
+
+def test_normalisation_is_kept_with_the_sae(store):
+    (sae,) = train_sae(store, **SMALL)
+    x = store["t.0.x"][:]
+    spread = float((x - x.mean(0)).square().sum(1).mean())
+    assert sae.spec.scale[0] == pytest.approx(spread**-0.5, rel=0.05)
+    assert sae.spec.scale_out == sae.spec.scale
+    assert sae.spec.identity["train"]["config"]["split"] == "train"
+    assert sae.spec.identity["train"]["rows"] == sae.spec.identity["train"]["steps"] * 128
+    (plain,) = train_sae(store, normalise="none", **SMALL)
+    assert plain.spec.scale == (1.0,) and fvu(plain, x) == pytest.approx(fvu(sae, x), abs=0.3)
+
+
+def test_bfloat16_product(store):
+    (sae,) = train_sae(store, product="bfloat16", **{**SMALL, "epochs": 10.0})
+    assert sae.dtype == torch.float32
+    assert fvu(sae, planted(500, seed=7)[0]) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"k": 65}, ArgumentError, "k = 65 of 64"),
+        ({"sites": ("t.7.x",)}, UnknownSiteError, r"t\.7\.x"),
+        ({"tokens": "register"}, SelectionError, "no row is left"),
+        ({"tokens": "patches"}, SelectionError, "patches"),
+        ({"batch": 100_000}, ArgumentError, "fewer rows"),
+        ({"skip": True}, ArgumentError, "transcoder"),
+        ({"latent": 3}, ArgumentError, "latent"),
+        ({"lr": -1.0}, ArgumentError, "positive"),
+    ],
+)
+def test_bad_input_is_refused_before_the_first_step(store, tmp_path, options, error, match):
+    with pytest.raises(error, match=match):
+        train_sae(store, out=tmp_path, **{**SMALL, **options})
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_nan_rows_stop_with_the_work_saved(tmp_path):
+    make_store(tmp_path / "bad.zarr", samples=200, spoil=700)
+    with mmxai.open_store(tmp_path / "bad.zarr") as bad:
+        options = {**SMALL, "split": None, "init_rows": 128, "epochs": 3.0}
+        with pytest.raises(NonFiniteError, match=r"sample 87, position 4"):
+            train_sae(bad, out=tmp_path / "out", **options)
+
+
+def test_another_config_does_not_go_on(store, tmp_path):
+    train_sae(store, out=tmp_path, **SMALL)
+    with pytest.raises(CheckpointError, match=r"k: was 3, now 4"):
+        train_sae(store, out=tmp_path, **{**SMALL, "k": 4})
+    (tmp_path / "runs/t.0.x.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        train_sae(store, out=tmp_path, **SMALL)
