@@ -1,8 +1,8 @@
 """Measure an SAE on held-out samples: FVU, L0, dead latents, what a model keeps of its loss, known concepts;
 and the same of its nulls, without which none of it says much.
 
-Nulls are kept beside the SAE (folder `nulls`), so a second run is quick. On stores of the shapes world the concepts
-are known, and with --model the untrained model is harvested, too.
+Nulls are kept beside the SAE (folder `nulls`), so a second run is quick. On stores of the shapes world the
+concepts are known, and with --model the untrained model is harvested, too.
 
 examples:
   mmxai sae eval runs/vision.5.resid_post acts.zarr

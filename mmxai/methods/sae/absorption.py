@@ -1,4 +1,4 @@
-"""Feature absorption: a concept's latents stay silent on a clear case of it, and another latent carries it."""
+"""Feature absorption: a concept's latents stay silent on a case of it, and another latent carries it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def absorbed_share(
 
     A cell counts where none of `mains`, the concept's own latents, is active, and of all latents the one
     that writes most along the concept's direction (`along`, of `means_apart`) makes up at least 0.4 of what
-    all write along it, its own direction at a cosine of at least 0.025 with the concept's (after Chanin et al. 2024, arXiv:2409.14507, whose ablations are
-    replaced by projections, as their follow-up SAEBench does; Karvonen et al. 2025, arXiv:2503.09532).
+    all write along it, its own direction at a cosine of at least 0.025 with the concept's. After Chanin et
+    al. 2024 (arXiv:2409.14507), with projections in place of their ablations, as in SAEBench (Karvonen et
+    al. 2025, arXiv:2503.09532).
     """
     positive = int(label.sum())
     if sae.spec.sites_in != sae.spec.sites_out or not positive:

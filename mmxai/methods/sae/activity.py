@@ -136,7 +136,10 @@ def counted(predicted: np.ndarray, label: np.ndarray) -> Counted:
     """Of bool `[n]` both; nothing predicted has precision 0."""
     both, said, true = int((predicted & label).sum()), int(predicted.sum()), int(label.sum())
     return Counted(
-        both / max(1, said), both / max(1, true), 2 * both / max(1, said + true), both / max(1, said + true - both)
+        both / max(1, said),
+        both / max(1, true),
+        2 * both / max(1, said + true),
+        both / max(1, said + true - both),
     )
 
 

@@ -1,7 +1,7 @@
 """How well single latents tell known concepts: F1, AUPRC, IoU, splitting, absorption, monosemanticity.
 
-For each concept the latent and its threshold are chosen on one half of the samples and every figure is taken on
-the other: the best of thousands of latents looks good on the samples that chose it, whatever it is.
+For each concept the latent and its threshold are chosen on one half of the samples and every figure is taken
+on the other: the best of thousands of latents looks good on the samples that chose it, whatever it is.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ConceptScore:
 
 @dataclass(repr=False)
 class Concepts(Result):
-    """scores: a `ConceptScore` a concept. unscored: names of which too few samples or cells have, or lack, it.
+    """scores: a `ConceptScore` a concept. unscored: those that too few samples or cells have, or lack.
 
     monosemanticity float64 `[M]`: mean likeness of the samples that drive a latent, each pair weighed by the
     product of its activations (Pach et al. 2025, arXiv:2504.02821); NaN where fewer than two drive it.
@@ -95,9 +95,7 @@ class Concepts(Result):
     def summary(self) -> str:
         head = f"{len(self.scores)} concepts over {self.samples:,} samples, {self.cells:,} cells"
         best = sorted(self.scores, key=lambda s: -s.f1)[:8]
-        rows = [
-            (s.name, s.level, str(s.latent), *map(number, (s.f1, s.auprc, s.iou, s.base))) for s in best
-        ]
+        rows = [(s.name, s.level, str(s.latent), *map(number, (s.f1, s.auprc, s.iou, s.base))) for s in best]
         means = ", ".join(f"{k} {number(v)}" for k, v in self.means().items())
         table = lines_of(("concept", "level", "latent", "F1", "AUPRC", "IoU", "base"), rows)
         return f"{head}\nmeans: {means} (all samples: {number(self.likeness)})\n{table}"
@@ -128,13 +126,13 @@ def score_concepts(
     seed: int = 0,
     **selection: Any,
 ) -> dict[str, Concepts]:
-    """`Concepts` of every SAE, all on the same samples. Selection: tokens, split, splits of `store.batches`."""
+    """`Concepts` of every SAE, on the same samples. Selection: tokens, split, splits of `store.batches`."""
     seen = look(saes, store, truth, samples=samples, seed=seed, **selection)
     return {name: _score(name, sae, seen, truth) for name, sae in saes.items()}
 
 
 def monosemanticity(activity: Activity, vectors: np.ndarray) -> np.ndarray:
-    """float64 `[M]`: sum over pairs a != b of v_a v_b cos(a, b) / sum over pairs of v_a v_b; NaN without pairs.
+    """float64 `[M]`: sum over pairs a != b of v_a v_b cos(a, b) over that of v_a v_b; NaN without pairs.
 
     vectors: float64 `[items, F]` of norm 1. In closed form: |sum v_a e_a|^2 less the pairs of an item with
     itself, so linear in the number of entries.

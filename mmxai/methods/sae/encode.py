@@ -57,9 +57,11 @@ class EncodeConfig:
 
 @dataclass(repr=False)
 class EncodeReport(Result):
-    """What one worker did. rows: encoded by it; active: their latents above 0; cut: rows that had more of them
-    than `k`; activation, dropped: sums of all values, and of those that were cut. parts: written by it; before:
-    found there."""
+    """What one worker did.
+
+    rows: encoded by it; active: their latents above 0; cut: rows that had more of them than `k`; activation,
+    dropped: sums of all values, and of those that were cut. parts: written by it; before: found there.
+    """
 
     store: str
     site: str
@@ -80,9 +82,10 @@ class EncodeReport(Result):
             f"rows   {self.rows:,}, {self.active / max(1, self.rows):.1f} latents active in each",
         ]
         if self.cut:
+            lost = self.dropped / self.activation
             lines.append(
-                f"cut    {self.cut:,} rows had more than {self.k} active and lost {self.dropped / self.activation:.2%} of all "
-                "activation; give a larger k to keep it"
+                f"cut    {self.cut:,} rows had more than {self.k} active and lost {lost:.2%} of all activation; "
+                "give a larger k to keep it"
             )
         return "\n".join(lines)
 
@@ -122,7 +125,9 @@ def encode_store(
     rank, world = _share(config.part_of)
     for site, width in zip(spec.sites_in, spec.widths_in, strict=True):
         if store[site].width != width:
-            raise ArgumentError(f"encode: got {site} of width {store[site].width}, expected the SAE's {width}")
+            raise ArgumentError(
+                f"encode: got {site} of width {store[site].width}, expected the SAE's {width}"
+            )
     plan = _plan(sae, store, config, keep, Path(out))
     site = plan.sites[0]
     with StoreWriter.open(out, plan) as writer:
@@ -145,7 +150,12 @@ def _plan(sae: SAE, store: Store, config: EncodeConfig, keep: RowFilter, out: Pa
     spec, source = sae.spec, store.plan
     space = store[spec.sites_in[0]].space
     name = config.name or f"{spec.sites_in[0]}.sae"
-    of = {"weights": fingerprint(sae), "arch": spec.arch, "latents": spec.latents, "sites": list(spec.sites_in)}
+    of = {
+        "weights": fingerprint(sae),
+        "arch": spec.arch,
+        "latents": spec.latents,
+        "sites": list(spec.sites_in),
+    }
     identity = {
         "source": source.hash,
         "sae": of,
@@ -203,8 +213,8 @@ def _encode_part(
             if not x.isfinite().all():
                 row = int(block[int((~x.isfinite().all(1)).nonzero()[0])])
                 raise NonFiniteError(
-                    f"encode: got NaN or inf in row {row} (part {part}) of {', '.join(spec.sites_in)}, expected "
-                    "finite rows; harvest again, or leave that token type out with tokens="
+                    f"encode: got NaN or inf in row {row} (part {part}) of {', '.join(spec.sites_in)}, "
+                    "expected finite rows; harvest again, or leave that token type out with tokens="
                 )
             codes = sae.encode(x)
             _count(codes, site.k or 0, report)

@@ -57,8 +57,8 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Live:
-    """The model, batches of held-out samples for it (what `Model.prepare` takes, a list or the like: it is gone
-    through once), and what to measure: a name -> `recovered.Metric`."""
+    """The model, batches of held-out samples (each what `Model.prepare` takes; gone through once), and what
+    to measure: a name -> `recovered.Metric`."""
 
     model: Model
     batches: Iterable[Any]
@@ -69,8 +69,8 @@ class Live:
 class Evaluation(Result):
     """Of one SAE: `metrics`, and where there was what they need `recovered` (by metric) and `concepts`.
 
-    nulls: the same of each control; `missing`: which were asked for and could not be made, and why. overlap: of
-    the `seed` null with the SAE itself.
+    nulls: the same of each control; `missing`: which were asked for and could not be made, and why. overlap:
+    of the `seed` null with the SAE itself.
     """
 
     name: str
@@ -204,9 +204,7 @@ def measure(
     return {name: m.result() for name, m in measures.items()}, measures[name].mean
 
 
-def _concepts(
-    saes: Mapping[str, SAE], store: Store, truth: Truth, config: EvalConfig
-) -> dict[str, Concepts]:
+def _concepts(saes: Mapping[str, SAE], store: Store, truth: Truth, config: EvalConfig) -> dict[str, Concepts]:
     spec = next(iter(saes.values())).spec
     options = selection_of(spec, config.split)
     return score_concepts(saes, store, truth, samples=config.samples, seed=config.seed, **options)
@@ -218,6 +216,6 @@ def _check_sites(sae: SAE, store: Store) -> None:
     for site, width in widths.items():
         if store[site].width != width:
             raise ArgumentError(
-                f"sae: got a store whose {site} is {store[site].width} wide, expected {width}, that of the SAE; "
-                "give the store of the model it was trained on"
+                f"sae: got a store whose {site} is {store[site].width} wide, expected {width}, that of the "
+                "SAE; give the store of the model it was trained on"
             )

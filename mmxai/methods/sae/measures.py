@@ -173,9 +173,7 @@ def _ratio(error: torch.Tensor, spread: torch.Tensor) -> float:
     return float(error.sum()) / whole if whole else float("nan")
 
 
-def inputs_and_targets(
-    spec: SAESpec, batch: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs_and_targets(spec: SAESpec, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """x `[N, D]` and target `[N, E]` of a batch, float32; the same tensor where the sites are the same."""
 
     def side(sites: tuple[str, ...]) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """What a score must be held against: SAEs that cannot have learnt what the model knows.
 
-Published work shows such controls scoring close to real SAEs on common measures (random transformers: Heap et al.
-2025, arXiv:2501.17727; frozen random decoders: Korznikov et al. 2026), so `evaluate` makes them unless told not to.
+Published work shows such controls scoring close to real SAEs on common measures (random transformers: Heap et
+al. 2025, arXiv:2501.17727; frozen random decoders: Korznikov et al. 2026), so `evaluate` makes them unless
+told not to.
 
 | name | what it is |
 | --- | --- |
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmxai.errors import ArgumentError, SAEFormatError
+from mmxai.kernels.crc32c import crc32c
 from mmxai.methods.sae.config import TrainConfig
 from mmxai.methods.sae.measures import inputs_and_targets
 from mmxai.methods.sae.model import SAE, load_sae
@@ -37,6 +39,9 @@ NULLS = ("pca", "frozen", "seed", "untrained")
 
 Trainer = Callable[["Store", TrainConfig], SAE]
 """Trains one SAE on a store: `train_sae`, or a shorter way in tests."""
+
+RECIPE = "recipe.json"
+"""What a null that is kept was made of."""
 
 _PCA_ROWS = 1 << 17
 
@@ -53,8 +58,8 @@ def config_of(sae: SAE, rows: int | None = None) -> TrainConfig:
     if not options:
         if rows is None:
             raise ArgumentError(
-                "nulls: got an SAE that does not say how it was trained, expected `null_rows`: how many rows to "
-                "train its controls on"
+                "nulls: got an SAE that does not say how it was trained, expected `null_rows`: how many rows "
+                "to train its controls on"
             )
         options = {"arch": spec.arch, "latents": spec.latents, "k": spec.k, "prefixes": spec.prefixes}
     joined = spec.kind != "sae"
@@ -68,8 +73,8 @@ def config_of(sae: SAE, rows: int | None = None) -> TrainConfig:
     fields = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := sorted(set(options) - fields):
         raise SAEFormatError(
-            f"nulls: got an SAE trained with options {unknown}, which this version does not know; evaluate it "
-            "with the version that trained it, or with nulls=()"
+            f"nulls: got an SAE trained with options {unknown}, which this version does not know; evaluate "
+            "it with the version that trained it, or with nulls=()"
         )
     return TrainConfig(**options)
 
@@ -95,17 +100,21 @@ def make_null(
         raise ArgumentError(f"nulls: got {name!r}, expected some of {NULLS}")
     recipe: dict[str, Any] = {"null": name, "of": fingerprint(sae), "rows": rows, "l0": round(l0)}
     home = None if folder is None else folder / name
-    if home is not None and (home / "recipe.json").is_file():
-        if json.loads((home / "recipe.json").read_text()) == recipe:
-            return load_sae(home)
+    if home is not None and _recipe(home) == recipe:
+        return load_sae(home)
     if name == "pca":
         made = pca_sae(sae.spec, max(1, round(l0)), training_rows(sae.spec, store, _PCA_ROWS))
     else:
         made = _trained(name, sae, store, rows, train, untrained)
     if home is not None:
         made.save(home)
-        (home / "recipe.json").write_text(json.dumps(recipe) + "\n")
+        (home / RECIPE).write_text(json.dumps(recipe) + "\n")
     return made
+
+
+def _recipe(home: Path) -> Any:
+    path = home / RECIPE
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _trained(
@@ -127,12 +136,10 @@ def _trained(
 def _train(store: Store, config: TrainConfig) -> SAE:
     from mmxai.methods.sae.train import train_sae
 
-    return train_sae(store, config)[0]
+    return train_sae(store, config, part_of="0/1")[0]  # this worker's own, whatever runs beside it
 
 
-def training_rows(
-    spec: SAESpec, store: Store, rows: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def training_rows(spec: SAESpec, store: Store, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Up to `rows` rows of the kind the SAE was trained on, (x, target) a block, float32."""
     options = selection_of(spec)
     seen = 0
@@ -153,8 +160,6 @@ def selection_of(spec: SAESpec, split: str | None = "train") -> dict[str, Any]:
 
 def fingerprint(sae: SAE) -> str:
     """A checksum of the weights, hexadecimal."""
-    from mmxai.kernels.crc32c import crc32c
-
     value = 0
     for tensor in sae.tensors().values():
         value = crc32c(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), value)

@@ -27,8 +27,8 @@ _BLOCK = 1024
 class Overlap(Result):
     """Of n directions against m others, by cosine.
 
-    best float64 `[n]`, other int64 `[n]`: the largest cosine of each and with which. mutual bool `[n]`: each is
-    the other's best. mean_max: mean of `best`. shared: share of the n in a mutual pair of at least 0.7.
+    best float64 `[n]`, other int64 `[n]`: the largest cosine of each and with which. mutual bool `[n]`: each
+    is the other's best. mean_max: mean of `best`. shared: share of the n in a mutual pair of at least 0.7.
     chance: mean_max of as many random directions against the m, what nothing in common would give.
     """
 
@@ -77,7 +77,9 @@ def overlap(one: SAE | torch.Tensor, two: SAE | torch.Tensor, *, seed: int = 0) 
     """
     a, b = _unit(one), _unit(two)
     if a.shape[1] != b.shape[1] or not len(a) or not len(b):
-        raise ArgumentError(f"overlap: got directions {tuple(a.shape)} and {tuple(b.shape)}, expected one width")
+        raise ArgumentError(
+            f"overlap: got directions {tuple(a.shape)} and {tuple(b.shape)}, expected one width"
+        )
     best, other = _nearest(a, b)
     _, back = _nearest(b, a)
     mutual = back[other] == torch.arange(len(a))

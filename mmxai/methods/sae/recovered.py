@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from mmxai.models.model import Model, Run
 
 Metric = Callable[["Run", "Inputs"], torch.Tensor]
-"""What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). `needs` of it, where it
-has such an attribute, names sites to capture."""
+"""What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). Its attribute
+`needs`, where it has one, names sites to capture."""
 
 _TYPE, _SAMPLE = ROW_COLUMNS.index("token_type"), ROW_COLUMNS.index("sample")
 
 
 @dataclass(repr=False)
 class Recovered(Result):
-    """The mean of a metric over `items`: as the model is (`clean`), with the reconstruction spliced in, and with
-    the same rows replaced by their mean over the data or by zeros.
+    """The mean of a metric over `items`: as the model is (`clean`), with the reconstruction spliced in, and
+    with the same rows replaced by their mean over the data or by zeros.
 
     recovered = (spliced - ablated) / (clean - ablated): 1 where nothing is lost, 0 where the rows might as
     well be the mean; NaN where ablating them changes nothing. `zero_recovered` is the same against

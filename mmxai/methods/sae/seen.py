@@ -29,8 +29,9 @@ FEWEST_SAMPLES = 16
 class Seen:
     """What was there: `samples` int64 `[S]`, `present` bool `[S, C]`, and of the cells `cells` bool `[R, K]`
     and `cell_sample` int64 `[R]`, an index into `samples`; of the latents, by SAE, `pictures` (items are
-    samples, by the largest activation among their rows) and `patches` (items are cells). Over the cells of the
-    choosing half: `sums` float64 `[K + 1, D]` of x where a label is, and last of all; `counts` `[K + 1]` of cells.
+    samples, by the largest activation among their rows) and `patches` (items are cells). Over the cells of
+    the choosing half: `sums` float64 `[K + 1, D]` of x where a label is, and last of all; `counts` `[K + 1]`
+    of cells.
 
     `choose` bool `[S]`: the half of the samples that latents and thresholds are chosen on; figures come
     from the other.

@@ -68,8 +68,8 @@ class Truth:
         def rows(samples: np.ndarray) -> np.ndarray:
             if len(samples) and samples.max() >= len(table):
                 raise ArgumentError(
-                    f"truth: got sample {samples.max()}, expected below {len(table)}; the store's data has more "
-                    "samples than the table"
+                    f"truth: got sample {samples.max()}, expected below {len(table)}; the store's data has "
+                    "more samples than the table"
                 )
             return table[samples]
 
