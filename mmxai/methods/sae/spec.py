@@ -34,7 +34,8 @@ class SAESpec:
     """Matryoshka: the nested dictionaries' sizes, rising, the last one M."""
     row_norm: Literal["none", "layer_norm"] = "none"
     """layer_norm: each row less its mean, over its standard deviation (n - 1 in the denominator) + 1e-5,
-    before anything else; on the way out times that deviation, plus that mean. For SAEs of other libraries, not trained here."""
+    before anything else; on the way out times that deviation, plus that mean. For SAEs of other libraries,
+    not trained here."""
     skip: bool = False
     """A linear path from input to output beside the latents (`W_skip`)."""
     centred: bool | None = None
