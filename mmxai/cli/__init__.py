@@ -1,7 +1,8 @@
 """The `mmxai` command: one verb a method, options generated from the verb's config dataclass.
 
 A verb is a module of this package with a dataclass `Config` and a function `run(config) -> int` (the
-exit status). Only the module of the verb that was typed is imported, so `--help` is quick.
+exit status); or with `VERBS`, its parts, each the module `<verb>_<part>`. Only the module of the verb that
+was typed is imported, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from mmxai.errors import MmxaiError
@@ -19,11 +20,14 @@ VERBS = {
     "check": "verify every site of a model against recomputation, in a minute",
     "harvest": "stream a model's activations over a data set into a Zarr store",
     "shapes": "write pictures of the shapes world, their captions and labels, to a plain folder",
+    "sae": "sparse autoencoders: train, eval, encode, show, convert",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
     "compact": "fold the records of many parts into one file, so that opening stays quick",
     "bench": "measure mmxai on this machine, beside floors and rivals",
 }
+
+_RESUME = ("harvest", "demo", "sae train")
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -53,6 +57,13 @@ def _run(verb: str, args: list[str]) -> int:
         import tyro
 
         module = import_module(f"mmxai.cli.{verb}")
+        if (parts := getattr(module, "VERBS", None)) is not None:
+            if not args or args[0] not in parts:
+                asked = bool(args) and args[0] in ("-h", "--help")
+                print(_parts_help(verb, parts), file=sys.stdout if asked else sys.stderr)
+                return OK if asked else USAGE
+            module = import_module(f"mmxai.cli.{verb}_{args[0]}")
+            verb, args = f"{verb} {args[0]}", args[1:]
         config = tyro.cli(
             module.Config,
             args=args,
@@ -67,7 +78,7 @@ def _run(verb: str, args: list[str]) -> int:
         print(f"mmxai {verb}: {type(error).__name__}: {error}", file=sys.stderr)
         return PROBLEM
     except KeyboardInterrupt:
-        hint = "; what was committed is safe, the same command goes on" if verb in ("harvest", "demo") else ""
+        hint = "; what was committed is safe, the same command goes on" if verb in _RESUME else ""
         print(f"mmxai {verb}: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -79,6 +90,12 @@ def _run(verb: str, args: list[str]) -> int:
             raise
         print(f"mmxai {verb}: {type(error).__name__}: {error}", file=sys.stderr)
         return PROBLEM
+
+
+def _parts_help(verb: str, parts: Mapping[str, str]) -> str:
+    width = max(map(len, parts))
+    lines = "\n".join(f"  {part:<{width}}  {what}" for part, what in parts.items())
+    return f"usage: mmxai {verb} PART [options]      (mmxai {verb} PART --help explains a part)\n\n{lines}"
 
 
 def _help() -> str:

@@ -51,7 +51,7 @@ class Trainee:
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise NonFiniteError(
                 f"{self.name}: got a loss of {result.loss} and a gradient of length {result.grad_norm} at "
-                f"step {step:,}, expected finite ones; try a lower --lr than {self.schedule.lr:.2g}, or --clip"
+                f"step {step:,}, expected finite ones; try a lower --lr than {self.schedule.lr:.2g}"
             )
         self.adam.step(
             self.sae, found.tensors, self.schedule.rate(step), norm=result.grad_norm, clip=config.clip
