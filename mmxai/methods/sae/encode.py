@@ -22,6 +22,7 @@ from mmxai.errors import ArgumentError, NonFiniteError
 from mmxai.kernels.codes import Codes
 from mmxai.methods.sae.nulls import fingerprint, selection_of
 from mmxai.methods.sae.results import Result, axes
+from mmxai.share import share
 from mmxai.stats import StatsAccumulator
 from mmxai.store import Plan, SiteSpec, StoreWriter
 from mmxai.store.commit import PLAN
@@ -52,7 +53,7 @@ class EncodeConfig:
     exemplars: int = 16
     """Top rows a latent, one a sample at most, in the new store's statistics."""
     part_of: str | None = None
-    """This worker's share, 'i/n' (0 <= i < n)."""
+    """This worker's share, 'i/n' (0 <= i < n). Default: RANK and WORLD_SIZE, or SLURM_ARRAY_TASK_ID."""
 
 
 @dataclass(repr=False)
@@ -84,8 +85,8 @@ class EncodeReport(Result):
         if self.cut:
             lost = self.dropped / self.activation
             lines.append(
-                f"cut    {self.cut:,} rows had more than {self.k} active and lost {lost:.2%} of all activation; "
-                "give a larger k to keep it"
+                f"cut    {self.cut:,} rows had more than {self.k} active and lost {lost:.2%} of all "
+                "activation; give a larger k to keep it"
             )
         return "\n".join(lines)
 
@@ -122,7 +123,7 @@ def encode_store(
     spec = sae.spec
     tokens = config.tokens or selection_of(spec)["tokens"]
     keep = RowFilter.parse(tokens, None, (0.8, 0.1, 0.1))
-    rank, world = _share(config.part_of)
+    rank, world = share(config.part_of)
     for site, width in zip(spec.sites_in, spec.widths_in, strict=True):
         if store[site].width != width:
             raise ArgumentError(
@@ -263,12 +264,3 @@ def _most(sae: SAE, store: Store, keep: RowFilter) -> int:
             if seen >= _PROBE_ROWS:
                 break
     return min(spec.latents, 8 * math.ceil(1.25 * most / 8))
-
-
-def _share(part_of: str | None) -> tuple[int, int]:
-    if part_of is None:
-        return 0, 1
-    rank, slash, world = part_of.partition("/")
-    if not (slash and rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        raise ArgumentError(f"encode: got share {part_of!r}, expected i/n with 0 <= i < n, e.g. 0/4")
-    return int(rank), int(world)
