@@ -73,7 +73,7 @@ def codes(rows: int, latents: int, density: float, seed: int = 0, fixed: int | N
     """Random codes, in random order within a row; some rows have none, and some values are 0."""
     g = torch.Generator().manual_seed(seed)
     if fixed is not None:
-        indices = torch.stack([torch.randperm(latents, generator=g)[:fixed] for _ in range(rows)])
+        indices = torch.rand(rows, latents, generator=g).argsort(1)[:, :fixed]
         return Codes.fixed(torch.rand(rows, fixed, generator=g), indices.int(), latents)
     held = torch.rand(rows, latents, generator=g) < density
     held[rows // 2] = False

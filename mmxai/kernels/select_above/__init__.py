@@ -34,6 +34,9 @@ def select_above(
         if isinstance(vector, torch.Tensor):
             _codes.tensor("select_above", name, vector, (x.shape[1],), x.device)
     x = x.detach()
+    if not len(x):
+        none = torch.empty(0, device=x.device)
+        return Codes(none, none.to(torch.int32), none.new_zeros(1, dtype=torch.int64), x.shape[1])
     x = x if x.stride(1) == 1 else x.contiguous()
     bias = None if bias is None else bias.detach()
     cut = cut.detach() if isinstance(cut, torch.Tensor) else float(cut)

@@ -127,7 +127,7 @@ def make(arch, width_out=D, skip=False, seed=0):
 
 def autograd(weights, arch, x, target, scale, centred, aux=None, shares=None, dtype=torch.float64):
     """(loss, gradients by name), dense."""
-    held = {n: w.to(dtype).requires_grad_() for n, w in vars(weights).items() if w is not None}
+    held = {n: w.to(dtype, copy=True).requires_grad_() for n, w in vars(weights).items() if w is not None}
     w = SimpleNamespace(threshold=None, W_skip=None)
     vars(w).update(held)
     x, target = x.to(dtype), target.to(dtype)
