@@ -1,8 +1,8 @@
-"""Convert an SAE between mmxai's layout and those of SAELens, sparsify and dictionary_learning; read ViT-Prisma's.
+"""Convert an SAE between mmxai, SAELens, sparsify and dictionary_learning; from ViT-Prisma too.
 
-SAE is a folder, or a checkpoint file, of any of them: which one is seen from its files. Pickled checkpoints are
-read with PyTorch's weights_only=True in a process of its own. What is written is safetensors and JSON, but for
-dictionary_learning, which reads nothing but a pickle. Outputs stay equal to 1e-5.
+SAE is a folder, or a checkpoint file, of any of them: which one is seen from its files. Pickled checkpoints
+are read with PyTorch's weights_only=True in a process of their own. What is written is safetensors and JSON,
+but for dictionary_learning, which reads nothing but a pickle. Outputs stay equal to 1e-5.
 
 examples:
   mmxai sae convert sparse-autoencoder-clip-b-32/ prisma-9/

@@ -1,4 +1,4 @@
-"""What each library computes with a folder of its layout: written from its sources, sharing nothing with ours.
+"""What each library computes with a folder of its layout: from its sources, sharing nothing with ours.
 
 Each function returns the latents `[N, M]` and the reconstruction `[N, E]` of rows `x`.
 """

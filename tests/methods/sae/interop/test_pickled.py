@@ -53,9 +53,9 @@ def test_a_dictionary_whose_tensors_tell_its_class(tmp_path, x):  # noqa: F811
 
 
 PRISMA = {
-    "is_transcoder": False, "architecture": "standard", "activation_fn_str": "relu", "activation_fn_kwargs": {},
-    "normalize_activations": "layer_norm", "hook_point_layer": 9, "layer_subtype": "hook_resid_post",
-    "model_name": "open-clip:x", "out_hook_point_layer": 9, "layer_out_subtype": "hook_mlp_out",
+    "is_transcoder": False, "architecture": "standard", "activation_fn_str": "relu",
+    "activation_fn_kwargs": {}, "normalize_activations": "layer_norm", "hook_point_layer": 9,
+    "layer_subtype": "hook_resid_post", "model_name": "open-clip:x", "out_hook_point_layer": 9, "layer_out_subtype": "hook_mlp_out",
 }  # fmt: skip
 CASES = {
     "relu": ({}, BASE),
@@ -123,7 +123,7 @@ def test_damaged_and_absent(tmp_path):
 def test_two_checkpoints_in_a_folder(tmp_path):
     for name in ("a.pt", "b.pt"):
         torch.save(draw(**BASE), tmp_path / name)
-    with pytest.raises(SAEFormatError, match="got 2 .pt files"):
+    with pytest.raises(SAEFormatError, match=r"got 2 \.pt files"):
         read_sae(tmp_path)
     with pytest.raises(SAEFormatError, match="without a configuration"):
         read_sae(tmp_path / "a.pt")

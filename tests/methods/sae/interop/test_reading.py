@@ -114,7 +114,7 @@ def test_saelens_checkpoint_with_its_scale(tmp_path, x):
         ({"architecture": "topk"}, draw(**BASE), "k = None"),
         ({"architecture": "standard"}, draw(**BASE, more=(M,)), "'more'"),
         ({"architecture": "jumprelu"}, draw(**BASE), "'threshold'"),
-        ({"architecture": "standard", "normalize_activations": "covariance_whitening"}, draw(**BASE), "white"),
+        ({"architecture": "standard", "normalize_activations": "covariance_whitening"}, draw(**BASE), "wh"),
         ({"architecture": "standard"}, draw(**BASE, scaling_factor=(M,)), "scaling_factor"),
         ({"architecture": "standard"}, draw(**BASE) | draw(b_dec=(D + 1,)), "b_dec"),
     ],

@@ -1,4 +1,4 @@
-"""What is written in another library's layout computes there what it computed here, and comes back the same."""
+"""What is written in another library's layout computes there what it did here, and comes back the same."""
 
 import json
 from dataclasses import replace
