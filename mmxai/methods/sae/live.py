@@ -1,8 +1,8 @@
 """Training from a running model, for those who will never keep the store.
 
 Samples come in an order permuted by the seed and the epoch; their rows fill a buffer of bounded size (a
-window), which is shuffled, dealt out in batches and filled anew. So (epoch, window's first sample, batch) is the
-whole state: a run that goes on captures its window again, and the batches are the same, bit for bit.
+window), which is shuffled, dealt out in batches and filled anew. So (epoch, window's first sample, batch) is
+the whole state: a run that goes on captures its window again, and the batches are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ class LiveFeed:
         if self._barren > 1 and self._first == 0:
             raise SelectionError(
                 f"live: got windows of at most {len(self._order):,} rows by tokens={self._config.tokens}, "
-                f"split={self._config.split}, expected a batch of {self._config.batch:,}; raise the buffer or "
-                "lower the batch"
+                f"split={self._config.split}, expected a batch of {self._config.batch:,}; raise the "
+                "buffer or lower the batch"
             )
 
     def _fill(self) -> None:
@@ -193,9 +193,12 @@ class LiveFeed:
         walk = Permutation(len(self._samples), self._config.seed, self._epoch)
         order = self._samples[walk(range(self._first, len(self._samples)))]
         loader = load_samples(
-            origin.source, (int(i) for i in order), encode=lambda sample: origin.model.encode(sample, self._towers),
-            workers=origin.workers, prefetch=max(4 * origin.workers, 2 * origin.batch_size),
-        )  # fmt: skip
+            origin.source,
+            (int(i) for i in order),
+            encode=lambda sample: origin.model.encode(sample, self._towers),
+            workers=origin.workers,
+            prefetch=max(4 * origin.workers, 2 * origin.batch_size),
+        )
         waiting: list[Encoded] = []
         with loader:
             for _, item in loader:
