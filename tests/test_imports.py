@@ -31,7 +31,7 @@ ALLOWED = {
 }
 FILES = sorted(ROOT.rglob("*.py"))
 UNPICKLES = ROOT / "methods" / "sae" / "interop" / "_unpickle.py"
-"""Other libraries' checkpoints, weights_only=True, as a script in a process of its own; imported by nobody."""
+"""Other libraries' checkpoints, weights_only=True, as a script in a process of its own; nobody imports it."""
 
 
 def unit(path: Path) -> str:
@@ -79,7 +79,7 @@ def test_nothing_unpickles(path):
     names = set(runtime_imports(ast.parse(path.read_text())))
     assert not {n for n in names if n.split(".")[0] in ("pickle", "joblib", "dill", "cloudpickle")}
     assert not {n for n in names if "_unpickle" in n}
-    calls = path.read_text().replace("torch.load(source, map_location=\"cpu\", weights_only=True)", "")
+    calls = path.read_text().replace('torch.load(source, map_location="cpu", weights_only=True)', "")
     assert "torch.load" not in (calls if path == UNPICKLES else path.read_text())
 
 

@@ -55,7 +55,8 @@ def test_a_dictionary_whose_tensors_tell_its_class(tmp_path, x):  # noqa: F811
 PRISMA = {
     "is_transcoder": False, "architecture": "standard", "activation_fn_str": "relu",
     "activation_fn_kwargs": {}, "normalize_activations": "layer_norm", "hook_point_layer": 9,
-    "layer_subtype": "hook_resid_post", "model_name": "open-clip:x", "out_hook_point_layer": 9, "layer_out_subtype": "hook_mlp_out",
+    "layer_subtype": "hook_resid_post", "model_name": "open-clip:x", "out_hook_point_layer": 9,
+    "layer_out_subtype": "hook_mlp_out",
 }  # fmt: skip
 CASES = {
     "relu": ({}, BASE),
