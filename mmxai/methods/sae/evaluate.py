@@ -16,6 +16,7 @@ from mmxai.methods.sae.nulls import NULLS, Trainer, make_null, selection_of
 from mmxai.methods.sae.overlap import Overlap, overlap
 from mmxai.methods.sae.recovered import Metric, Recovered, recovered
 from mmxai.methods.sae.results import Result, axes, lines_of, number
+from mmxai.methods.sae.seen import FEWEST_SAMPLES
 from mmxai.methods.sae.truth import Truth
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mmxai.store.reader import Store
 
 BATCH = 4096
+ENTRIES = 1 << 25
+"""Activations held at once while concepts are scored, 24 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +166,12 @@ def evaluate(
     concepts: dict[str, Concepts] = {}
     if truth is not None:
         say("concepts")
-        concepts = _concepts(here, store, truth, config)
+        concepts = _concepts(here, store, truth, config, metrics)
     if "untrained" in made and untrained is not None:
         alone = {"untrained": made["untrained"]}
         metrics |= measure(alone, untrained, config)[0]
         if truth is not None:
-            concepts |= _concepts(alone, untrained, truth, config)
+            concepts |= _concepts(alone, untrained, truth, config, metrics)
     every = {
         name: Evaluation(name, metrics[name], survived.get(name, {}), concepts.get(name)) for name in made
     }
@@ -182,7 +185,7 @@ def evaluate(
 def measure(
     saes: Mapping[str, SAE], store: Store, config: EvalConfig
 ) -> tuple[dict[str, Metrics], torch.Tensor]:
-    """`Metrics` of every SAE on the same rows, read once, and the mean target float64 `[E]` of the last."""
+    """`Metrics` of every SAE on the same rows, read once, and the rows' mean target, float64 `[E]`."""
     if not saes:
         return {}, torch.empty(0)
     spec = next(iter(saes.values())).spec
@@ -201,13 +204,23 @@ def measure(
             left -= len(x)
             if not left:
                 break
-    return {name: m.result() for name, m in measures.items()}, measures[name].mean
+    return {name: m.result() for name, m in measures.items()}, next(iter(measures.values())).mean
 
 
-def _concepts(saes: Mapping[str, SAE], store: Store, truth: Truth, config: EvalConfig) -> dict[str, Concepts]:
+def _concepts(
+    saes: Mapping[str, SAE],
+    store: Store,
+    truth: Truth,
+    config: EvalConfig,
+    metrics: Mapping[str, Metrics],
+) -> dict[str, Concepts]:
     spec = next(iter(saes.values())).spec
     options = selection_of(spec, config.split)
-    return score_concepts(saes, store, truth, samples=config.samples, seed=config.seed, **options)
+    # Early L1 runs have thousands of active latents a row: fewer samples then, which the result tells.
+    each = store[spec.sites_in[0]].shape[0] / max(1, len(store.samples))
+    entries = each * sum(metrics[name].l0 for name in saes)
+    samples = min(config.samples, max(FEWEST_SAMPLES, int(ENTRIES / max(1.0, entries))))
+    return score_concepts(saes, store, truth, samples=samples, seed=config.seed, **options)
 
 
 def _check_sites(sae: SAE, store: Store) -> None:

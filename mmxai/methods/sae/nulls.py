@@ -46,11 +46,11 @@ RECIPE = "recipe.json"
 _PCA_ROWS = 1 << 17
 
 
-def config_of(sae: SAE, rows: int | None = None) -> TrainConfig:
+def config_of(sae: SAE, rows: int | None = None, l0: float | None = None) -> TrainConfig:
     """The options that this SAE was trained with, for `rows` rows (default: as many as it saw).
 
     Of an SAE that another library trained, which does not say, its architecture's usual ones; `rows` is then
-    needed. ArgumentError where it is not given.
+    needed. ArgumentError where it is not given. l0: what a jumprelu is then trained to have.
     """
     spec = sae.spec
     known: Mapping[str, Any] = spec.identity.get("train", {})
@@ -62,6 +62,7 @@ def config_of(sae: SAE, rows: int | None = None) -> TrainConfig:
                 "to train its controls on"
             )
         options = {"arch": spec.arch, "latents": spec.latents, "k": spec.k, "prefixes": spec.prefixes}
+        options |= {"target_l0": l0} if l0 else {}
     joined = spec.kind != "sae"
     options |= {
         "sites": spec.sites_in,
@@ -99,13 +100,15 @@ def make_null(
     if name not in NULLS:
         raise ArgumentError(f"nulls: got {name!r}, expected some of {NULLS}")
     recipe: dict[str, Any] = {"null": name, "of": fingerprint(sae), "rows": rows, "l0": round(l0)}
+    source = untrained if name == "untrained" and untrained is not None else store
+    recipe["data"] = source.view.identity
     home = None if folder is None else folder / name
     if home is not None and _recipe(home) == recipe:
         return load_sae(home)
     if name == "pca":
         made = pca_sae(sae.spec, max(1, round(l0)), training_rows(sae.spec, store, _PCA_ROWS))
     else:
-        made = _trained(name, sae, store, rows, train, untrained)
+        made = _trained(name, sae, store, l0, rows, train, untrained)
     if home is not None:
         made.save(home)
         (home / RECIPE).write_text(json.dumps(recipe) + "\n")
@@ -118,9 +121,15 @@ def _recipe(home: Path) -> Any:
 
 
 def _trained(
-    name: str, sae: SAE, store: Store, rows: int | None, train: Trainer | None, untrained: Store | None
+    name: str,
+    sae: SAE,
+    store: Store,
+    l0: float,
+    rows: int | None,
+    train: Trainer | None,
+    untrained: Store | None,
 ) -> SAE:
-    config = config_of(sae, rows)
+    config = config_of(sae, rows, l0)
     source = store
     if name == "frozen":
         config = dataclasses.replace(config, frozen="decoder")
@@ -159,8 +168,9 @@ def selection_of(spec: SAESpec, split: str | None = "train") -> dict[str, Any]:
 
 
 def fingerprint(sae: SAE) -> str:
-    """A checksum of the weights, hexadecimal."""
-    value = 0
+    """A checksum of the weights and of what decides how they are used, hexadecimal."""
+    spec = {k: v for k, v in sae.spec.to_json().items() if k not in ("identity", "notes")}
+    value = crc32c(json.dumps(spec, sort_keys=True).encode())
     for tensor in sae.tensors().values():
         value = crc32c(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), value)
     return f"{value:08x}"
@@ -183,9 +193,9 @@ def rerandomised(model: Model, seed: int = 0) -> Iterator[Model]:
                 if parameter.ndim < 2 or not parameter.is_floating_point():
                     continue
                 kept[name] = parameter.detach().clone()
-                drawn = torch.randn(parameter.shape, generator=generator)
+                drawn = torch.randn(parameter.shape, generator=generator).to(parameter.device)
                 wide = parameter.detach().float()
-                parameter.copy_(drawn.to(parameter.device) * wide.std() + wide.mean())
+                parameter.copy_(drawn * wide.std(correction=0) + wide.mean())
         yield model
     finally:
         with torch.no_grad():

@@ -185,7 +185,7 @@ def _rows(table: torch.Tensor, tokens: str | None) -> torch.Tensor:
 def _splice(mask: torch.Tensor, rows: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     def edit(x: torch.Tensor) -> torch.Tensor:
         out = x.clone()
-        out[mask] = rows.to(x.dtype)
+        out[mask] = rows.to(x.device, x.dtype)
         return out
 
     return edit

@@ -94,9 +94,10 @@ def look(
         grid, labels = cell_labels(truth, store, space, batch.rows)
         for name, sae in saes.items():
             codes = sae.encode(x)
-            active = (codes.values > 0).numpy()
-            row = codes.row_of().numpy()[active]
-            latents, values = codes.indices.numpy()[active], codes.values.numpy()[active]
+            active = codes.values > 0  # codes may hold entries of value 0
+            row, latents, values = (
+                t[active].cpu().numpy() for t in (codes.row_of(), codes.indices, codes.values)
+            )
             pictures[name].add(*_reduced(index[row], latents, values, sae.spec.latents))
             cell = (np.cumsum(grid) - 1)[row] + seen
             kept = grid[row]

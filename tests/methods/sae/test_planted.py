@@ -1,4 +1,4 @@
-"""A dictionary planted in synthetic activations is found again: more features than dimensions, few at a time."""
+"""A dictionary planted in synthetic activations is found again: more features than dimensions."""
 
 import numpy as np
 import pytest
