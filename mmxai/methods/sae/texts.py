@@ -186,8 +186,8 @@ class JointPath:
         point = model.towers[tower].sites[sites[0]].point
         if not _is_residual(sites[0]) and not (point.side == "in" and isinstance(point.module, nn.Linear)):
             return (
-                f"{sites[0]} does not reach the residual stream by one matrix, expected one that is or is added "
-                f"to the residual stream ({', '.join(_RESIDUAL)}), mlp_post or z"
+                f"{sites[0]} does not reach the residual stream by one matrix, expected one in or added to "
+                f"the residual stream ({', '.join(_RESIDUAL)}), mlp_post or z"
             )
         return None
 

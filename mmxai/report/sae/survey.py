@@ -60,7 +60,7 @@ class Latent:
 
     active: rows in which it is above 0. maximum, mean: its values where it is active. histogram: int64
     `[BINS]`, values in equal bins from 0 to the maximum. bands: the highest first. together: int64 `[M]`,
-    rows in which each latent is active too. tokens: the most telling first; empty where rows have no token ids.
+    rows in which each latent is active too. tokens: the most telling first; empty without token ids.
     """
 
     latent: int
