@@ -14,7 +14,7 @@ examples:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -60,10 +60,8 @@ def run(config: Config) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     configs = sweep(config.train, config.sweep)
-    if config.live is None:
-        assert config.store is not None
-        source = config.store
-    else:
+    source: Any = config.store
+    if config.live is not None:
         from mmxai.methods.sae.live import LiveOrigin
         from mmxai.models import load_model
 

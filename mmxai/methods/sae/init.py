@@ -65,7 +65,8 @@ def scaled(
     batch: Mapping[str, torch.Tensor], sites: tuple[str, ...], scales: tuple[float, ...]
 ) -> torch.Tensor:
     """Sites side by side in the units of the SAE: float32 `[N, D]`, contiguous, the caller's own."""
-    return torch.cat([batch[site].float() * scale for site, scale in zip(sites, scales, strict=True)], 1)
+    found = [batch[site].float() * scale for site, scale in zip(sites, scales, strict=True)]
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
 def geometric_median(x: torch.Tensor, steps: int = MEDIAN_STEPS) -> torch.Tensor:
@@ -86,7 +87,7 @@ def geometric_median(x: torch.Tensor, steps: int = MEDIAN_STEPS) -> torch.Tensor
 
 
 def _spread(x: torch.Tensor) -> float:
-    return float((x.float() - x.float().mean(0)).double().square().sum(1).mean())
+    return float(x.float().var(0, correction=0).double().sum())
 
 
 def _directions(rows: int, width: int, draw: torch.Generator) -> torch.Tensor:

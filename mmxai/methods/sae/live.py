@@ -7,6 +7,7 @@ the whole state: a run that goes on captures its window again, and the batches a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,7 +77,8 @@ class LiveOrigin:
         return self.model.space_of(site)
 
     def identity(self) -> dict[str, Any]:
-        return {"live": True, "model": self.model.identity, "data": self.source.identity}
+        found = {"live": True, "model": self.model.identity, "data": self.source.identity}
+        return dict(json.loads(json.dumps(found)))  # as a checkpoint gives it back
 
     def feed(self, sites: Sequence[str], config: TrainConfig) -> LiveFeed:
         return LiveFeed(self, sites, config)

@@ -18,16 +18,17 @@ SLACK = 1.5  # candidates over those wanted at which they are thinned
 
 
 class BatchTopK:
+    """`guess`: a bit below what the first block's B k-th largest was in the batch before; for speed alone."""
+
     prefixes: tuple[int, ...] = ()
     ramp = 1.0
 
     def __init__(self, k: int):
-        self.k = k
+        self.k, self.guess = k, 0.0
         self._mean, self._batches = 0.0, 0
-        self._guess = 0.0
 
     def begin(self, weights: Weights, rows: int) -> Choice:
-        return Choice(rows * self.k, self._guess)
+        return Choice(self, rows * self.k)
 
     def first(self, weights: Weights) -> None:
         assert weights.threshold is not None
@@ -39,8 +40,6 @@ class BatchTopK:
         self._batches += 1
         self._mean = MEMORY * self._mean + (1 - MEMORY) * least
         weights.threshold.fill_(self._mean / (1 - MEMORY**self._batches))
-        # Only speed hangs on it: about what the first block's B k-th largest will be.
-        self._guess = 0.3 * least
 
     def state_dict(self) -> dict[str, Any]:
         return {"mean": self._mean, "batches": self._batches}
@@ -50,38 +49,48 @@ class BatchTopK:
 
 
 class Choice:
-    """Holds the `wanted` largest so far, a few more at most; `cut` is a bound that the rest lies below."""
+    """Holds the `wanted` largest so far, a few more at most; all others are below `_cut`, or not above 0."""
 
-    def __init__(self, wanted: int, guess: float):
-        self._wanted, self._guess = wanted, guess
+    def __init__(self, arch: BatchTopK, wanted: int):
+        self._arch, self._wanted = arch, wanted
         self._cut = 0.0
         self._blocks: list[Codes] = []
         self._held = 0
 
     def block(self, product: torch.Tensor, bias: torch.Tensor, first_row: int) -> None:
-        codes = None
-        if not self._held and self._guess > 0:
-            codes = select_above(product, self._guess, bias=bias)
-            if len(codes.values) < self._wanted:  # else the wanted largest of all are surely above the guess
-                codes = None
-        if codes is None:
-            codes = select_above(product, self._cut, bias=bias)
-        self._blocks.append(codes)
-        self._held += len(codes.values)
+        if first_row == 0:
+            self._add(self._first(product, bias))
+            self._thin()
+            self._arch.guess = 0.9 * self._cut
+            return
+        self._add(select_above(product, self._cut, bias=bias))
         if self._held > SLACK * self._wanted:
             self._thin()
 
     def finish(self) -> Codes:
-        if self._held > self._wanted:
-            self._thin()
+        self._thin()
         return Codes.cat(self._blocks)
 
     def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
         return CodeGradient(d_values)  # what is kept is above 0
 
+    def _first(self, product: torch.Tensor, bias: torch.Tensor) -> Codes:
+        """All above the guess, if these are enough: then no other is wanted. Else all above 0."""
+        if self._arch.guess > 0:
+            codes = select_above(product, self._arch.guess, bias=bias)
+            if len(codes.values) >= self._wanted:
+                return codes
+        return select_above(product, 0.0, bias=bias)
+
+    def _add(self, codes: Codes) -> None:
+        self._blocks.append(codes)
+        self._held += len(codes.values)
+
     def _thin(self) -> None:
+        if self._held <= self._wanted:
+            return
         values = torch.cat([b.values for b in self._blocks])
-        # Equal values stay together, so that none is taken by its place alone.
+        # Equal values stay together, so that none is taken for its place alone.
         self._cut = float(values.kthvalue(len(values) - self._wanted + 1).values)
         self._blocks = [b.select(b.values >= self._cut) for b in self._blocks]
         self._held = sum(len(b.values) for b in self._blocks)
