@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,31 +57,18 @@ def train_sae(
     CheckpointError before the first step; NonFiniteError at a batch with NaN, or where a loss is none.
     """
     configs = _configs(config, options)
-    origin = _origin(source)
     rank, world = share(part_of)
-    jobs = jobs_of(origin, configs[0])
-    for job in jobs:  # what cannot be is said before anything is read
-        for one in configs:
-            spec_of(origin, job, one, (1.0,) * len(job.sites_in), (1.0,) * len(job.sites_out))
-    saes: dict[str, list[SAE]] = {}
-    groups = groups_of(origin, jobs[rank::world], configs[0].at_once)
     folder = None if out is None else Path(out)
-    for group in groups:
-        run = _Run(origin, group, configs, folder, track, progress)
-        saes |= run.train()
-    return [sae for job in jobs[rank::world] for sae in saes[job.name]]
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """A trainee with where its input and target come from."""
-
-    trainee: Trainee
-    logs: list[Any]
-
-    @property
-    def spec(self) -> SAESpec:
-        return self.trainee.sae.spec
+    with _origin(source) as origin:
+        jobs = jobs_of(origin, configs[0])
+        for job in jobs:  # what cannot be is said before anything is read
+            for one in configs:
+                spec_of(origin, job, one, (1.0,) * len(job.sites_in), (1.0,) * len(job.sites_out))
+        mine = jobs[rank::world]
+        saes: dict[str, list[SAE]] = {}
+        for group in groups_of(origin, mine, configs[0].at_once):
+            saes |= _Run(origin, group, configs, folder, track, progress).train()
+    return [sae for job in mine for sae in saes[job.name]]
 
 
 class _Run:
@@ -170,7 +158,8 @@ class _Run:
 
     def _loop(self, feed: Feed, trainees: list[Trainee]) -> None:
         self.start = time.monotonic()
-        benches = [_Bench(t, self._logs(t)) for t in trainees]
+        for trainee in trainees:
+            trainee.logs = self._logs(trainee)
         bar = tqdm(
             total=self.steps, initial=self.step, unit=" steps", desc=self.name, dynamic_ncols=True,
             disable=not (sys.stderr.isatty() if self.progress is None else self.progress),
@@ -180,7 +169,7 @@ class _Run:
             with bar, stop_signals(self.path is not None) as stopped:
                 while self.step < self.steps:
                     batch = feed.next()
-                    self._step(batch, benches, bar)
+                    self._step(batch, trainees, bar)
                     standing = feed.state_dict()
                     last = self.step == self.steps
                     if stopped or last or self.step % self.config.save_every == 0:
@@ -193,11 +182,11 @@ class _Run:
                 self._save(trainees, standing)
             raise
         finally:
-            for bench in benches:
-                for log in bench.logs:
+            for trainee in trainees:
+                for log in trainee.logs:
                     log.close()
 
-    def _step(self, batch: Acts, benches: Sequence[_Bench], bar: Any) -> None:
+    def _step(self, batch: Acts, trainees: Sequence[Trainee], bar: Any) -> None:
         made: dict[Any, torch.Tensor] = {}
 
         def acts(sites: tuple[str, ...], scales: tuple[float, ...]) -> torch.Tensor:
@@ -207,14 +196,14 @@ class _Run:
 
         log = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
         shown = {}
-        for bench in benches:
-            spec = bench.spec
+        for trainee in trainees:
+            spec = trainee.sae.spec
             x, target = acts(spec.sites_in, spec.scale), acts(spec.sites_out, spec.scale_out)
-            losses = bench.trainee.step(x, target, self.step, self.workspace)
+            losses = trainee.step(x, target, self.step, self.workspace)
             if log:
-                entry = bench.trainee.entry(self.step + 1, target, losses)
+                entry = trainee.entry(self.step + 1, target, losses)
                 entry["seconds"] = round(self._seconds(), 3)
-                for sink in bench.logs:
+                for sink in trainee.logs:
                     sink.write(entry)
                 shown = {
                     "fvu": f"{entry['fvu']:.4f}",
@@ -272,7 +261,10 @@ def _configs(
     return configs
 
 
-def _origin(source: Store | Origin | str | Path) -> Origin:
+@contextmanager
+def _origin(source: Store | Origin | str | Path) -> Iterator[Origin]:
     if isinstance(source, str | Path):
-        source = open_store(source)
-    return StoreOrigin(source) if isinstance(source, Store) else source
+        with open_store(source) as store:
+            yield StoreOrigin(store)
+    else:
+        yield StoreOrigin(source) if isinstance(source, Store) else source

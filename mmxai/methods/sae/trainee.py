@@ -22,10 +22,14 @@ DEAD_AFTER = 10_000_000  # rows, as OpenAI's, sparsify and dictionary_learning h
 
 
 class Trainee:
-    """`name`: its folder under the run's. `silent` int64 `[M]`: rows since each latent was last active."""
+    """`name`: its folder under the run's. `silent` int64 `[M]`: rows since each latent was last active.
+
+    `logs`: where the loop writes its figures.
+    """
 
     def __init__(self, name: str, config: TrainConfig, beginning: Beginning, steps: int):
         self.name, self.config, self.sae = name, config, beginning.sae
+        self.logs: list[Any] = []
         spec = self.sae.spec
         self.arch = make_arch(spec, config, norm=math.sqrt(beginning.spread))
         self.arch.first(self.sae)
