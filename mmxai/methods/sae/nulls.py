@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from mmxai.methods.sae.measures import inputs_and_targets
 from mmxai.methods.sae.model import SAE, load_sae
 from mmxai.methods.sae.pca import pca_sae
 from mmxai.methods.sae.spec import SAESpec
+from mmxai.methods.sae.train import train_sae
 
 if TYPE_CHECKING:
     from mmxai.models.model import Model
@@ -69,6 +71,7 @@ def config_of(sae: SAE, rows: int | None = None, l0: float | None = None) -> Tra
         "sites_out": spec.sites_out if spec.kind == "transcoder" else (),
         "crosscoder": joined and spec.kind == "crosscoder",
         "skip": spec.skip,
+        "device": str(sae.device),
         "rows": rows or known.get("rows"),
     }
     fields = {f.name for f in dataclasses.fields(TrainConfig)}
@@ -100,15 +103,17 @@ def make_null(
     if name not in NULLS:
         raise ArgumentError(f"nulls: got {name!r}, expected some of {NULLS}")
     recipe: dict[str, Any] = {"null": name, "of": fingerprint(sae), "rows": rows, "l0": round(l0)}
-    source = untrained if name == "untrained" and untrained is not None else store
+    source = untrained if name == "untrained" else store
+    if source is None:
+        raise ArgumentError("nulls: got no store of the untrained model, expected one, see `rerandomised`")
     recipe["data"] = source.view.identity
     home = None if folder is None else folder / name
     if home is not None and _recipe(home) == recipe:
         return load_sae(home)
     if name == "pca":
-        made = pca_sae(sae.spec, max(1, round(l0)), training_rows(sae.spec, store, _PCA_ROWS))
+        made = pca_sae(sae.spec, max(1, round(l0)), training_rows(sae.spec, source, _PCA_ROWS))
     else:
-        made = _trained(name, sae, store, l0, rows, train, untrained)
+        made = _trained(name, source, config_of(sae, rows, l0), train, _run_folder(home, recipe))
     if home is not None:
         made.save(home)
         (home / RECIPE).write_text(json.dumps(recipe) + "\n")
@@ -120,32 +125,25 @@ def _recipe(home: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _trained(
-    name: str,
-    sae: SAE,
-    store: Store,
-    l0: float,
-    rows: int | None,
-    train: Trainer | None,
-    untrained: Store | None,
-) -> SAE:
-    config = config_of(sae, rows, l0)
-    source = store
+def _run_folder(home: Path | None, recipe: Mapping[str, Any]) -> Path | None:
+    """Where a null's training is kept until it ends; another for another recipe."""
+    if home is None:
+        return None
+    return home / f"run-{crc32c(json.dumps(recipe, sort_keys=True).encode()):08x}"
+
+
+def _trained(name: str, store: Store, config: TrainConfig, train: Trainer | None, run: Path | None) -> SAE:
     if name == "frozen":
         config = dataclasses.replace(config, frozen="decoder")
     elif name == "seed":
         config = dataclasses.replace(config, seed=config.seed + 1)
-    elif untrained is None:
-        raise ArgumentError("nulls: got no store of the untrained model, expected one, see `rerandomised`")
-    else:
-        source = untrained
-    return (train or _train)(source, config)
-
-
-def _train(store: Store, config: TrainConfig) -> SAE:
-    from mmxai.methods.sae.train import train_sae
-
-    return train_sae(store, config, part_of="0/1")[0]  # this worker's own, whatever runs beside it
+    if train is not None:
+        return train(store, config)
+    # part_of: all of it is this worker's, whatever array of jobs it may be in.
+    made = train_sae(store, config, out=run, part_of="0/1")[0]
+    if run is not None:
+        shutil.rmtree(run)
+    return made
 
 
 def training_rows(spec: SAESpec, store: Store, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
