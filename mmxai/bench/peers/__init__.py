@@ -75,6 +75,14 @@ PEERS = (
         ("nnsight==0.8.1", "torch=={torch}", "transformers==5.23.0", "safetensors==0.8.0", _NUMPY),
         "traces saved as safetensors, no statistics, rows or checksums",
     ),
+    Peer(
+        "sparsify",
+        "sae",
+        ("eai-sparsify==1.3.3", "torch=={torch}", _NUMPY),
+        "sparse gradients, dense product",
+    ),
+    Peer("saelens", "sae", ("sae-lens==6.54.0", "torch=={torch}"), "dense throughout"),
+    Peer("dictionary-learning", "sae", ("dictionary-learning==0.1.0", "torch=={torch}"), "dense throughout"),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
 )
 
@@ -98,12 +106,22 @@ def wanted(options: Options, case: str) -> list[Peer]:
 
 
 @contextmanager
-def running(options: Options, case: str, job: Mapping[str, Any]) -> Iterator[dict[Peer, Rival]]:
-    """The wanted peers of a case, each with its environment made and `job` (JSON) prepared."""
+def running(
+    options: Options, case: str, job: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]] | None = None
+) -> Iterator[dict[Peer, Rival]]:
+    """The wanted peers of a case, each with its environment made and `job` (JSON) prepared.
+
+    own: peer's name -> what its job has beside, or in place of, `job`.
+    """
     with ExitStack() as stack:
         yield {
             peer: stack.enter_context(
-                Rival(peer.name, environment(peer.name, peer.packages), peer.script, job)
+                Rival(
+                    peer.name,
+                    environment(peer.name, peer.packages),
+                    peer.script,
+                    {**job, **(own or {}).get(peer.name, {})},
+                )
             )
             for peer in wanted(options, case)
         }

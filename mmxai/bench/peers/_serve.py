@@ -9,6 +9,7 @@ import sys
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not stand between our answers
+    sys.path.append(os.path.dirname(sys.argv[1]))  # last, for what scripts share; -I has left it out
     spec = importlib.util.spec_from_file_location("peer", sys.argv[1])
     if spec is None or spec.loader is None:
         sys.exit(f"{sys.argv[1]} is no Python file")

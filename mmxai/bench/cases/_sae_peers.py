@@ -1,0 +1,49 @@
+"""The quickest way to run each SAE trainer here: as it is, compiled, with the options that it has."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmxai.bench.figures import interleave
+from mmxai.bench.options import Options
+from mmxai.bench.peers import PeerError, Rival, wanted
+from mmxai.bench.peers.environment import environment
+
+PLAIN = "plain"
+VARIANTS = {
+    "sparsify": (PLAIN, "fused", "compiled"),
+    "saelens": (PLAIN, "sparse", "compiled"),
+    "dictionary-learning": (PLAIN, "compiled"),
+}
+TRIED = 3
+
+
+def best_variants(options: Options, job: Mapping[str, Any]) -> dict[str, str]:
+    """The quickest variant of every peer wanted, by a few steps each; plain in a quick run."""
+    return {
+        peer.name: PLAIN if options.quick else _best(peer.name, peer.packages, peer.script, job)
+        for peer in wanted(options, "sae")
+    }
+
+
+def _best(name: str, packages: tuple[str, ...], script: Path, job: Mapping[str, Any]) -> str:
+    python = environment(name, packages)
+    seconds = {}
+    for variant in VARIANTS[name]:
+        if variant == "compiled" and not shutil.which("c++"):
+            continue
+        try:
+            with Rival(name, python, script, {**job, "variant": variant}) as rival:
+                timing = interleave({"step": partial(rival.run, "step")}, TRIED)["step"]
+        except PeerError as error:
+            if variant == PLAIN:
+                raise
+            print(f"{name}: {variant} does not run here: {error}", file=sys.stderr)
+            continue
+        seconds[variant] = timing.median
+    return min(seconds, key=lambda variant: seconds[variant])
