@@ -72,8 +72,8 @@ class Live:
 class Evaluation(Result):
     """Of one SAE: `metrics`, and where there was what they need `recovered` (by metric) and `concepts`.
 
-    nulls: the same of each control; `missing`: which were asked for and could not be made, and why. overlap:
-    of the `seed` null with the SAE itself.
+    nulls: the same of each control; `missing`: what was asked for and cannot be had, and why. overlap: of the
+    `seed` null with the SAE itself.
     """
 
     name: str
@@ -107,8 +107,8 @@ class Evaluation(Result):
         lines = [lines_of(("", *columns), rows)]
         if "seed" in self.nulls and (twin := self.nulls["seed"].overlap):
             lines.append(f"against another seed: {twin.summary()}")
-        lines += [f"not computed: {name}: {why}" for name, why in self.missing.items()]
-        lines.append(f"over {self.metrics.rows:,} held-out rows")
+        lines += [f"missing: {name}: {why}" for name, why in self.missing.items()]
+        lines.append(f"over {self.metrics.rows:,} rows")
         return "\n".join(lines)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -146,7 +146,7 @@ def evaluate(
     say("measuring")
     metrics, mean = measure({"sae": sae}, store, config)
     l0 = metrics["sae"].l0
-    made, missing = {"sae": sae}, {}
+    made, missing = {"sae": sae}, _not_held_out(sae, config)
     for name in config.nulls:
         if name == "untrained" and untrained is None:
             missing[name] = "needs the model and its data, with which the untrained model is harvested"
@@ -221,6 +221,17 @@ def _concepts(
     entries = each * sum(metrics[name].l0 for name in saes)
     samples = min(config.samples, max(FEWEST_SAMPLES, int(ENTRIES / max(1.0, entries))))
     return score_concepts(saes, store, truth, samples=samples, seed=config.seed, **options)
+
+
+def _not_held_out(sae: SAE, config: EvalConfig) -> dict[str, str]:
+    """What to say where the SAE was trained on the samples it is measured on."""
+    trained = sae.spec.identity.get("train", {}).get("config")
+    if trained is None:
+        return {}
+    split = trained.get("split", "train")
+    if split is not None and config.split is not None and split != config.split:
+        return {}
+    return {"held-out samples": f"trained on split {split}, measured on {config.split}"}
 
 
 def _check_sites(sae: SAE, store: Store) -> None:

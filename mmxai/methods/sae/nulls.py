@@ -65,11 +65,10 @@ def config_of(sae: SAE, rows: int | None = None, l0: float | None = None) -> Tra
             )
         options = {"arch": spec.arch, "latents": spec.latents, "k": spec.k, "prefixes": spec.prefixes}
         options |= {"target_l0": l0} if l0 else {}
-    joined = spec.kind != "sae"
     options |= {
         "sites": spec.sites_in,
         "sites_out": spec.sites_out if spec.kind == "transcoder" else (),
-        "crosscoder": joined and spec.kind == "crosscoder",
+        "crosscoder": spec.kind == "crosscoder",
         "skip": spec.skip,
         "device": str(sae.device),
         "rows": rows or known.get("rows"),

@@ -44,7 +44,7 @@ def test_nulls_are_beside_the_sae(planted, tmp_path):
     assert [c.seed for _, c in trained] == [0, 1] and all(c.rows == 4096 for _, c in trained)
     assert found.nulls["seed"].overlap.mean_max < 0.9
     text = repr(found)
-    assert all(word in text for word in ("FVU", "pca", "against another seed", "not computed: untrained"))
+    assert all(word in text for word in ("FVU", "pca", "against another seed", "missing: untrained"))
     assert found.to_pandas().loc["pca", "L0"] == 3
     saved = json.loads(found.save(tmp_path / "eval.json").read_text())
     assert saved["nulls"]["pca"]["metrics"]["l0"] == 3
