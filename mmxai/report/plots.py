@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -11,20 +11,29 @@ import numpy as np
 
 from mmxai.report.html import number
 
-WIDTH, HEIGHT = 400, 190
+WIDTH, HEIGHT, TALL = 400, 190, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 34
 _BINS = 240  # points of a curve; longer ones show the mean and the range of what falls between
 
 
+def tick_label(value: float) -> str:
+    """As people write numbers on axes: 0.05, 250, 1.5k, 2M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{number(value / size)}{letter}"
+    return number(value)
+
+
 @dataclass(frozen=True)
 class Axis:
-    """A scale from `low` to `high`, linear or logarithmic, onto pixels."""
+    """A scale from `low` to `high`, linear or logarithmic, onto pixels from `start` to `stop`."""
 
     low: float
     high: float
     start: float
     stop: float
     log: bool = False
+    label: Callable[[float], str] = tick_label
 
     def __call__(self, value: float) -> float:
         low, high = (math.log10(v) if self.log else v for v in (self.low, self.high))
@@ -32,17 +41,20 @@ class Axis:
         return self.start + (self.stop - self.start) * (at - low) / ((high - low) or 1)
 
     def ticks(self, most: int = 5) -> list[float]:
-        if self.log:
-            low, high = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, -(-(high - low) // most))
-            decades = [10.0**e for e in range(low, high + 1, step)]
-            return decades if len(decades) > 1 else sorted({self.low, self.high, *decades})
-        span = (self.high - self.low) or 1.0
-        raw = span / most
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * i for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        """Round values inside the axis; of a logarithmic one 1, 2, 5 and tens, or tens, or some of these."""
+        if not self.log:
+            raw = ((self.high - self.low) or 1.0) / most
+            power = 10.0 ** math.floor(math.log10(raw))
+            step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
+            first = math.ceil(self.low / step - 1e-9)
+            return [step * i for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        every = [digit * 10.0**e for e in exponents for digit in (1, 2, 5)]
+        fine = [v for v in every if self.low * 0.999 <= v <= self.high * 1.001]
+        if len(fine) <= most + 1:
+            return fine
+        tens = [10.0**e for e in exponents if self.low * 0.999 <= 10.0**e <= self.high * 1.001]
+        return tens[:: -(-len(tens) // (most + 1))] if len(tens) > 1 else fine[:: -(-len(fine) // (most + 1))]
 
 
 def curves(
@@ -83,64 +95,66 @@ def histogram(
     counts: Sequence[int],
     *,
     x: str,
-    log: bool = False,
-    decades: bool = False,
+    log_x: bool = False,
+    log_counts: bool = False,
+    label: Callable[[float], str] = tick_label,
     marks: Mapping[str, float] | None = None,
+    height: int = HEIGHT,
 ) -> str:
-    """Bars of `counts` between `edges` (one more). `log`: counts on a logarithmic axis, from 0.8.
+    """Bars of `counts` between `edges` (one more). A logarithmic axis of counts begins at 0.8.
 
-    `decades`: the edges are decimal logarithms, and are labelled 10 to that power. `marks`: name -> where a
-    dashed line stands.
+    `label`: how values are written. `marks`: name -> where a dashed line stands.
     """
-    most = max([*counts, 1])
-    across = Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
-    up = Axis(0.8 if log else 0, most * (1.3 if log else 1.05), HEIGHT - _BOTTOM, _TOP, log)
-    label = (lambda v: f"10^{v:.3g}") if decades else number
-    parts = _frame(across, up, x, powers=decades)
+    most, floor = max([*counts, 1]), height - _BOTTOM
+    across = Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT, log_x, label)
+    low, high = (0.8, most * 1.3) if log_counts else (0, most * 1.05)
+    up = Axis(low, high, floor, _TOP, log_counts)
+    parts = _frame(across, up, x, height=height)
     for i, n in enumerate(counts):
         if n:
             a, b, top = across(edges[i]), across(edges[i + 1]), up(n)
-            said = f"{n:,} between {label(edges[i])} and {label(edges[i + 1])}"
+            said = f"{n:,} from {label(edges[i])} to {label(edges[i + 1])}"
             parts.append(
                 f'<rect class="bar" x="{a + 0.4:.1f}" y="{top:.1f}" width="{max(0.6, b - a - 0.8):.1f}" '
-                f'height="{max(0.0, HEIGHT - _BOTTOM - top):.1f}"><title>{escape(said)}</title></rect>'
+                f'height="{max(0.0, floor - top):.1f}"><title>{escape(said)}</title></rect>'
             )
     for name, value in (marks or {}).items():
         at = across(min(max(value, edges[0]), edges[-1]))
         left = at > WIDTH * 0.7
-        parts.append(f'<path class="mark" d="M{at:.1f},{_TOP}V{HEIGHT - _BOTTOM}"/>')
+        parts.append(f'<path class="mark" d="M{at:.1f},{_TOP}V{floor}"/>')
         parts.append(_text(at - 4 if left else at + 4, _TOP + 9, name, "end" if left else "start"))
-    return _svg(parts)
+    return _svg(parts, height)
 
 
 def cloud(
     x: np.ndarray,
     y: np.ndarray,
     *,
-    labels: tuple[str, str],
+    names: tuple[str, str],
+    label: Callable[[float], str] = tick_label,
     links: Mapping[int, tuple[str, str]] | None = None,
     bins: tuple[int, int] = (56, 30),
 ) -> str:
-    """Points (`x`, `y`: decimal logarithms `[N]`) as counts on a grid, and those of `links` as dots.
+    """Points (`x`, `y` `[N]`, above 0) as counts on a grid of logarithmic axes, those of `links` as dots.
 
-    `links`: index of a point -> (address, name).
+    `label`: how values of `x` are written. `links`: index of a point -> (address, name).
     """
-    keep = np.isfinite(x) & np.isfinite(y)
+    keep = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     if not keep.any():
         return _svg([_text(WIDTH / 2, HEIGHT / 2, "no latent is active", "middle")])
-    ranges = [_padded(v[keep]) for v in (x, y)]
-    counts, across_edges, up_edges = np.histogram2d(x[keep], y[keep], bins=bins, range=ranges)
-    height = HEIGHT + 50
-    across = Axis(*ranges[0], _LEFT, WIDTH - _RIGHT)
-    up = Axis(*ranges[1], height - _BOTTOM, _TOP)
-    parts = _frame(across, up, labels[0], powers=True, y=labels[1], height=height)
+    ranges = [_padded(np.log10(v[keep])) for v in (x, y)]
+    counts, *edges = np.histogram2d(np.log10(x[keep]), np.log10(y[keep]), bins=bins, range=ranges)
+    (left, right), (low, high) = [(10.0**a, 10.0**b) for a, b in ranges]
+    across = Axis(left, right, _LEFT, WIDTH - _RIGHT, True, label)
+    up = Axis(low, high, TALL - _BOTTOM, _TOP, True)
+    parts = _frame(across, up, names[0], y=names[1], height=TALL)
+    xs, ys = ([axis(10.0**e) for e in one] for axis, one in zip((across, up), edges, strict=True))
     for i, j in zip(*np.nonzero(counts), strict=True):
-        a, b = across(across_edges[i]), across(across_edges[i + 1])
-        top, bottom = up(up_edges[j + 1]), up(up_edges[j])
         strength = 0.12 + 0.6 * math.log1p(counts[i, j]) / math.log1p(counts.max())
         parts.append(
-            f'<rect class="bar" x="{a:.1f}" y="{top:.1f}" width="{b - a:.1f}" height="{bottom - top:.1f}" '
-            f'opacity="{strength:.2f}"><title>{int(counts[i, j]):,} latents</title></rect>'
+            f'<rect class="bar" x="{xs[i]:.1f}" y="{ys[j + 1]:.1f}" width="{xs[i + 1] - xs[i]:.1f}" '
+            f'height="{ys[j] - ys[j + 1]:.1f}" opacity="{strength:.2f}">'
+            f"<title>{int(counts[i, j]):,} latents</title></rect>"
         )
     for index, (address, name) in (links or {}).items():
         if keep[index]:
@@ -148,7 +162,7 @@ def cloud(
                 f'<a href="{escape(address)}"><circle class="pick" cx="{across(x[index]):.1f}" '
                 f'cy="{up(y[index]):.1f}" r="3"><title>{escape(name)}</title></circle></a>'
             )
-    return _svg(parts, height)
+    return _svg(parts, TALL)
 
 
 def cells(counts: np.ndarray) -> str:
@@ -162,41 +176,24 @@ def cells(counts: np.ndarray) -> str:
     return f'<svg class="plot cells" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 
 
-def _frame(
-    across: Axis, up: Axis, x: str, *, powers: bool = False, y: str = "", height: int = HEIGHT
-) -> list[str]:
-    """Grid lines, tick labels and the axes' names. `powers`: the horizontal axis (and, named, the vertical
-    one) holds decimal logarithms."""
+def _frame(across: Axis, up: Axis, x: str, *, y: str = "", height: int = HEIGHT) -> list[str]:
+    """Grid lines, tick labels and the axes' names."""
     floor = height - _BOTTOM
     parts = []
     for tick in up.ticks(4):
         at = up(tick)
         parts.append(f'<path class="rule" d="M{_LEFT},{at:.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(_text(_LEFT - 6, at + 3.5, _label(tick, powers and bool(y)), "end"))
+        parts.append(_text(_LEFT - 6, at + 3.5, up.label(tick), "end"))
     for tick in across.ticks(6):
-        if powers and tick != round(tick):
-            continue
         at = across(tick)
         parts.append(f'<path class="rule" d="M{at:.1f},{floor}v4"/>')
-        parts.append(_text(at, floor + 15, _label(tick, powers), "middle"))
+        parts.append(_text(at, floor + 15, across.label(tick), "middle"))
     parts.append(f'<path class="axis" d="M{_LEFT},{floor}H{WIDTH - _RIGHT}"/>')
     parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, height - 4, x, "middle"))
     if y:
         turned = f'transform="rotate(-90)" x="{-(floor + _TOP) / 2:.0f}" y="10" text-anchor="middle"'
         parts.append(f"<text {turned}>{escape(y)}</text>")
     return parts
-
-
-def _label(value: float, power: bool) -> str:
-    """A tick's label as plain text; powers of ten keep their exponent raised by Unicode's digits."""
-    if power:
-        raised = f"{value:.3g}".translate(str.maketrans("-0123456789.", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·"))
-        return "10" + raised
-    if abs(value) >= 10_000:
-        for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if abs(value) >= size:
-                return f"{number(value / size)}{letter}"
-    return number(value)
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], *, log: bool) -> np.ndarray:

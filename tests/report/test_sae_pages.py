@@ -278,7 +278,7 @@ def test_plots_are_to_scale():
         plots.curves({"a": ([1], [2])}),
     ):
         ElementTree.fromstring(empty)
-    ElementTree.fromstring(plots.cloud(np.full(3, -np.inf), np.zeros(3), labels=("a", "b")))
+    ElementTree.fromstring(plots.cloud(np.full(3, -np.inf), np.zeros(3), names=("a", "b")))
 
 
 def test_refuses(held, sae, tmp_path):

@@ -114,7 +114,8 @@ def latent_plots(latent: Latent) -> list[dict[str, Any]]:
             "name": "values where active",
             "svg": Markup(
                 plots.histogram(
-                    edges, latent.histogram.tolist(), x="activation (rows, logarithmic)", log=True,
+                    edges, latent.histogram.tolist(), x="activation; rows on a logarithmic axis",
+                    log_counts=True,
                     marks={"mean": latent.mean} if latent.active else None,
                 )
             ),

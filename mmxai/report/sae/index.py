@@ -33,7 +33,7 @@ def index_page(
     shown = {
         "architecture": spec.arch + (f", k {spec.k}" if spec.k is not None else ""),
         "reads": " + ".join(spec.sites_in),
-        "latents": f"{spec.latents:,} of {spec.width_in}",
+        "latents": f"{spec.latents:,} (width {spec.width_in:,})",
         "rows": f"{rows:,}",
         "active a row": number(float(fired.sum()) / max(1, rows)),
         "never active": f"{int((~alive).sum()):,} ({share(float((~alive).mean()))})",
@@ -62,19 +62,17 @@ def index_page(
 def _density_plot(density: np.ndarray, alive: np.ndarray) -> str:
     """How many latents are active how often; the dead ones have no place on a logarithmic axis."""
     if not alive.any():
-        return plots.histogram([-1, 0], [0], x="no latent is active")
+        return plots.histogram([0.1, 1], [0], x="no latent is active", log_x=True)
     logs = np.log10(density[alive])
-    counts, edges = np.histogram(logs, bins=48, range=(np.floor(logs.min()), 0))
+    counts, edges = np.histogram(logs, bins=48, range=(np.floor(logs.min() - 1e-9), 0))
     return plots.histogram(
-        edges.tolist(), counts.tolist(), x="share of rows in which a latent is active", decades=True,
-        marks={"median": float(np.median(logs))},
+        (10.0**edges).tolist(), counts.tolist(), x="share of rows in which a latent is active", log_x=True,
+        label=share, marks={"median": float(np.median(density[alive]))}, height=plots.TALL,
     )  # fmt: skip
 
 
 def _cloud(gather: Gatherer, density: np.ndarray) -> str:
     stats = gather.store.stats[gather.site.name]
     mean = stats.mean.double().numpy() / np.maximum(stats.positive.double().numpy(), 1e-300)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x, y = np.log10(density), np.log10(mean)
     links = {n: (f"latents/{n}.html", f"latent {n}") for n in gather.survey.latents}
-    return plots.cloud(x, y, labels=("share of rows", "mean where active"), links=links)
+    return plots.cloud(density, mean, names=("share of rows", "mean where active"), label=share, links=links)
