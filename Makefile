@@ -5,13 +5,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint install benchmarks gpu clean
+.PHONY: demo test interop lint install benchmarks gpu clean
 
 demo: install
 	$(BIN)/mmxai demo
 
 test: install
 	$(BIN)/python -m pytest
+
+# SAEs saved here in the libraries that read them, theirs here, each library in an environment under .peers.
+interop: install
+	MMXAI_INTEROP=1 $(BIN)/python -m pytest tests/interop
 
 lint: install
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ TRAINED_ON, HELD_OUT = 0.8, 0.1
 
 
 def write_rows(folder: Path, rows: int, batches: int, held: int, *, quick: bool) -> tuple[Path, int]:
-    """File of float32 rows, and their width: shuffled `batches` of `rows`, then `held` rows of other pictures.
+    """File of float32 rows, and their width: shuffled `batches` of `rows`, then `held` of other pictures.
 
     All are divided by one number, so that their mean square length is 1.
     """

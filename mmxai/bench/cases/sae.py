@@ -1,8 +1,8 @@
 """A TopK SAE's training step and its loss, against the bare encoder product and other trainers.
 
 Rows are of a real harvest (`_sae_data`). A step is a trainer's whole step: selection, reconstruction,
-gradients, projection, clipping, Adam, unit norm, and the count of latents that fire. All sides have Adam of one
-rate; in `native` each has its own optimiser and rate, and all the same wall time.
+gradients, projection, clipping, Adam, unit norm, and the count of latents that fire. All sides have Adam of
+one rate; in `native` each has its own optimiser and rate, and all the same wall time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ FULL = (
     Work("_aux", 4096, 8192, 32, repeats=5, dead=0.1),
     Work("_32k", 4096, 32_768, 32, repeats=3),
 )
-QUICK = (Work("", 128, 256, 8, repeats=2, steps=6), Work("_aux", 128, 256, 8, repeats=2, dead=0.1))
+QUICK = (Work("", 128, 256, 8, repeats=2, steps=200), Work("_aux", 128, 256, 8, repeats=2, dead=0.1))
 
 
 def run(options: Options) -> list[Figure]:
@@ -117,7 +117,8 @@ def _measure(
     for peer in rivals:
         target = None if work.suffix else STEP_TARGETS[peer.key]
         theirs = timings[peer.key]
-        detail = f"{peer.does}, {variants[peer.name]['variant']}: {theirs}, {_rate(work, theirs)}; ours {_rate(work, mine)}"
+        how = f"{peer.does}, {variants[peer.name]['variant']}"
+        detail = f"{how}: {theirs}, {_rate(work, theirs)}; ours {_rate(work, mine)}"
         figures.append(Figure(f"step_vs_{peer.key}{work.suffix}", ratio(theirs, mine), target, detail, floor))
     if len(answers) > 1:
         figures += [_loss(work, answers), _memory(work, job, answers, folder)]

@@ -81,7 +81,12 @@ PEERS = (
         ("eai-sparsify==1.3.3", "torch=={torch}", _NUMPY),
         "sparse gradients, dense product",
     ),
-    Peer("saelens", "sae", ("sae-lens==6.54.0", "torch=={torch}"), "dense throughout"),
+    Peer(
+        "saelens",
+        "sae",
+        ("sae-lens==6.54.0", "torch=={torch}", "zarr==3.1.6", "ml-dtypes==0.6.0"),
+        "dense throughout",
+    ),
     Peer("dictionary-learning", "sae", ("dictionary-learning==0.1.0", "torch=={torch}"), "dense throughout"),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
 )
