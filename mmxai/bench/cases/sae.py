@@ -28,7 +28,7 @@ from mmxai.bench.options import Options
 from mmxai.bench.peers import running, wanted
 from mmxai.bench.peers._sae_ import serve
 
-TESTS = ("tests/methods/sae/test_step.py", "tests/kernels/test_topk_rows.py")
+TESTS = ("tests/methods/sae/test_step.py", "tests/kernels/test_topk_rows.py", "tests/bench/test_sae.py")
 GPU = False
 OURS, PRODUCT = "ours", "product"
 STEP_TARGETS = {"sparsify": ">= 2.3", "saelens": ">= 6", "dictionary_learning": ">= 6"}
@@ -121,7 +121,7 @@ def _measure(
         detail = f"{how}: {theirs}, {_rate(work, theirs)}; ours {_rate(work, mine)}"
         figures.append(Figure(f"step_vs_{peer.key}{work.suffix}", ratio(theirs, mine), target, detail, floor))
     if len(answers) > 1:
-        figures += [_loss(work, answers), _memory(work, job, answers, folder)]
+        figures += [_loss(answers), _memory(work, job, answers, folder)]
     return figures
 
 
@@ -129,7 +129,7 @@ def _rate(work: Work, timing: Timing) -> str:
     return f"{work.rows / timing.median:,.0f} rows/s"
 
 
-def _loss(work: Work, answers: Mapping[str, Mapping[str, float]]) -> Figure:
+def _loss(answers: Mapping[str, Mapping[str, float]]) -> Figure:
     """FVU on held-out pictures after equal rows."""
     for name, answer in answers.items():
         if not answer["fvu"] < WORST_FVU or answer["rows"] != answers[OURS]["rows"]:
