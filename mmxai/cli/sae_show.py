@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mmxai.models import Model
     from mmxai.store import Store
 
-METRICS = "metrics.jsonl"
+METRICS, EVALUATION = "metrics.jsonl", "eval.json"
 
 
 @dataclass
@@ -66,26 +66,48 @@ def run(config: Config) -> int:
 
     from mmxai.methods.sae import load_sae
     from mmxai.models import load_model
-    from mmxai.report.sae import DRAWN, draw_latents, latent_pages, latents_site, read_metrics
+    from mmxai.report.sae import (
+        DRAWN,
+        draw_latents,
+        latent_pages,
+        latents_site,
+        read_evaluation,
+        read_metrics,
+    )
     from mmxai.store import open_store
 
     sae = load_sae(config.sae)
     asked = _numbers(config.only)
+    measured = Path(config.sae) / EVALUATION
     folders = {Path(folder).name: Path(folder) / METRICS for folder in (config.sae, *config.compare)}
     runs = {name: read_metrics(path) for name, path in folders.items() if path.exists()}
     model = load_model(config.model, device=config.device) if config.model else None
     with open_store(config.store) as store:
         site = config.site or latents_site(store)
+        _check(sae, store)
         chosen = asked or draw_latents(store, site, config.latents, config.seed)
         texts = None if model is None else _near(sae, model, store, chosen, config.texts)
         with tqdm(total=len(chosen), unit="page", disable=None) as bar:
             written = latent_pages(
                 sae, store, config.out, site=site, latents=chosen, images=_pictures(config.images),
                 decode=None if model is None else _decoder(model), texts=texts, runs=runs, top=config.top,
+                evaluation=read_evaluation(measured) if measured.exists() else None,
                 how="as asked for" if asked else DRAWN, seed=config.seed, progress=lambda: bar.update(),
             )  # fmt: skip
     print(written)
     return OK
+
+
+def _check(sae: SAE, store: Store) -> None:
+    """ArgumentError where the store says that another SAE made its latents."""
+    from mmxai.methods.sae.nulls import fingerprint
+
+    made_by, own = store.plan.identity.get("sae"), fingerprint(sae)
+    if isinstance(made_by, dict) and made_by.get("weights", own) != own:
+        raise ArgumentError(
+            f"{store.path}: was encoded by another SAE (weights {made_by['weights']}, this one {own}), "
+            "expected the store that this SAE was encoded to; `mmxai sae encode` makes it"
+        )
 
 
 def _near(sae: SAE, model: Model, store: Store, latents: Sequence[int], file: str | None) -> NearTexts | None:

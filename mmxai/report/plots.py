@@ -11,7 +11,7 @@ import numpy as np
 
 from mmxai.report.html import number
 
-WIDTH, HEIGHT, TALL = 400, 190, 240
+WIDTH, HEIGHT, TALL = 340, 175, 215
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 34
 _BINS = 240  # points of a curve; longer ones show the mean and the range of what falls between
 

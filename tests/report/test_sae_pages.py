@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmxai.errors import ArgumentError, DataError
 from mmxai.report import plots
-from mmxai.report.sae import draw_latents, latent_pages, read_metrics, survey, training_plots
+from mmxai.report.sae import draw_latents, latent_pages, read_evaluation, read_metrics, survey, training_plots
 from mmxai.report.sae.near import by_activity, by_direction
 from mmxai.report.sae.survey import BANDS, BINS
 from mmxai.report.sae.tally import Draws, Tally
@@ -200,6 +200,10 @@ def pages(held, sae, tmp_path_factory):
     (out / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
     runs = {"<k32>": read_metrics(out / "metrics.jsonl"), "k64": read_metrics(out / "metrics.jsonl")}
     common = {"texts": _Texts(), "runs": runs, "notes": {3: "<a concept>"}, "facts": {"FVU": "<0.1>"}}
+    figures = {"metrics": {"rows": 1234, "fvu": 0.25, "l0": 32.0, "dead": None}, "nulls": {}}
+    figures |= {"name": "<run>", "nulls": {"PCA": {**figures, "recovered": {"loss": {"recovered": 0.5}}}}}
+    (out / "eval.json").write_text(json.dumps(figures))
+    common["evaluation"] = read_evaluation(out / "eval.json")
     latent_pages(
         sae, held.store, out / "vision", site=SITE, latents=[0, 3, DEAD], images=lambda i: WORLD[i].pil,
         **common,
@@ -227,7 +231,17 @@ def test_pages_are_escaped_and_every_link_leads_somewhere(pages):
     for page in every:
         html = page.read_text(encoding="utf-8")
         assert html.count("<script") == 1 and "alert(0)</script" not in html
-        for unsafe in ("<red>", "<p>", "<a concept>", "<of a test>", "<k32>", "<0.1>", "<t3>", "<key 1>"):
+        for unsafe in (
+            "<red>",
+            "<p>",
+            "<a concept>",
+            "<of a test>",
+            "<k32>",
+            "<0.1>",
+            "<t3>",
+            "<key 1>",
+            "<run>",
+        ):
             assert unsafe not in html
         assert not re.search(r"url\(|@import|https?://", html)
         for address in re.findall(r'(?:src|href)="([^"]+)"', html):
@@ -247,6 +261,16 @@ def test_a_name_that_random_directions_get_too_is_not_shown(pages):
 def test_texts_are_shown_around_their_top_token(held, pages):
     page = next((pages / "text/latents").glob("*.html")).read_text()
     assert "<mark>&lt;t" in page and "<img" not in page and "of its total" in page
+
+
+def test_figures_stand_beside_those_of_the_nulls(pages, tmp_path):
+    table = read_evaluation(pages / "eval.json")
+    assert table.columns == ["<run>", "PCA"] and table.over == 1234
+    assert ("FVU", [0.25, 0.25]) in table.rows and ("loss recovered", [None, 0.5]) in table.rows
+    assert "<td>loss recovered</td><td>–</td><td>0.5</td>" in (pages / "vision/index.html").read_text()
+    (tmp_path / "eval.json").write_text("[]")
+    with pytest.raises(DataError, match="mmxai sae eval"):
+        read_evaluation(tmp_path / "eval.json")
 
 
 def test_metrics_survive_a_killed_run(tmp_path):

@@ -1,5 +1,6 @@
 """Pages about a sparse autoencoder: its training, its latents, one by one."""
 
+from mmxai.report.sae.evaluation import read_evaluation
 from mmxai.report.sae.pages import DRAWN, LatentPages, latent_pages, latents_site
 from mmxai.report.sae.survey import draw_latents, survey
 from mmxai.report.sae.training import read_metrics, training_plots
@@ -10,6 +11,7 @@ __all__ = [
     "draw_latents",
     "latent_pages",
     "latents_site",
+    "read_evaluation",
     "read_metrics",
     "survey",
     "training_plots",

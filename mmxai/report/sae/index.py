@@ -11,6 +11,7 @@ from markupsafe import Markup
 from mmxai.report import plots
 from mmxai.report.html import environment, number, share
 from mmxai.report.sae.entries import Gatherer
+from mmxai.report.sae.evaluation import Figures
 from mmxai.report.sae.training import Series, training_plots
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def index_page(
     how: str,
     runs: Mapping[str, Series],
     facts: Mapping[str, str],
+    evaluation: Figures | None,
 ) -> str:
     """The HTML of an SAE's index; `gallery`: an entry a latent that has a page, `how` they were chosen."""
     spec, fired, rows = sae.spec, gather.survey.fired, gather.survey.rows
@@ -49,6 +51,7 @@ def index_page(
             notes=spec.notes,
             training=[p | {"svg": Markup(p["svg"])} for p in training_plots(runs)],
             runs=list(runs),
+            evaluation=evaluation,
             density=Markup(_density_plot(density, alive)),
             dead=int((~alive).sum()),
             cloud=Markup(_cloud(gather, density)),

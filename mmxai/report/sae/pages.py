@@ -13,6 +13,7 @@ from mmxai.errors import ArgumentError
 from mmxai.report.cards import Decode
 from mmxai.report.html import environment
 from mmxai.report.sae.entries import Gatherer, figures, gallery_entry, latent_plots, nearest_texts
+from mmxai.report.sae.evaluation import Figures
 from mmxai.report.sae.index import index_page
 from mmxai.report.sae.near import Neighbour, by_activity, by_direction, encoder_cosine
 from mmxai.report.sae.pictures import PictureFiles
@@ -51,6 +52,7 @@ def latent_pages(
     texts: NearTexts | None = None,
     runs: Mapping[str, Series] | None = None,
     facts: Mapping[str, str] | None = None,
+    evaluation: Figures | None = None,
     notes: Mapping[int, str] | None = None,
     title: str | None = None,
     top: int = 24,
@@ -64,9 +66,10 @@ def latent_pages(
     `store`: of latents, as `mmxai sae encode` makes it; `site`: which of its sites (default: the only one
     stored as topk). `latents`: so many drawn at random among those ever active, or which. `images`: sample
     index -> the original picture. `decode`: token id -> its text. `texts`: nearest texts of the latents
-    (`mmxai.methods.sae.texts.near_texts`). `runs`: name -> training curves (`read_metrics`). `facts`: further
-    figures for the index. `notes`: what to say of a latent, such as the concept it was found to match. `how`:
-    how the latents were chosen, in words, where the caller chose them. `progress` is called after each page.
+    (`mmxai.methods.sae.texts.near_texts`). For the index: `runs`, name -> training curves (`read_metrics`);
+    `facts`, further figures; `evaluation`, a table (`read_evaluation`). `notes`: what to say of a latent, such
+    as the concept it was found to match. `how`: how the latents were chosen, in words, where the caller chose
+    them. `progress` is called after each page.
     """
     name = site or latents_site(store)
     if store[name].width != sae.spec.latents:
@@ -92,7 +95,7 @@ def latent_pages(
             progress()
     html = index_page(
         sae, gather, gallery, title=title, how=how or (DRAWN if drawn else "chosen by the caller"),
-        runs=runs or {}, facts=facts or {},
+        runs=runs or {}, facts=facts or {}, evaluation=evaluation,
     )  # fmt: skip
     nbytes += _write(out / "index.html", html)
     return LatentPages(out / "index.html", chosen, nbytes + files.nbytes)
