@@ -37,7 +37,7 @@ class Config:
     """Folder of the SAE."""
     store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
     """Store of its latents."""
-    out: str = "latents"
+    out: str = "pages"
     """Folder for the pages."""
     site: str | None = None
     """Which site of the store; default: the only one stored as topk."""

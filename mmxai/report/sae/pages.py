@@ -67,8 +67,8 @@ def latent_pages(
     stored as topk). `latents`: so many drawn at random among those ever active, or which. `images`: sample
     index -> the original picture. `decode`: token id -> its text. `texts`: nearest texts of the latents
     (`mmxai.methods.sae.texts.near_texts`). For the index: `runs`, name -> training curves (`read_metrics`);
-    `facts`, further figures; `evaluation`, a table (`read_evaluation`). `notes`: what to say of a latent, such
-    as the concept it was found to match. `how`: how the latents were chosen, in words, where the caller chose
+    `facts`, further figures; `evaluation`, a table (`read_evaluation`). `notes`: what to say of a latent,
+    such as the concept it was found to match. `how`: how the latents were chosen, in words, where the caller chose
     them. `progress` is called after each page.
     """
     name = site or latents_site(store)
