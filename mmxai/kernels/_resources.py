@@ -24,7 +24,16 @@ _LAYOUT = {
     "n": "i32", "width": "i32", "begin": "i32", "tokens": "i32",
     "batch_stride": "i64", "token_stride": "i64", "value_stride": "i64",
 }  # fmt: skip
-_LOOSE = ("n", "begin", "depth", "row0", "seen", "k", "blocks")  # any number, where others divide by 16
+_LOOSE = (
+    "n",
+    "begin",
+    "depth",
+    "row0",
+    "seen",
+    "k",
+    "blocks",
+    "groups",
+)  # any number, where others divide by 16
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,44 @@ def triton_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]
             "k": "i32",
         }
         yield f"k={k}", best, types, {"KIND": 1, "MAGNITUDE": True, "K": k, "STEP": 1024}, 4
+    yield from _code_variants()
+
+
+def _code_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
+    """Those of the ops on codes, for rows of 4096."""
+    from mmxai.kernels.adam_rows._triton import adam
+    from mmxai.kernels.code_gradients._triton import latent_gradients
+    from mmxai.kernels.decode_codes._triton import decode
+    from mmxai.kernels.decode_error._triton import error_rows
+
+    floats = (
+        "values",
+        "table",
+        "bias",
+        "base",
+        "target",
+        "twice",
+        "errors",
+        "d_values",
+        "d_pre",
+        "x",
+        "project",
+    )
+    floats += ("g_dec", "g_enc", "g_bias", "w", "g", "m", "v", "out")
+    types = dict.fromkeys(floats, "*fp32") | {"indices": "*i32", "offsets": "*i64", "width": "i32"}
+    yield "", decode, types, {"BLOCK": 1024}, 4
+    errors = types | {"starts": "*i32", "losses": "*fp64", "groups": "i32"}
+    yield "", error_rows, errors, {"BLOCK": 4096}, 8
+    latents = types | {"rows": "*i64", "starts": "*i64", "group": "*i64", "squares": "*fp64", "groups": "i32"}
+    yield (
+        "",
+        latent_gradients,
+        latents | {"out_width": "i32", "in_width": "i32"},
+        {"OUT": 4096, "IN": 4096},
+        8,
+    )
+    numbers = dict.fromkeys(("rate", "old1", "new1", "old2", "new2", "eps", "root", "scale", "kept"), "fp32")
+    yield "", adam, types | numbers, {"UNIT": True, "BLOCK": 4096}, 8
 
 
 def triton_resources(arch: int) -> Iterator[Resources]:
@@ -115,11 +162,12 @@ def triton_resources(arch: int) -> Iterator[Resources]:
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     for name, kernel, types, constants, warps in triton_variants():
+        types = {argument: kind for argument, kind in types.items() if argument in kernel.arg_names}
         fixed = {**constants, **{argument: None for argument, kind in types.items() if not kind}}
         if "value_stride" in types:
             fixed["value_stride"] = 1
         order = kernel.arg_names
-        aligned = [a for a in order if a not in fixed and a not in _LOOSE]
+        aligned = [a for a in order if a not in fixed and a not in _LOOSE and types[a] != "fp32"]
         source = ASTSource(
             fn=kernel,
             signature={a: "constexpr" if a in fixed else types[a] for a in order},

@@ -8,6 +8,7 @@ from mmxai.kernels._args import FLOATS
 from mmxai.kernels._dispatch import unavailable
 from mmxai.kernels.capture import NeuronState, capture
 from mmxai.kernels.topk_rows import topk_rows
+from tests.kernels import test_adam_rows, test_code_gradients, test_decode
 from tests.kernels.conformance import numbers, values
 from tests.kernels.test_capture import KEEPS, LAYOUTS, check_moments, exact, run
 
@@ -96,3 +97,21 @@ def test_topk_rows_with_a_bias():
     x, bias = torch.randn(2, 1100), torch.randn(1100)
     got, want = (topk_rows(x, 9, bias=bias, backend=backend) for backend in ("triton", "reference"))
     assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+
+
+DECODE, ERROR = test_decode.TestDecodeCodes, test_decode.TestDecodeError
+GRADIENTS, ADAM = test_code_gradients.TestCodeGradients, test_adam_rows.TestAdamRows
+CASES = [
+    (DECODE, ("sparse", 13)), (DECODE, ("empty", 5)), (DECODE, ("no rows", 5)),
+    (ERROR, ("sparse", 13, 3)), (ERROR, ("fixed", 9, 1)), (ERROR, ("no rows", 5, 1)),
+    (GRADIENTS, ("sparse", 13, 40, 3, True)), (GRADIENTS, ("no rows", 13, 9, 1, False)),
+    (ADAM, (37, 13, True)), (ADAM, (1, 1000, False)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "case"), CASES, ids=[f"{op.__name__[4:]}-{case}" for op, case in CASES])
+def test_codes(op, case):
+    got, want = (op().call(case, backend, "cpu", 0) for backend in ("triton", "reference"))
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=op.tolerance * np.abs(b).max(initial=1e-6))
