@@ -17,7 +17,7 @@ from mmxai.errors import ArgumentError, DataError
 from mmxai.report import plots
 from mmxai.report.sae import draw_latents, latent_pages, read_evaluation, read_metrics, survey, training_plots
 from mmxai.report.sae.near import by_activity, by_direction
-from mmxai.report.sae.survey import BANDS, BINS
+from mmxai.report.sae.surveying import BANDS, BINS
 from mmxai.report.sae.tally import Draws, Tally
 from mmxai.shapes import ShapesWorld
 from mmxai.store import create_store, open_store
@@ -98,7 +98,7 @@ class _Texts:
 
 
 def test_the_survey_counts_what_is_in_the_store(held, monkeypatch):
-    monkeypatch.setattr("mmxai.report.sae.survey._ENTRIES", 37 * K)  # many blocks, the last one short
+    monkeypatch.setattr("mmxai.report.sae.surveying._ENTRIES", 37 * K)  # many blocks, the last one short
     x, rows = held.x[SITE], held.rows["vision"]
     found = survey(held.store, SITE, range(M), draws=3)
     active = x > 0
@@ -148,7 +148,7 @@ def test_what_is_drawn_does_not_depend_on_blocks_and_is_fair(held, monkeypatch):
         ]
 
     whole = rows(0)
-    monkeypatch.setattr("mmxai.report.sae.survey._ENTRIES", 50 * K)
+    monkeypatch.setattr("mmxai.report.sae.surveying._ENTRIES", 50 * K)
     assert rows(0) == whole != rows(1)
     counts = np.zeros(40)
     for seed in range(300):

@@ -2,7 +2,7 @@
 
 from mmxai.report.sae.evaluation import read_evaluation
 from mmxai.report.sae.pages import DRAWN, LatentPages, latent_pages, latents_site
-from mmxai.report.sae.survey import draw_latents, survey
+from mmxai.report.sae.surveying import draw_latents, survey
 from mmxai.report.sae.training import read_metrics, training_plots
 
 __all__ = [

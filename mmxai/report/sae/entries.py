@@ -15,7 +15,7 @@ from mmxai.report.examples import between, example_at
 from mmxai.report.html import number as figure
 from mmxai.report.html import share
 from mmxai.report.sae.pictures import PictureFiles
-from mmxai.report.sae.survey import BINS, Drawn, Latent, Survey
+from mmxai.report.sae.surveying import BINS, Drawn, Latent, Survey
 
 if TYPE_CHECKING:
     from mmxai.methods.sae.texts import NearTexts

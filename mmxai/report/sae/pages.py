@@ -17,7 +17,7 @@ from mmxai.report.sae.evaluation import Figures
 from mmxai.report.sae.index import index_page
 from mmxai.report.sae.near import Neighbour, by_activity, by_direction, encoder_cosine
 from mmxai.report.sae.pictures import PictureFiles
-from mmxai.report.sae.survey import draw_latents, survey
+from mmxai.report.sae.surveying import draw_latents, survey
 from mmxai.report.sae.training import Series
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def latent_pages(
     index -> the original picture. `decode`: token id -> its text. `texts`: nearest texts of the latents
     (`mmxai.methods.sae.texts.near_texts`). For the index: `runs`, name -> training curves (`read_metrics`);
     `facts`, further figures; `evaluation`, a table (`read_evaluation`). `notes`: what to say of a latent,
-    such as the concept it was found to match. `how`: how the latents were chosen, in words, where the caller chose
-    them. `progress` is called after each page.
+    such as the concept it was found to match. `how`: how the latents were chosen, in words, where the caller
+    chose them. `progress` is called after each page.
     """
     name = site or latents_site(store)
     if store[name].width != sae.spec.latents:
