@@ -173,7 +173,7 @@ def _value(text: str) -> Any:
 
 
 def variants(configs: list[TrainConfig]) -> list[str]:
-    """A name for each of several configs by what differs, e.g. `k16-latents4096`; "" for a single one."""
+    """A name for each of several configs by what differs, e.g. `latents4096-k16`; "" for a single one."""
     documents = [c.to_json() for c in configs]
     differ = [n for n in documents[0] if len({str(d[n]) for d in documents}) > 1]
     names = ["-".join(f"{n}{d[n]}" for n in differ) for d in documents]

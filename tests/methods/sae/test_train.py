@@ -116,7 +116,7 @@ def test_a_sweep_shares_every_batch_and_equals_single_runs(store, tmp_path):
     assert [(s.spec.k, s.spec.latents) for s in together] == [(2, 32), (2, 64), (4, 32), (4, 64)]
     (alone,) = train_sae(store, configs[2])
     assert torch.equal(alone.W_enc, together[2].W_enc)
-    assert load_sae(tmp_path / "t.0.x/k4-latents32").spec.k == 4
+    assert load_sae(tmp_path / "t.0.x/latents32-k4").spec.k == 4
     with pytest.raises(ArgumentError, match="differ in"):
         train_sae(store, [configs[0], TrainConfig(**{**SMALL, "batch": 64})])
 
