@@ -17,12 +17,10 @@ Any direction has some nearest text. What random directions reach, with the same
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +28,12 @@ import torch
 from torch import nn
 
 from mmxai.errors import ArgumentError
+from mmxai.methods.sae.results import Result, axes, plain
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
     from mmxai.methods.sae.model import SAE
     from mmxai.models import Model
 
@@ -51,8 +53,8 @@ class NearText:
     beaten: float
 
 
-@dataclass(frozen=True)
-class NearTexts:
+@dataclass(frozen=True, repr=False)
+class NearTexts(Result):
     """The nearest texts of some latents: `index` (into `texts`) int64, `cosine` float32 `[L, n]`, best first.
 
     `null`: the best cosine of each random direction, ascending. `how`: the path to the joint space, in words.
@@ -76,7 +78,7 @@ class NearTexts:
         """What so large a share of random directions stays below."""
         return float(np.quantile(self.null, quantile))
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> pandas.DataFrame:
         """A row a latent and text."""
         import pandas
 
@@ -87,32 +89,22 @@ class NearTexts:
         ]
         return pandas.DataFrame(rows, columns=["latent", "rank", "text", "cosine", "beaten"])
 
-    def plot(self) -> Any:
-        """Best cosines of the latents beside those of random directions: a matplotlib figure."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 3), layout="constrained")
-        axes = figure.subplots()
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Best cosines of the latents beside those of random directions."""
+        ax = axes(ax)
         bins = np.histogram_bin_edges(np.concatenate([self.null, self.cosine[:, 0]]), 40).tolist()
-        axes.hist(self.null, bins, density=True, alpha=0.5, label=f"{len(self.null)} random directions")
-        axes.hist(self.cosine[:, 0], bins, density=True, alpha=0.5, label=f"{len(self.latents)} latents")
-        axes.set_xlabel("cosine of the nearest text")
-        axes.legend()
-        return figure
+        ax.hist(self.null, bins, density=True, alpha=0.5, label=f"{len(self.null)} random directions")
+        ax.hist(self.cosine[:, 0], bins, density=True, alpha=0.5, label=f"{len(self.latents)} latents")
+        ax.set_xlabel("cosine of the nearest text")
+        ax.legend()
+        return ax
 
-    def save(self, path: str | Path) -> Path:
-        """Write JSON: each latent's texts, and the null."""
-        latents = {
-            str(n): [{"text": t.text, "cosine": t.cosine, "beaten": t.beaten} for t in self.of(n)]
-            for n in self.latents
-        }
-        path = Path(path)
-        path.write_text(
-            json.dumps({"latents": latents, "null": self.null.tolist(), "how": self.how}), "utf-8"
-        )
-        return path
+    def to_json(self) -> dict[str, Any]:
+        """Each latent's texts, and the null."""
+        latents = {str(n): plain(self.of(n)) for n in self.latents}
+        return {"latents": latents, "null": plain(self.null), "how": self.how}
 
-    def __repr__(self) -> str:
+    def summary(self) -> str:
         above = int((self.cosine[:, 0] > self.null_level(0.95)).sum())
         return (
             f"NearTexts({len(self.latents)} latents, {len(self.texts):,} texts: {above} latents are nearer "

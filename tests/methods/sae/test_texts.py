@@ -86,7 +86,7 @@ def test_results_print_and_save(model, tmp_path):
     saved = json.loads(found.save(tmp_path / "t.json").read_text())
     assert saved["latents"]["2"][0]["text"] == found.of(2)[0].text and len(saved["null"]) == 50
     assert "2 latents, 8 texts" in repr(found)
-    assert found.plot().axes[0].get_xlabel()
+    assert found.plot().get_xlabel()
 
 
 @pytest.mark.parametrize(
