@@ -45,7 +45,7 @@ def test_the_path_is_what_the_model_does_with_a_direction(model):
 
     def push(x):
         x = x.clone()
-        x[:, 0] += 0.1 * d
+        x[:, 0] += 0.01 * d
         return x
 
     moved = model.run(image, capture=["vision.embeds"], edit={LAST: push}).acts["vision.embeds"]
