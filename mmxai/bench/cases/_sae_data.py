@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import mmxai
-from mmxai.bench.cases._vision import clip_tiny
+from mmxai.bench.cases._vision import Decoded, clip_tiny
 from mmxai.bench.figures import CannotRunError
 from mmxai.models import Model
 from mmxai.models.shipped import shipped_models
@@ -26,9 +26,9 @@ def write_rows(folder: Path, rows: int, batches: int, held: int, *, quick: bool)
     """
     model, site, patches = _model(quick)
     pictures = 1 + max(int(batches * rows / TRAINED_ON), int(held / HELD_OUT)) * 11 // 10 // patches
-    world = ShapesWorld(pictures, seed=5, split="test")
+    data = Decoded(pictures, 32) if quick else ShapesWorld(pictures, seed=5, split="test")
     path = folder / "acts.zarr"
-    mmxai.harvest(model, world, sites=[site], store=path, tokens="patch", stats=False, progress=False)
+    mmxai.harvest(model, data, sites=[site], store=path, tokens="patch", stats=False, progress=False)
     out = folder / "rows.f32"
     with mmxai.open_store(path) as store, open(out, "wb") as file:
         scale = 0.0
