@@ -88,7 +88,7 @@ class StoreFeed:
                 f"sae train: got fewer rows of {', '.join(sites)} than a batch of {config.batch:,} "
                 f"(tokens={config.tokens}, split={config.split}), expected one batch at least; lower --batch"
             )
-        self.rows = batches * config.batch
+        self.rows: int | None = batches * config.batch
 
     def next(self) -> Acts:
         batch = next(self._loader)

@@ -142,6 +142,7 @@ class SAESpec:
                 "FORMAT.md; was it written by a newer version?"
             )
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+            return cls(**given)
         except (ArgumentError, TypeError) as error:
             raise SAEFormatError(f"{path}: {error}") from error
