@@ -19,8 +19,9 @@ class Tally:
     """Counts, and sums of weights, by integer key; keys ascend."""
 
     def __init__(self) -> None:
-        self.keys, self.counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self.sums = np.zeros(0)
+        self.keys: np.ndarray = np.zeros(0, np.int64)
+        self.counts: np.ndarray = np.zeros(0, np.int64)
+        self.sums: np.ndarray = np.zeros(0)
 
     def add(self, keys: np.ndarray, weights: np.ndarray | None = None) -> None:
         if not len(keys):
