@@ -21,6 +21,7 @@ LEAST = {
     "zero-shot colour": 0.95,
     "zero-shot shape": 0.95,
     "zero-shot fill": 0.85,
+    "zero-shot place": 0.95,
     "binding, colour swapped": 0.90,
     "binding, relation swapped": 0.80,
 }
