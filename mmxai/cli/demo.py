@@ -113,6 +113,7 @@ def _quality(model: Model) -> dict[str, str]:
         "zero-shot colour": "zero-shot colour",
         "zero-shot shape": "zero-shot shape",
         "binding, colour swapped": "colours swapped, told apart",
+        "binding, relation swapped": "relation turned around, told apart",
     }
     if not isinstance(model.module, CLIPModel):
         raise ArgumentError(f"demo: got a {type(model.module).__name__}, expected a CLIP of the shapes world")

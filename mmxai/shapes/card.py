@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
     }
     kept = {"seed": SEED, "scores": _json(found), "few": _json(few)}
     (out / SCORES).write_text(json.dumps(kept, indent=1) + "\n")
-    draw_curve([e for e in entries if e["step"] <= at], out / CURVE)
+    draw_curve([e for e in entries if e["step"] <= at], out / CURVE, settings["stress"])
     whole = f" in {state['seconds'] / 3600:.1f} hours" if at == last else f", of {last:,} of the whole run"
     facts = {
         "command": command(settings, last),
@@ -111,23 +111,28 @@ def _json(found: Found) -> dict[str, list[dict[str, Any]]]:
     return {name: [s.to_json() for s in values] for name, values in found.items()}
 
 
-def draw_curve(entries: list[dict[str, Any]], path: Path) -> None:
-    """Loss and held-out scores by step, as a picture."""
+def draw_curve(entries: list[dict[str, Any]], path: Path, stress: Sequence[str] = ()) -> None:
+    """Loss and held-out scores by step, as a picture; shaded where a kind of sentence was stressed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     curve = [(e["step"], e["loss"]) for e in entries if "loss" in e]
     left.plot(*zip(*curve, strict=True), lw=1)
     left.set(xlabel="step", ylabel="training loss", yscale="log")
     scored = [e for e in entries if "scores" in e]
-    for name in scored[-1]["scores"] if scored else ():
+    styles = {"retrieval": ":", "zero-shot": "-", "binding,": "--"}
+    for number, name in enumerate(scored[-1]["scores"] if scored else ()):
         points = [(e["step"], e["scores"][name]) for e in scored if name in e["scores"]]
-        right.plot(*zip(*points, strict=True), lw=1.2, label=name)
+        style = styles[name.split()[0]]
+        right.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", lw=1.3, label=name)
     right.set(xlabel="step", ylabel="share right, split val", ylim=(0, 1.02))
     if scored:
-        right.legend(fontsize=7, frameon=False)
+        figure.legend(loc="outside right center", fontsize=7, frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+        for _, start, end in (text.split(":") for text in stress):
+            if int(start) <= entries[-1]["step"]:
+                axes.axvspan(int(start), min(int(end), entries[-1]["step"]), color="0.5", alpha=0.12, lw=0)
     figure.savefig(path, dpi=120)

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 import mmxai
+from mmxai.errors import ModelError
 from mmxai.models.shipped import shipped_models
 from mmxai.shapes import ShapesWorld
 from mmxai.shapes.card import FEW
@@ -21,6 +22,7 @@ LEAST = {
     "zero-shot colour": 0.95,
     "zero-shot shape": 0.95,
     "zero-shot fill": 0.85,
+    "zero-shot place": 0.95,
     "binding, colour swapped": 0.90,
     "binding, relation swapped": 0.80,
 }
@@ -91,5 +93,5 @@ def test_two_ways_of_loading_agree():
 
 def test_a_mistyped_name_is_told_the_right_one(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(mmxai.ModelError, match="mmxai ships shapes-clip"):
+    with pytest.raises(ModelError, match="mmxai ships shapes-clip"):
         mmxai.load_model("shape-clip")
