@@ -179,7 +179,8 @@ def train(config: Clip) -> Path | None:
 
 
 def _check(config: Clip) -> None:
-    config.weights(0)
+    for text in config.stress:
+        _stress(text)  # raises, before an hour is spent
     positive = {n: getattr(config, n) for n in ("steps", "threads", "save_every", "score_every")}
     if config.batch < 2 or not 0 <= config.paired <= 0.5 or config.negatives < 0 or config.workers < 0:
         raise ArgumentError(

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ class Work:
     batches: int
 
     def stream(self, device: str = "cpu") -> list[torch.Tensor]:
-        made = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+        made: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(0), "device": device}
         scale = torch.rand(self.width, **made) + 0.5
         shift = torch.randn(self.width, **made) * DRIFT
         return [
