@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmxai.bench import Options
 from mmxai.bench.cases import sae as case
+from mmxai.bench.cases import sae_gpu
+from mmxai.bench.cases._sae_data import planted_rows
 from mmxai.bench.cases._sae_ours import make
 from mmxai.bench.cases._sae_peers import VARIANTS
+from mmxai.bench.cases._sae_sides import _loss
 from mmxai.bench.figures import UnequalWorkError
 from mmxai.bench.peers import peers_of
 from mmxai.bench.peers._sae_ import Rows, dead_of, serve
@@ -24,6 +28,7 @@ def job(tmp_path):
     return {
         "data": str(tmp_path / "rows.f32"), "width": WIDTH, "rows": ROWS, "held": HELD, "threads": 1,
         "latents": 32, "k": 4, "dead": 0.0, "native": False, "variant": "plain", "preload": 2,
+        "device": "cpu", "product": "float32",
     }  # fmt: skip
 
 
@@ -54,14 +59,32 @@ def test_which_latents_are_dead(job):
 
 def test_a_side_that_did_not_train_is_no_rival():
     good = {"fvu": 0.5, "rows": 10.0, "memory": 1.0}
-    figure = case._loss({"ours": good, "peer": good | {"fvu": 0.4}})
-    assert figure.value == pytest.approx(1.25) and figure.verdict == "MISSED"
+    value, detail = _loss({"ours": good, "peer": good | {"fvu": 0.4}, "other": good})
+    assert value == pytest.approx(1.25) and "after 10: ours 0.5000, peer 0.4000" in detail
     with pytest.raises(UnequalWorkError, match=r"peer came to FVU 0\.95"):
-        case._loss({"ours": good, "peer": good | {"fvu": 0.95}})
+        _loss({"ours": good, "peer": good | {"fvu": 0.95}})
     with pytest.raises(UnequalWorkError, match="after 5 rows"):
-        case._loss({"ours": good, "peer": good | {"rows": 5.0}})
+        _loss({"ours": good, "peer": good | {"rows": 5.0}})
 
 
 def test_peers_have_targets_and_variants():
     peers = peers_of("sae")
-    assert {p.key for p in peers} == set(case.STEP_TARGETS) and {p.name for p in peers} == set(VARIANTS)
+    assert {f"step_vs_{p.key}" for p in peers} < set(case.TARGETS)
+    assert {p.name for p in peers} == set(VARIANTS)
+
+
+def test_planted_rows_are_what_an_sae_finds(tmp_path, job):
+    path = planted_rows(tmp_path, WIDTH, ROWS, 3, HELD, "cpu")
+    rows = Rows(job | {"data": str(path)})
+    assert rows.batches == 3
+    assert rows.batch(0).square().sum(1).mean() == pytest.approx(1)
+    works, answer = serve(job | {"data": str(path)}, make)
+    works["finish"](150)
+    assert answer()["fvu"] < 0.6
+
+
+def test_the_gpu_case_on_the_cpu():
+    """Its sizes and its speed mean nothing here; that it runs through does."""
+    figures = {f.name: f for f in sae_gpu.run(Options(quick=True), device="cpu")}
+    assert set(figures) == {"gpu_encoder_product_share", "gpu_step_rows_per_second"}
+    assert all(f.value > 0 and f.target is None for f in figures.values())

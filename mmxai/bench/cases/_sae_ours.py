@@ -1,4 +1,4 @@
-"""Our side of case `sae`: the trainer's own step. Run as a module it prints its answer,."""
+"""Our side of case `sae`: the trainer's own step. As a module, given a job and steps, prints the answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make(job: dict[str, Any], first: torch.Tensor) -> tuple[Step, Reconstruct]:
     config = TrainConfig(
         sites=("x",), latents=job["latents"], k=job["k"], batch=job["rows"], normalise="none",
         lr=None if job["native"] else rate_of(job), warmup=10 if job["native"] else 0, decay=0.0,
-        dead_after=FOREVER,
+        dead_after=FOREVER, product=job["product"], device=job["device"],
     )  # fmt: skip
     spec = SAESpec("topk", job["latents"], ("x",), (job["width"],), k=job["k"])
     trainee = Trainee("ours", config, begin(spec, config, {"x": first}), FOREVER)

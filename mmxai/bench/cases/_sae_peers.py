@@ -20,13 +20,16 @@ VARIANTS = {
     "saelens": (PLAIN, "sparse", "compiled"),
     "dictionary-learning": (PLAIN, "compiled"),
 }
-TRIED = 3
+TRIED = 2
+
+Variants = Mapping[str, Mapping[str, str]]
+"""Peer's name -> what its job has beside the others'."""
 
 
-def best_variants(options: Options, job: Mapping[str, Any]) -> dict[str, str]:
+def best_variants(options: Options, job: Mapping[str, Any]) -> Variants:
     """The quickest variant of every peer wanted, by a few steps each; plain in a quick run."""
     return {
-        peer.name: PLAIN if options.quick else _best(peer.name, peer.packages, peer.script, job)
+        peer.name: {"variant": PLAIN if options.quick else _best(peer.name, peer.packages, peer.script, job)}
         for peer in wanted(options, "sae")
     }
 
@@ -45,5 +48,6 @@ def _best(name: str, packages: tuple[str, ...], script: Path, job: Mapping[str, 
                 raise
             print(f"{name}: {variant} does not run here: {error}", file=sys.stderr)
             continue
+        print(f"{name}: {variant}, a step in {timing}", file=sys.stderr, flush=True)
         seconds[variant] = timing.median
     return min(seconds, key=lambda variant: seconds[variant])

@@ -41,16 +41,18 @@ def serve(
     """Works and answer of one side. `make(job, first batch)` builds its SAE; that is not timed."""
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
-    rows = Rows(job)
-    kept = [rows.batch(i) for i in range(job["preload"])]
+    device, rows = job["device"], Rows(job)
+    kept = [rows.batch(i).to(device) for i in range(job["preload"])]
     held = rows.held()
-    before = forget_peak()
+    before = forget_peak(device)
     learn, reconstruct = make(job, kept[0])
     done = 0
 
     def step() -> None:
         nonlocal done
-        learn(kept[done] if done < len(kept) else rows.batch(done))
+        learn(kept[done] if done < len(kept) else rows.batch(done).to(device))
+        if device != "cpu":
+            torch.get_device_module(device).synchronize()
         done += 1
 
     def finish(steps: int) -> None:
@@ -63,10 +65,10 @@ def serve(
             step()
 
     def answer() -> dict[str, float]:
-        grown = peak() - before
-        lost = sum(
-            float((reconstruct(x).detach() - x).double().square().sum()) for x in held.split(job["rows"])
-        )
+        grown, lost = peak(device) - before, 0.0
+        for x in held.split(job["rows"]):
+            made = reconstruct(x.to(device)).detach().to("cpu", torch.float32)
+            lost += float((made - x).double().square().sum())
         away = float((held - held.mean(0)).double().square().sum())
         return {"fvu": lost / away, "rows": float(done * job["rows"]), "memory": float(grown)}
 
@@ -83,8 +85,11 @@ def rate_of(job: dict[str, Any]) -> float:
     return 2e-4 / (job["latents"] / 2**14) ** 0.5
 
 
-def forget_peak() -> int:
-    """Bytes resident now, from where the peak starts again; 0 where the system does not tell."""
+def forget_peak(device: str) -> int:
+    """Bytes held now, from where the peak starts again; 0 where the system does not tell."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
     clear = Path("/proc/self/clear_refs")
     if not clear.exists():
         return 0
@@ -92,7 +97,9 @@ def forget_peak() -> int:
     return _status("VmRSS")
 
 
-def peak() -> int:
+def peak(device: str) -> int:
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
     return _status("VmHWM") if Path("/proc/self/clear_refs").exists() else 0
 
 

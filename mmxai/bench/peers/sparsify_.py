@@ -5,26 +5,26 @@ Variants: `fused` gives it torch's fused Adam, `compiled` compiles its forward p
 
 import os
 
-os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # read when it is imported; Triton there wants a GPU
-
 import torch
-
-if not torch.cuda.is_available():
-    torch.cuda.is_bf16_supported = lambda *_, **__: False  # asked at import, and raises without a GPU
-
 from _sae_ import dead_of, rate_of, serve
-from sparsify import SparseCoder, SparseCoderConfig
 
 AUX = 1 / 32
 
 
 def prepare(job):
+    if job["device"] == "cpu":
+        os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # read when it is imported; its Triton wants a GPU
+    if not torch.cuda.is_available():
+        torch.cuda.is_bf16_supported = lambda *_, **__: False  # asked at import, and raises without a GPU
     return serve(job, make)
 
 
 def make(job, first):
+    from sparsify import SparseCoder, SparseCoderConfig
+
     config = SparseCoderConfig(num_latents=job["latents"], k=job["k"])
-    coder = SparseCoder(job["width"], config, dtype=torch.float32)
+    # On a GPU its forward pass is bfloat16 by autocast, as ours is by `product`.
+    coder = SparseCoder(job["width"], config, dtype=torch.float32, device=job["device"])
     coder.b_dec.data = first.mean(0)
     if job["native"]:
         from schedulefree import ScheduleFreeWrapper
@@ -39,7 +39,7 @@ def make(job, first):
     forward = torch.compile(coder) if job["variant"] == "compiled" else coder
     dead = None
     if job["dead"]:
-        dead = torch.zeros(job["latents"], dtype=torch.bool)
+        dead = torch.zeros(job["latents"], dtype=torch.bool, device=job["device"])
         dead[dead_of(job)] = True
 
     def step(x):

@@ -39,7 +39,9 @@ def detect(path: str | Path) -> str:
     for name in LAYOUTS:
         if layout(name).recognises(path):
             return name
-    held = sorted(p.name for p in path.iterdir())[:10] if path.is_dir() else "no folder"
+    held: object = "another file" if path.exists() else "nothing there"
+    if path.is_dir():
+        held = sorted(p.name for p in path.iterdir())[:10]
     raise SAEFormatError(
         f"{path}: got {held}, expected sae.json (mmxai), cfg.json with sae_weights.safetensors (SAELens) or "
         "sae.safetensors (sparsify), ae.pt (dictionary_learning) or another .pt (ViT-Prisma)"

@@ -23,7 +23,7 @@ import torch
 
 from mmxai.errors import ArgumentError, SAEFormatError
 from mmxai.methods.sae.interop.gated import ungated
-from mmxai.methods.sae.interop.parts import read_json, take
+from mmxai.methods.sae.interop.parts import positive_int, read_json, take
 from mmxai.methods.sae.interop.pickled import read_pickled
 from mmxai.methods.sae.interop.plain import Plain
 
@@ -43,9 +43,10 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path) -> Plain:
-    """The dictionary of folder `path` or file `ae.pt`; its tensors tell its class without `config.json`."""
-    folder = path.parent if path.is_file() else path
-    tensors, _ = read_pickled(folder / WEIGHTS)
+    """The dictionary of folder or file `path`; without `config.json` beside it its tensors tell its class."""
+    file = path if path.is_file() else path / WEIGHTS
+    folder = file.parent
+    tensors, _ = read_pickled(file)
     config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     trainer = config.get("trainer") or {}
     kind = trainer.get("dict_class") or _class_of(tensors, folder)
@@ -53,8 +54,10 @@ def read(path: Path) -> Plain:
         raise SAEFormatError(
             f"{folder / CONFIG}: got dict_class {kind!r}, expected one of {', '.join(_READERS)}"
         )
+    if kind == "AutoEncoderTopK" and "k" not in tensors:  # before 0.1 it stood in the configuration alone
+        tensors["k"] = torch.tensor(positive_int(trainer.get("k"), "trainer.k", folder / CONFIG))
     ours = config.get("mmxai") or {}
-    made = _READERS[kind](tensors, folder / WEIGHTS)
+    made = _READERS[kind](tensors, file)
     made = {"centred": kind not in ("AutoEncoderNew", "JumpReluAutoEncoder")} | made
     found = Plain(
         **made,
@@ -170,10 +173,7 @@ def _gated(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
 
 
 def _topk(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    tensors = {
-        "threshold": torch.tensor(-1.0),
-        **tensors,
-    }  # before 0.1 there was none, and TopK never uses it
+    tensors = {"threshold": torch.tensor(-1.0), **tensors}  # none before 0.1; TopK never uses it
     made, (b_dec, k, _) = _linear(tensors, path, "b_dec", "k", "threshold")
     return made | {"arch": "topk", "b_dec": b_dec, "k": int(k)}
 

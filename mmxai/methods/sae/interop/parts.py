@@ -17,7 +17,7 @@ from mmxai.errors import SAEFormatError
 def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise SAEFormatError(f"{path}: got no such file, expected the configuration") from None
     except ValueError as error:
         raise SAEFormatError(f"{path}: got bytes that are not JSON ({error})") from error

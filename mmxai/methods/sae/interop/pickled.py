@@ -28,8 +28,8 @@ def read_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise SAEFormatError(f"{path}: got no such file, expected a torch checkpoint")
     with tempfile.TemporaryDirectory(prefix="mmxai-convert-") as folder:
         weights, document = Path(folder) / "weights.safetensors", Path(folder) / "rest.json"
-        # -I: neither the current folder nor PYTHONPATH decides what the process imports.
-        command = [sys.executable, "-I", str(_SCRIPT), str(path.resolve()), str(weights), str(document)]
+        # -P: nothing is imported from the current folder, nor from the script's own with its `sparsify.py`.
+        command = [sys.executable, "-P", str(_SCRIPT), str(path.resolve()), str(weights), str(document)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
         except subprocess.TimeoutExpired:

@@ -172,7 +172,7 @@ def _weights(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
         # In training k may be a fraction; it plays no part once the threshold has been learned.
         found = {"arch": "batchtopk", "k": max(1, round(config.get("k") or 1))}
         if architecture != "batchtopk":
-            found |= {"arch": "matryoshka", "prefixes": _prefixes(config)}
+            found |= {"arch": "matryoshka", "prefixes": _prefixes(config, len(tensors.get("b_enc", ())))}
     else:
         raise SAEFormatError(
             f"{path}: got architecture {architecture!r}, expected standard, topk, jumprelu, gated, "
@@ -193,10 +193,10 @@ def _weights(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
     return found
 
 
-def _prefixes(config: dict[str, Any]) -> tuple[int, ...]:
+def _prefixes(config: dict[str, Any], latents: int) -> tuple[int, ...]:
     """SAELens adds the last one where it is not given."""
     widths = tuple(config.get("matryoshka_widths") or ())
-    return widths if widths[-1:] == (config["d_sae"],) else (*widths, config["d_sae"])
+    return widths if widths[-1:] == (latents,) else (*widths, latents)
 
 
 def _unit(found: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,20 @@ def test_a_dictionary_whose_tensors_tell_its_class(tmp_path, x):  # noqa: F811
         read_sae(tmp_path)
 
 
+def test_a_dictionary_of_an_older_version(tmp_path, x):  # noqa: F811
+    """k stood in the configuration alone, and there was no threshold."""
+    tensors = {k: v for k, v in DICTIONARIES["AutoEncoderTopK"][0].items() if k not in NUMBERS}
+    torch.save(tensors, tmp_path / "ae.pt")
+    trainer = {"dict_class": "AutoEncoderTopK"}
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
+    with pytest.raises(SAEFormatError, match=r"trainer\.k = None"):
+        read_sae(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer | {"k": K}}))
+    old = read_sae(tmp_path)
+    torch.save(DICTIONARIES["AutoEncoderTopK"][0], tmp_path / "ae.pt")
+    agree(old, x, *foreign.dictionary_learning(tmp_path, x))
+
+
 PRISMA = {
     "is_transcoder": False, "architecture": "standard", "activation_fn_str": "relu",
     "activation_fn_kwargs": {}, "normalize_activations": "layer_norm", "hook_point_layer": 9,

@@ -167,8 +167,11 @@ def test_nothing_there(tmp_path):
     (tmp_path / "readme.md").write_text("hello")
     with pytest.raises(SAEFormatError, match=r"readme\.md.*expected sae\.json"):
         read_sae(tmp_path)
-    with pytest.raises(SAEFormatError):
-        read_sae(tmp_path / "nowhere")
+    for name in ("auto", "saelens", "sparsify", "dictionary_learning", "prisma"):
+        with pytest.raises(SAEFormatError, match="nowhere"):
+            read_sae(tmp_path / "nowhere", name)
+        with pytest.raises(SAEFormatError, match=r"readme\.md"):
+            read_sae(tmp_path / "readme.md", name)
     with pytest.raises(ArgumentError, match="saelen'"):
         read_sae(tmp_path, "saelen")
     (tmp_path / "cfg.json").write_text("{")
