@@ -1,11 +1,12 @@
 """Write pages about an SAE: its training curves, its dictionary, and a page a latent.
 
-STORE is a store of latents, as `mmxai sae encode` makes it. DATA is what was harvested, for its pictures.
+STORE is a store of latents, as `mmxai sae encode` makes it. --images is what was harvested, for its pictures;
+those of the shapes world are drawn again without it.
 
 examples:
-  mmxai sae show runs/k32 latents.zarr --images pictures/
-  mmxai sae show runs/k32 latents.zarr --images pictures/ --model clip/ --latents 256
-  mmxai sae show runs/k32 latents.zarr --model gpt2/ --only 17,40,311
+  mmxai sae show sae/vision.5.resid_post latents.zarr --images pictures/
+  mmxai sae show sae/vision.5.resid_post latents.zarr --images pictures/ --model clip/ --latents 256
+  mmxai sae show sae/text.3.resid_post latents.zarr --model gpt2/ --only 17,40,311
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mmxai.methods.sae.model import SAE
     from mmxai.methods.sae.texts import NearTexts
     from mmxai.models import Model
+    from mmxai.report.sae.training import Series
     from mmxai.store import Store
 
 METRICS, EVALUATION = "metrics.jsonl", "eval.json"
@@ -46,13 +48,13 @@ class Config:
     only: str = ""
     """Which latents have pages, in place of a draw: numbers with commas between."""
     top: int = 24
-    """Examples a latent."""
+    """Examples a latent, as far as the store has so many."""
     seed: int = 0
     """Seed of the draws."""
     images: str | None = None
     """The data set that was harvested, for its pictures."""
     model: str | None = None
-    """The model: decodes tokens; of a CLIP, names directions by their nearest texts."""
+    """The model that was harvested: decodes tokens; of a CLIP, names directions by their nearest texts."""
     texts: str | None = None
     """A text file, a candidate a line; default: words and short runs of words of the store's captions."""
     compare: tuple[str, ...] = ()
@@ -66,36 +68,63 @@ def run(config: Config) -> int:
 
     from mmxai.methods.sae import load_sae
     from mmxai.models import load_model
-    from mmxai.report.sae import (
-        DRAWN,
-        draw_latents,
-        latent_pages,
-        latents_site,
-        read_evaluation,
-        read_metrics,
-    )
+    from mmxai.report.sae import DRAWN, draw_latents, latent_pages, latents_site, read_evaluation
     from mmxai.store import open_store
 
-    sae = load_sae(config.sae)
     asked = _numbers(config.only)
+    if config.latents < 1 or config.top < 1:
+        raise ArgumentError(
+            f"sae show: got --latents {config.latents}, --top {config.top}, expected at least 1 of each"
+        )
+    sae = load_sae(config.sae)
     measured = Path(config.sae) / EVALUATION
-    folders = {Path(folder).name: Path(folder) / METRICS for folder in (config.sae, *config.compare)}
-    runs = {name: read_metrics(path) for name, path in folders.items() if path.exists()}
-    model = load_model(config.model, device=config.device) if config.model else None
+    evaluation = read_evaluation(measured) if measured.exists() else None
+    runs = _runs(config.sae, config.compare)
     with open_store(config.store) as store:
         site = config.site or latents_site(store)
         _check(sae, store)
-        chosen = asked or draw_latents(store, site, config.latents, config.seed)
+        images = _pictures(config.images, store)
+        model = load_model(config.model, device=config.device) if config.model else None
+        if model is not None:
+            _same_model(model, store)
+        shown = asked or draw_latents(store, site, config.latents, config.seed)
+        # The table of known concepts leads to their latents; the gallery stays a fair draw.
+        also = [] if asked or evaluation is None else sorted({k.latent for k in evaluation.known})
+        chosen = sorted({*shown, *also})
         texts = None if model is None else _near(sae, model, store, chosen, config.texts)
-        with tqdm(total=len(chosen), unit="page", disable=None) as bar:
+        with tqdm(total=len(chosen), unit=" pages", disable=None) as bar:
             written = latent_pages(
-                sae, store, config.out, site=site, latents=chosen, images=_pictures(config.images),
+                sae, store, config.out, site=site, latents=shown, also=also, images=images,
                 decode=None if model is None else _decoder(model), texts=texts, runs=runs, top=config.top,
-                evaluation=read_evaluation(measured) if measured.exists() else None,
-                how="as asked for" if asked else DRAWN, seed=config.seed, progress=lambda: bar.update(),
+                evaluation=evaluation, how="as asked for" if asked else DRAWN, seed=config.seed,
+                progress=lambda: bar.update(),
             )  # fmt: skip
     print(written)
+    if evaluation is None:
+        print(f"no figures beside nulls: {measured} is not there, `mmxai sae eval` writes it")
     return OK
+
+
+def _runs(sae: str, others: Sequence[str]) -> dict[str, Series]:
+    """Training curves by the shortest end of each folder's path that tells it from the others'."""
+    from mmxai.report.sae import read_metrics
+
+    folders = list(dict.fromkeys(Path(folder).resolve() for folder in (sae, *others)))
+    found: dict[str, Series] = {}
+    for folder in folders:
+        lines = folder / METRICS
+        if folder != folders[0] and not lines.exists():
+            raise ArgumentError(
+                f"--compare {folder}: got no {METRICS} there, expected the folder of a trained SAE"
+            )
+        if lines.exists():  # a converted SAE has none
+            depth = next(n for n in range(1, len(folder.parts) + 1) if _alone(folder, folders, n))
+            found["/".join(folder.parts[-depth:])] = read_metrics(lines)
+    return found
+
+
+def _alone(folder: Path, folders: Sequence[Path], depth: int) -> bool:
+    return sum(other.parts[-depth:] == folder.parts[-depth:] for other in folders) == 1
 
 
 def _check(sae: SAE, store: Store) -> None:
@@ -107,6 +136,16 @@ def _check(sae: SAE, store: Store) -> None:
         raise ArgumentError(
             f"{store.path}: was encoded by another SAE (weights {made_by['weights']}, this one {own}), "
             "expected the store that this SAE was encoded to; `mmxai sae encode` makes it"
+        )
+
+
+def _same_model(model: Model, store: Store) -> None:
+    """ArgumentError where the store is of another model's weights: names would mean nothing."""
+    stored = store.plan.identity.get("model") or {}
+    if stored.get("weights") not in (None, model.identity["weights"]):
+        raise ArgumentError(
+            f"--model {model.name}: got other weights than those that {store.path} is of, expected the model "
+            "that was harvested"
         )
 
 
@@ -130,22 +169,28 @@ def _near(sae: SAE, model: Model, store: Store, latents: Sequence[int], file: st
     return found
 
 
-def _pictures(data: str | None) -> Callable[[int], Image.Image] | None:
+def _pictures(data: str | None, store: Store) -> Callable[[int], Image.Image] | None:
+    """The original of a sample, by its index; each is compared with what the store says of it."""
+    from mmxai.cli.sae_eval import world_of
     from mmxai.data import Source, open_data
 
-    if data is None:
+    found = world_of(store) if data is None else data
+    if found is None:
         return None
-    source = open_data(data)
+    said = "the shapes world" if data is None else f"--images {data}"
+    source = open_data(found)
     if not isinstance(source, Source):
-        raise ArgumentError(f"--images {data}: got a stream, expected data whose samples can be asked for")
+        raise ArgumentError(f"{said}: got a stream, expected data whose samples can be asked for")
 
     def picture(index: int) -> Image.Image:
-        image = source[index].image
-        if image is None:
+        stored = store.samples[index]
+        sample = source[index] if index < len(source) else None
+        if sample is None or sample.digest != stored.hash or sample.image is None:
             raise ArgumentError(
-                f"--images {data}: sample {index} has no picture, expected the data harvested"
+                f"{said}: got {sample}, expected sample {index} ({stored.key!r}) as it was harvested; give "
+                "the very data that the store is of"
             )
-        return image
+        return sample.image
 
     return picture
 

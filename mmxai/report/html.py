@@ -19,8 +19,11 @@ def environment() -> jinja2.Environment:
 
 
 def number(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+    """Three significant digits; no exponent below a million."""
+    text = f"{value:.3g}"
+    if 999 < abs(value) < 1e6:
+        text = f"{float(text):,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def count(value: int) -> str:

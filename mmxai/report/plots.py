@@ -4,57 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
-from mmxai.report.html import number
+from mmxai.errors import ArgumentError
+from mmxai.report.axis import Axis, tick_label
+from mmxai.report.html import environment, number
 
 WIDTH, HEIGHT, TALL = 340, 175, 215
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 34
 _BINS = 240  # points of a curve; longer ones show the mean and the range of what falls between
-
-
-def tick_label(value: float) -> str:
-    """As people write numbers on axes: 0.05, 250, 1.5k, 2M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{number(value / size)}{letter}"
-    return number(value)
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A scale from `low` to `high`, linear or logarithmic, onto pixels from `start` to `stop`."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    log: bool = False
-    label: Callable[[float], str] = tick_label
-
-    def __call__(self, value: float) -> float:
-        low, high = (math.log10(v) if self.log else v for v in (self.low, self.high))
-        at = math.log10(max(value, self.low)) if self.log else value
-        return self.start + (self.stop - self.start) * (at - low) / ((high - low) or 1)
-
-    def ticks(self, most: int = 5) -> list[float]:
-        """Round values inside the axis; of a logarithmic one 1, 2, 5 and tens, or tens, or some of these."""
-        if not self.log:
-            raw = ((self.high - self.low) or 1.0) / most
-            power = 10.0 ** math.floor(math.log10(raw))
-            step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
-            first = math.ceil(self.low / step - 1e-9)
-            return [step * i for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
-        exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        every = [digit * 10.0**e for e in exponents for digit in (1, 2, 5)]
-        fine = [v for v in every if self.low * 0.999 <= v <= self.high * 1.001]
-        if len(fine) <= most + 1:
-            return fine
-        tens = [10.0**e for e in exponents if self.low * 0.999 <= 10.0**e <= self.high * 1.001]
-        return tens[:: -(-len(tens) // (most + 1))] if len(tens) > 1 else fine[:: -(-len(fine) // (most + 1))]
 
 
 def curves(
@@ -66,17 +26,18 @@ def curves(
     vertical axis, of the positive values.
     """
     drawn = {name: _thinned(*points, log=log) for name, points in series.items()}
-    drawn = {name: points for name, points in drawn.items() if points.shape[1]}
-    if not drawn:
+    every = np.concatenate(list(drawn.values()), 1) if drawn else np.zeros((4, 0))
+    if not every.shape[1]:
         return _svg([_text(WIDTH / 2, HEIGHT / 2, "no values", "middle")])
-    every = np.concatenate(list(drawn.values()), 1)
     low, high = float(every[2].min()), float(every[3].max())
     if high == low:
         low, high = (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
     across = Axis(float(every[0].min()), float(every[0].max()), _LEFT, WIDTH - _RIGHT)
     up = Axis(low, high, HEIGHT - _BOTTOM, _TOP, log)
     parts = _frame(across, up, x)
-    for i, (name, points) in enumerate(drawn.items()):
+    for i, (name, points) in enumerate(drawn.items()):  # an empty one keeps its colour from the next
+        if not points.shape[1]:
+            continue
         at = [across(v) for v in points[0]]
         mean, least, most = ([up(v) for v in row] for row in points[1:])
         if max(b - a for a, b in zip(most, least, strict=True)) > 1:
@@ -88,6 +49,46 @@ def curves(
         )
         parts.append(f'<circle class="dot c{i % 6}" cx="{at[-1]:.1f}" cy="{mean[-1]:.1f}" r="2.5"/>')
     return _svg(parts)
+
+
+def front(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, log_y: bool = False
+) -> str:
+    """What each of several methods reaches: a dot a run at (x, y), both above 0, joined by a line a method.
+
+    `x` is logarithmic, as L0 or sizes are; names stand in the upper right, which such a front leaves free.
+    """
+    runs = {
+        name: np.array(sorted(zip(*xy, strict=True)), np.float64).reshape(-1, 2)
+        for name, xy in series.items()
+    }
+    every = np.concatenate(list(runs.values())) if runs else np.zeros((0, 2))
+    if not len(every) or not (np.isfinite(every) & (every > 0)).all():
+        raise ArgumentError(f"front: got {len(every)} points, expected some, finite and above 0")
+    low, high = _padded(np.log10(every[:, 0]))
+    across = Axis(10.0**low, 10.0**high, _LEFT, WIDTH - _RIGHT, True)
+    low, high = _padded(np.log10(every[:, 1])) if log_y else (0, 1.05 * every[:, 1].max())
+    up = Axis(10.0**low if log_y else low, 10.0**high if log_y else high, TALL - _BOTTOM, _TOP, log_y)
+    parts = _frame(across, up, x, y=y, height=TALL)
+    for i, (name, points) in enumerate(runs.items()):
+        at, level = [across(v) for v in points[:, 0]], [up(v) for v in points[:, 1]]
+        parts.append(f'<path class="line c{i % 6}" d="{_path(at, level)}"/>')
+        for a, b, (u, v) in zip(at, level, points, strict=True):
+            said = f"{name}: {y} {number(v)} at {x} {number(u)}"
+            dot = f'<circle class="dot c{i % 6}" cx="{a:.1f}" cy="{b:.1f}" r="3">'
+            parts.append(f"{dot}<title>{escape(said)}</title></circle>")
+        line = _TOP + 9 + 14 * i
+        parts.append(f'<circle class="dot c{i % 6}" cx="{WIDTH - _RIGHT - 5}" cy="{line - 4}" r="3"/>')
+        parts.append(_text(WIDTH - _RIGHT - 14, line, name, "end"))
+    return _svg(parts, TALL)
+
+
+def standalone(svg: str, width: int = 520) -> str:
+    """A plot as the text of an .svg file that stands alone, light or dark as its reader's screen is."""
+    head, _, body = svg.partition(">")
+    style = "".join(environment().get_template(name).render() for name in ("_palette.css", "_plot.css"))
+    own = f"svg {{ width: {width}px; font-family: system-ui, sans-serif; }}"
+    return f'{head} xmlns="http://www.w3.org/2000/svg" width="{width}"><style>{style}{own}</style>{body}\n'
 
 
 def histogram(

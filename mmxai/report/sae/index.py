@@ -56,6 +56,7 @@ def index_page(
             dead=int((~alive).sum()),
             cloud=Markup(_cloud(gather, density)),
             gallery=gallery,
+            pages=gather.survey.latents,
             how=how,
             texts=gather.texts,
         )

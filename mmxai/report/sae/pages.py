@@ -47,6 +47,7 @@ def latent_pages(
     *,
     site: str | None = None,
     latents: int | Sequence[int] = 64,
+    also: Sequence[int] = (),
     images: Callable[[int], Image.Image] | None = None,
     decode: Decode | None = None,
     texts: NearTexts | None = None,
@@ -64,33 +65,43 @@ def latent_pages(
     """Write `out`/index.html and `out`/latents/<n>.html, and return what was written.
 
     `store`: of latents, as `mmxai sae encode` makes it; `site`: which of its sites (default: the only one
-    stored as topk). `latents`: so many drawn at random among those ever active, or which. `images`: sample
-    index -> the original picture. `decode`: token id -> its text. `texts`: nearest texts of the latents
-    (`mmxai.methods.sae.texts.near_texts`). For the index: `runs`, name -> training curves (`read_metrics`);
-    `facts`, further figures; `evaluation`, a table (`read_evaluation`). `notes`: what to say of a latent,
-    such as the concept it was found to match. `how`: how the latents were chosen, in words, where the caller
-    chose them. `progress` is called after each page.
+    stored as topk). `latents`: so many drawn at random among those ever active, or which; `also`: further
+    ones that get pages and no place in the gallery. `images`: sample index -> the original picture.
+    `decode`: token id -> its text. `texts`: nearest texts of the latents (`methods.sae.texts.near_texts`).
+    For the index: `runs`, name -> training curves (`read_metrics`); `facts`, further figures; `evaluation`,
+    its tables (`read_evaluation`). `notes`: what to say of a latent, by default the known concept that it
+    tells best. `how`: how the latents were chosen, in words, where the caller chose them. `progress` is
+    called after each page. Pages of latents that an earlier call wrote there, and this one does not, are
+    removed.
     """
     name = site or latents_site(store)
+    if top < 1 or neighbours < 1 or (isinstance(latents, int) and latents < 1):
+        raise ArgumentError(
+            f"latent_pages: got top={top}, neighbours={neighbours}, latents={latents}, expected at least 1"
+        )
     if store[name].width != sae.spec.latents:
         raise ArgumentError(
             f"{name}: is {store[name].width} wide, the SAE has {sae.spec.latents} latents; "
             "expected the store that this SAE was encoded to"
         )
     drawn = isinstance(latents, int)
-    chosen = draw_latents(store, name, latents, seed) if isinstance(latents, int) else sorted(set(latents))
-    found = survey(store, name, chosen, seed=seed)
+    shown = set(draw_latents(store, name, latents, seed) if isinstance(latents, int) else latents)
+    chosen = sorted(shown.union(also))
+    found = survey(store, name, chosen, draws=2 * _drawn(top), seed=seed)
     out = Path(out)
-    (out / "latents").mkdir(parents=True, exist_ok=True)
+    _clear(out / "latents", chosen)
     files = PictureFiles(out, images)
-    gather = Gatherer(store, store[name], found, files, decode, notes or {}, texts)
+    if notes is None:
+        notes = {} if evaluation is None else evaluation.notes()
+    gather = Gatherer(store, store[name], found, files, decode, notes, texts)
     title = title or f"{sae.spec.arch} SAE of {' + '.join(sae.spec.sites_in)}"
     page = _LatentPage(sae, gather, chosen, title, top, neighbours)
     nbytes, gallery = 0, []
     for at, latent in enumerate(chosen):
         cards = gather.top(latent, top)
         nbytes += _write(out / "latents" / f"{latent}.html", page.html(at, cards))
-        gallery.append(gallery_entry(gather, latent, cards))
+        if latent in shown:
+            gallery.append(gallery_entry(gather, latent, cards))
         if progress is not None:
             progress()
     html = index_page(
@@ -112,6 +123,20 @@ def latents_site(store: Store) -> str:
     return names[0]
 
 
+def _drawn(top: int) -> int:
+    """Examples of each quarter of a latent's range, beside `top` of its highest."""
+    return max(4, top // 3)
+
+
+def _clear(folder: Path, latents: Sequence[int]) -> None:
+    """A page that stays from another call would show other pictures under the same names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {f"{latent}.html" for latent in latents}
+    for page in folder.glob("*.html"):
+        if page.stem.isdecimal() and page.name not in kept:
+            page.unlink()
+
+
 class _LatentPage:
     """The page of each latent of `order`."""
 
@@ -119,7 +144,7 @@ class _LatentPage:
         self, sae: SAE, gather: Gatherer, order: list[int], title: str, top: int, neighbours: int
     ) -> None:
         self._sae, self._gather, self._order, self._title = sae, gather, order, title
-        self._drawn, self._neighbours = max(4, top // 3), neighbours
+        self._drawn, self._neighbours = _drawn(top), neighbours
         self._shown = set(order)
         self._near = by_direction(sae.W_dec, order, neighbours)
         self._reading = encoder_cosine(sae.W_enc, sae.W_dec, order)

@@ -20,8 +20,7 @@ BINS = 40
 BANDS = 4
 """Of each latent's range, from 0 to its maximum: bins of the histogram; bands to draw rows from."""
 
-MOST_AT_ONCE = 512
-"""Latents of one pass: what is active together is counted in a table of so many by all."""
+_TOGETHER = 1 << 25  # counts of what is active together, latents of a pass by all of them
 
 _ENTRIES = 1 << 20  # codes read at a time
 
@@ -86,7 +85,8 @@ class Survey:
 def survey(
     store: Store, name: str, latents: Sequence[int], *, draws: int = 12, tokens: int = 12, seed: int = 0
 ) -> Survey:
-    """Read every row of site `name`, which is stored as topk, once (once for each 512 latents, if more).
+    """Read every row of site `name`, which is stored as topk, once (of wide dictionaries several times, where
+    many latents are asked for: 256 latents a pass of 131,072).
 
     `draws` rows of each band are drawn for each latent, by a keyed hash: another seed, other rows. Memory is
     bounded by what is kept of the latents asked for, whatever the length of the store.
@@ -103,8 +103,9 @@ def survey(
     chosen = np.array(list(dict.fromkeys(latents)), np.int64)
     found: dict[int, Latent] = {}
     fired = np.zeros(site.width, np.int64)
-    for start in range(0, max(1, len(chosen)), MOST_AT_ONCE):
-        one = _Pass(site, chosen[start : start + MOST_AT_ONCE], maxima, draws, seed)
+    at_once = max(1, _TOGETHER // site.width)
+    for start in range(0, max(1, len(chosen)), at_once):
+        one = _Pass(site, chosen[start : start + at_once], maxima, draws, seed)
         one.read()
         fired = one.fired
         found |= {int(u): one.latent(i, tokens) for i, u in enumerate(one.chosen)}

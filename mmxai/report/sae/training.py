@@ -55,9 +55,10 @@ def training_plots(runs: Mapping[str, Series]) -> list[dict[str, Any]]:
     names = dict.fromkeys(name for series in runs.values() for name in series)
     plots = []
     for name in names:
-        shown = {run: series[name] for run, series in runs.items() if name in series}
+        # A run without the metric keeps its place: colours go by the order of the runs.
+        shown = {run: series.get(name, ([], [])) for run, series in runs.items()}
         if len({v for _, values in shown.values() for v in values}) > 1:
             positive = all(v > 0 for _, values in shown.values() for v in values if v == v)
             svg = curves(shown, log=name in _LOGARITHMIC and positive)
-            plots.append({"name": name, "svg": svg, "last": {r: v[-1] for r, (_, v) in shown.items()}})
+            plots.append({"name": name, "svg": svg, "last": {r: v[-1] for r, (_, v) in shown.items() if v}})
     return plots
