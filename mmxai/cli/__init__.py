@@ -27,7 +27,7 @@ VERBS = {
     "bench": "measure mmxai on this machine, beside floors and rivals",
 }
 
-_RESUME = ("harvest", "demo", "sae train")
+_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode")
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 

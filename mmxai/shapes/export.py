@@ -21,11 +21,15 @@ from mmxai.shapes.world import ShapesWorld, WorldBatch
 
 
 def export_folder(world: ShapesWorld, out: str | Path) -> Path:
-    """`images/<index>.png` and `captions.csv`: file_name, caption, kind, unambiguous; a row a caption."""
+    """`images/<index>.png` and `captions.csv`: file_name, caption, kind, unambiguous; a row a caption.
+
+    `world.json` says which world it is: `ShapesWorld` of its fields knows all else about the pictures.
+    """
     return _whole(out, lambda staged: _write_folder(world, staged))
 
 
 def _write_folder(world: ShapesWorld, out: Path) -> None:
+    _write(out / "world.json", world.identity)
     with open(out / "captions.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file_name", "caption", "kind", "unambiguous"])

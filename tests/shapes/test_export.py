@@ -33,6 +33,7 @@ def test_folder(tmp_path):
     source = open_data(out / "captions.csv")
     assert len(source) == len(rows) and source[0].text == rows[0]["caption"]
     np.testing.assert_array_equal(np.asarray(source[0].image), WORLD[0].image)
+    assert json.loads((out / "world.json").read_text()) == WORLD.identity
 
 
 def _fill(polygons: list[list[int]], size: int) -> np.ndarray:

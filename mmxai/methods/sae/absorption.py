@@ -9,10 +9,8 @@ import numpy as np
 import torch
 
 from mmxai.methods.sae.activity import Activity
-from mmxai.methods.sae.overlap import directions
 
 if TYPE_CHECKING:
-    from mmxai.methods.sae.model import SAE
     from mmxai.methods.sae.seen import Seen
 
 LEAST_COSINE = 0.025
@@ -33,31 +31,30 @@ def means_apart(seen: Seen, wanted: np.ndarray) -> dict[int, torch.Tensor]:
 
 
 def absorbed_share(
-    sae: SAE, activity: Activity, label: np.ndarray, mains: Sequence[int], along: torch.Tensor
-) -> float | None:
-    """Share of the cells with the concept on which it is absorbed; None for a transcoder, or without cells.
+    written: torch.Tensor, activity: Activity, label: np.ndarray, mains: Sequence[int], along: torch.Tensor
+) -> float:
+    """Share of the cells with the concept on which it is absorbed. NaN where no cell has it.
 
-    A cell counts where none of `mains`, the concept's own latents, is active, and of all latents the one
-    that writes most along the concept's direction (`along`, of `means_apart`) makes up at least 0.4 of what
-    all write along it, its own direction at a cosine of at least 0.025 with the concept's. After Chanin et
-    al. 2024 (arXiv:2409.14507), with projections in place of their ablations, as in SAEBench (Karvonen et
-    al. 2025, arXiv:2503.09532).
+    written: float64 `[M, D]`, what a unit of each latent adds to a row (`overlap.directions`). A cell counts
+    where none of `mains`, the concept's own latents, is active, and of all latents the one that writes most
+    along the concept's direction (`along`, of `means_apart`) makes up at least 0.4 of what all write along
+    it, its own direction at a cosine of at least 0.025 with the concept's. After Chanin et al. 2024
+    (arXiv:2409.14507), with projections in place of their ablations, as in SAEBench (Karvonen et al. 2025,
+    arXiv:2503.09532).
     """
     positive = int(label.sum())
-    if sae.spec.sites_in != sae.spec.sites_out or not positive:
-        return None
+    if not positive:
+        return float("nan")
     main = np.zeros(activity.width, bool)
     main[list(mains)] = True
     served = np.zeros(activity.count, bool)
     served[activity.items[main[activity.latents]]] = True
-    missed = label & ~served
-    kept = missed[activity.items]
+    kept = (label & ~served)[activity.items]
     items, latents = activity.items[kept], activity.latents[kept]
     if not len(items):
         return 0.0
-    rows = directions(sae)
-    share = (rows @ along).numpy()
-    cosine = share / np.maximum(rows.norm(dim=1).numpy(), 1e-300)
+    share = (written @ along).numpy()
+    cosine = share / np.maximum(written.norm(dim=1).numpy(), 1e-300)
     writes = np.maximum(activity.values[kept] * share[latents], 0)
     first = np.flatnonzero(np.diff(items, prepend=-1))  # entries of a cell stand together
     most, whole = np.maximum.reduceat(writes, first), np.add.reduceat(writes, first)

@@ -72,30 +72,23 @@ class Activity:
 
 @dataclass
 class Sweep:
-    """For every latent and label: `f1`, the best over all thresholds, `threshold`, and `auprc`: `[M, C]`.
+    """For every latent and label `f1`, the best over all thresholds, and its `threshold`: float32 `[M, C]`.
 
-    A latent that is never active has f1 0, threshold inf, and the base rate for its AUPRC.
+    A latent that is never active has f1 0 and threshold inf.
     """
 
     f1: np.ndarray
     threshold: np.ndarray
-    auprc: np.ndarray
 
 
 def sweep(activity: Activity, labels: np.ndarray) -> Sweep:
     """Every threshold of every latent against every label, bool `[count, C]`.
 
-    Predicted: the activation is at least the threshold, which is above 0. auprc is average precision (sum
-    of precision times the rise in recall; Davis and Goadrich 2006), tied values taken at once.
+    Predicted: the activation is at least the threshold, which is above 0.
     """
     m, c = activity.width, labels.shape[1]
     positive = labels.sum(0)
-    base = positive / max(1, activity.count)
-    found = Sweep(
-        np.zeros((m, c), np.float32),
-        np.full((m, c), np.inf, np.float32),
-        np.tile(base.astype(np.float32), (m, 1)),
-    )
+    found = Sweep(np.zeros((m, c), np.float32), np.full((m, c), np.inf, np.float32))
     for latent in range(m):
         items, values = activity.of(latent)
         if not len(items):
@@ -103,23 +96,11 @@ def sweep(activity: Activity, labels: np.ndarray) -> Sweep:
         ends = np.flatnonzero(np.diff(values, append=-np.inf))
         # int32 sums: a block of labels of an often active latent is the most memory this takes.
         hits = np.cumsum(labels[items], 0, dtype=np.int32)[ends]
-        predicted = (ends + 1)[:, None]
-        f1 = 2 * hits / np.maximum(predicted + positive, 1)
+        f1 = 2 * hits / ((ends + 1)[:, None] + positive)
         best = f1.argmax(0)
         found.f1[latent] = f1[best, np.arange(c)]
         found.threshold[latent] = values[ends[best]]
-        found.auprc[latent] = _average_precision(hits, predicted, positive, base)
     return found
-
-
-def _average_precision(
-    hits: np.ndarray, predicted: np.ndarray, positive: np.ndarray, base: np.ndarray
-) -> np.ndarray:
-    rise = np.diff(hits, axis=0, prepend=0)
-    area = (rise * (hits / predicted)).sum(0)
-    # The silent items come last, all at once, at the precision of the base rate.
-    area = area + (positive - hits[-1]) * base
-    return np.where(positive > 0, area / np.maximum(positive, 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -144,12 +125,16 @@ def counted(predicted: np.ndarray, label: np.ndarray) -> Counted:
 
 
 def auprc(activity: Activity, latent: int, label: np.ndarray) -> float:
-    """Average precision of one latent for bool `[count]`."""
+    """Average precision of one latent for bool `[count]`: the sum of precision times the rise in recall
+    (Davis and Goadrich 2006), tied values taken at once. NaN where no item has the label."""
     items, values = activity.of(latent)
-    positive = np.array([label.sum()])
-    base = positive / max(1, activity.count)
+    positive, base = int(label.sum()), float(label.mean())
+    if not positive:
+        return float("nan")
     if not len(items):
-        return float(base[0])
+        return base
     ends = np.flatnonzero(np.diff(values, append=-np.inf))
-    hits = np.cumsum(label[items, None], 0, dtype=np.int32)[ends]
-    return float(_average_precision(hits, (ends + 1)[:, None], positive, base)[0])
+    hits = np.cumsum(label[items], dtype=np.int64)[ends]
+    area = (np.diff(hits, prepend=0) * (hits / (ends + 1))).sum()
+    # The silent items come last, all at once, at the precision of the base rate.
+    return float((area + (positive - hits[-1]) * base) / positive)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmxai.methods.sae.absorption import absorbed_share, means_apart
 from mmxai.methods.sae.activity import FEWEST, Activity, Sweep, auprc, counted, sweep
+from mmxai.methods.sae.overlap import directions
 from mmxai.methods.sae.results import Result, axes, lines_of, number
 from mmxai.methods.sae.seen import Seen, look
 from mmxai.methods.sae.truth import Truth
@@ -40,7 +41,7 @@ class ConceptScore:
     On the other half: f1, precision, recall, iou (of cells: intersection over union on the patch grid, all
     pictures together) and auprc. split: latents that the concept needs, counted by greedy union until F1
     rises by no more than 0.03 (after Chanin et al. 2024, arXiv:2409.14507). absorbed: see
-    `absorption.absorbed_share`; None of samples.
+    `absorption.absorbed_share`; None of samples, and of a transcoder.
     """
 
     name: str
@@ -162,13 +163,18 @@ def _score(name: str, sae: SAE, seen: Seen, truth: Truth) -> Concepts:
             continue
         first, second = activity.among(choose), activity.among(~choose)
         found = sweep(first, labels[choose])
-        apart = means_apart(seen, enough) if level == "cell" else None
+        # What a transcoder writes is not of the site whose cells have the label.
+        same = sae.spec.sites_in == sae.spec.sites_out
+        apart = means_apart(seen, enough) if level == "cell" and same else None
+        written = None if apart is None else directions(sae)
         for c in np.flatnonzero(enough):
             latent = int(found.f1[:, c].argmax())
             threshold, label = float(found.threshold[latent, c]), labels[~choose][:, c]
             mains = splits(first, found, labels[choose][:, c], c)
             told = counted(second.on(latent, threshold), label)
-            lost = None if apart is None else absorbed_share(sae, second, label, mains, apart[c])
+            lost = None
+            if apart is not None and written is not None:
+                lost = absorbed_share(written, second, label, mains, apart[c])
             scores.append(
                 ConceptScore(
                     names[c], level, float(labels[:, c].mean()), latent, threshold, told.f1, told.precision,

@@ -19,14 +19,16 @@ import torch
 from tqdm import tqdm
 
 from mmxai.errors import ArgumentError, NonFiniteError
+from mmxai.kernels.capture import MOST
 from mmxai.kernels.codes import Codes
-from mmxai.methods.sae.nulls import fingerprint, selection_of
+from mmxai.methods.sae.nulls import fingerprint
 from mmxai.methods.sae.results import Result, axes
+from mmxai.methods.sae.rows import check_sites, selection_of
 from mmxai.share import share
 from mmxai.stats import StatsAccumulator
 from mmxai.store import Plan, SiteSpec, StoreWriter
 from mmxai.store.commit import PLAN
-from mmxai.store.select import RowFilter
+from mmxai.store.select import RowFilter, select_rows
 from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ class EncodeConfig:
     """Top rows a latent, one a sample at most, in the new store's statistics."""
     part_of: str | None = None
     """This worker's share, 'i/n' (0 <= i < n). Default: RANK and WORLD_SIZE, or SLURM_ARRAY_TASK_ID."""
+
+    def __post_init__(self) -> None:
+        if (self.k is not None and self.k < 1) or not 1 <= self.exemplars <= MOST:
+            raise ArgumentError(
+                f"encode: got k={self.k}, exemplars={self.exemplars}, expected k >= 1 and exemplars between "
+                f"1 and {MOST}"
+            )
 
 
 @dataclass(repr=False)
@@ -117,18 +126,16 @@ def encode_store(
 
     options: fields of `EncodeConfig`, over those of `config`. Statistics of the latents, with exemplars a
     sample, are in `mmxai.open_store(out).stats`; `site.entries(rows)` gives codes without making them dense.
-    NonFiniteError where an activation is NaN or inf: the part is not written.
+    NonFiniteError where an activation is NaN or inf: the part is not written. SelectionError where no row is
+    of the token types.
     """
     config = replace(config or EncodeConfig(), **options)
     spec = sae.spec
-    tokens = config.tokens or selection_of(spec)["tokens"]
+    tokens = config.tokens or selection_of(spec, None)["tokens"]
     keep = RowFilter.parse(tokens, None, (0.8, 0.1, 0.1))
     rank, world = share(config.part_of)
-    for site, width in zip(spec.sites_in, spec.widths_in, strict=True):
-        if store[site].width != width:
-            raise ArgumentError(
-                f"encode: got {site} of width {store[site].width}, expected the SAE's {width}"
-            )
+    space = check_sites(spec, store, out=False)
+    select_rows(store.view, space, keep)  # raises where none is left
     plan = _plan(sae, store, config, keep, Path(out))
     site = plan.sites[0]
     with StoreWriter.open(out, plan) as writer:
@@ -218,8 +225,9 @@ def _encode_part(
                     "expected finite rows; harvest again, or leave that token type out with tokens="
                 )
             codes = sae.encode(x)
-            _count(codes, site.k or 0, report)
-            dense = codes.dense().to("cpu", torch.bfloat16)
+            dense = codes.dense()
+            _count(codes, dense, site.k or 0, report)
+            dense = dense.to("cpu", torch.bfloat16)
             stats.update(dense, attempt.num_rows(site.space), owner[:, _SAMPLE].long())
             attempt.write(site.space, owner, {site.name: dense})
         lines = _samples(store, part)
@@ -234,15 +242,15 @@ def _samples(store: Store, part: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in store.view.snapshot.samples_text(part).splitlines()]
 
 
-def _count(codes: Codes, k: int, report: EncodeReport) -> None:
-    values, active = codes.values.double(), _active(codes)
+def _count(codes: Codes, dense: torch.Tensor, k: int, report: EncodeReport) -> None:
+    active = _active(codes)
     report.active += int(active.sum())
-    report.activation += float(values.sum())
-    over = (active > k).nonzero()[:, 0].tolist()
+    report.activation += float(codes.values.double().sum())
+    over = (active > k).nonzero()[:, 0]
     report.cut += len(over)
-    for row in over:
-        own = values[int(codes.offsets[row]) : int(codes.offsets[row + 1])]
-        report.dropped += float(own.sum() - own.topk(k).values.sum())
+    if len(over):
+        rows = dense[over].double()
+        report.dropped += float(rows.sum() - rows.topk(k).values.sum())
 
 
 def _active(codes: Codes) -> torch.Tensor:

@@ -11,11 +11,18 @@ import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.concepts import Concepts, score_concepts
-from mmxai.methods.sae.measures import Measures, Metrics, inputs_and_targets
-from mmxai.methods.sae.nulls import NULLS, Trainer, make_null, selection_of
+from mmxai.methods.sae.measures import Measures, Metrics
+from mmxai.methods.sae.nulls import NULLS, Trainer, config_of, make_null, untrainable
 from mmxai.methods.sae.overlap import Overlap, overlap
 from mmxai.methods.sae.recovered import Metric, Recovered, recovered
 from mmxai.methods.sae.results import Result, axes, lines_of, number
+from mmxai.methods.sae.rows import (
+    check_sites,
+    inputs_and_targets,
+    selection_of,
+    spliced_tokens,
+    trained_split,
+)
 from mmxai.methods.sae.seen import FEWEST_SAMPLES
 from mmxai.methods.sae.truth import Truth
 
@@ -43,7 +50,7 @@ class EvalConfig:
     nulls: tuple[str, ...] = NULLS
     """Controls to put beside every figure: pca frozen seed untrained. Give '' for none."""
     null_rows: int | None = None
-    """Rows that the controls are trained on; default: as many as the SAE."""
+    """Rows that the controls are trained on; default: as many as the SAE. Fewer flatter the SAE."""
     seed: int = 0
     """Of the draws of rows and samples."""
 
@@ -105,6 +112,7 @@ class Evaluation(Result):
             for figure in columns[self.name]
         ]
         lines = [lines_of(("", *columns), rows)]
+        lines += [one.line() for one in self.recovered.values()]
         if "seed" in self.nulls and (twin := self.nulls["seed"].overlap):
             lines.append(f"against another seed: {twin.summary()}")
         lines += [f"missing: {name}: {why}" for name, why in self.missing.items()]
@@ -142,15 +150,18 @@ def evaluate(
     what is being done.
     """
     config = config or EvalConfig()
-    _check_sites(sae, store)
+    spec = sae.spec
+    check_sites(spec, store)
+    wanted, missing = _possible(sae, config, untrained)
+    missing |= _not_held_out(sae, config)
+    if live is not None and (pool := store.plan.identity.get("selection", {}).get("pool")) is not None:
+        missing["recovered"] = f"rows were pooled ({pool}) when harvested: the model has none such to replace"
+        live = None
     say("measuring")
     metrics, mean = measure({"sae": sae}, store, config)
     l0 = metrics["sae"].l0
-    made, missing = {"sae": sae}, _not_held_out(sae, config)
-    for name in config.nulls:
-        if name == "untrained" and untrained is None:
-            missing[name] = "needs the model and its data, with which the untrained model is harvested"
-            continue
+    made = {"sae": sae}
+    for name in wanted:
         say(f"null {name}")
         made[name] = make_null(
             name, sae, store, l0=l0, rows=config.null_rows, train=train, untrained=untrained,
@@ -161,8 +172,9 @@ def evaluate(
     survived: dict[str, dict[str, Recovered]] = {}
     if live is not None:
         say("splicing into the model")
-        tokens = selection_of(sae.spec)["tokens"]
-        survived = recovered(live.model, here, live.batches, live.metrics, mean, tokens=tokens)
+        survived = recovered(
+            live.model, here, live.batches, live.metrics, mean, tokens=spliced_tokens(spec, store)
+        )
     concepts: dict[str, Concepts] = {}
     if truth is not None:
         say("concepts")
@@ -223,23 +235,30 @@ def _concepts(
     return score_concepts(saes, store, truth, samples=samples, seed=config.seed, **options)
 
 
+def _possible(sae: SAE, config: EvalConfig, untrained: Store | None) -> tuple[list[str], dict[str, str]]:
+    """The nulls that can be made, and of the others why not; what is wrong with their training is raised."""
+    possible, missing = [], {}
+    for name in config.nulls:
+        if name == "untrained" and untrained is None:
+            missing[name] = "needs the model and its data, with which the untrained model is harvested"
+        elif name != "pca" and (reason := untrainable(sae, config.null_rows)) is not None:
+            missing[name] = f"an SAE of another library's, {reason}"
+        else:
+            possible.append(name)
+    if set(possible) - {"pca"}:
+        config_of(sae, config.null_rows)
+    return possible, missing
+
+
 def _not_held_out(sae: SAE, config: EvalConfig) -> dict[str, str]:
     """What to say where the SAE was trained on the samples it is measured on."""
-    trained = sae.spec.identity.get("train", {}).get("config")
-    if trained is None:
+    if "train" not in sae.spec.identity:
         return {}
-    split = trained.get("split", "train")
+    split = trained_split(sae.spec)
     if split is not None and config.split is not None and split != config.split:
         return {}
-    return {"held-out samples": f"trained on split {split}, measured on {config.split}"}
-
-
-def _check_sites(sae: SAE, store: Store) -> None:
-    spec = sae.spec
-    widths = dict(zip(spec.sites_in + spec.sites_out, spec.widths_in + spec.widths_out, strict=True))
-    for site, width in widths.items():
-        if store[site].width != width:
-            raise ArgumentError(
-                f"sae: got a store whose {site} is {store[site].width} wide, expected {width}, that of the "
-                "SAE; give the store of the model it was trained on"
-            )
+    said = {None: "all samples"}
+    return {
+        "held-out samples": f"trained on {said.get(split, f'split {split}')}, measured on "
+        f"{said.get(config.split, f'split {config.split}')}"
+    }

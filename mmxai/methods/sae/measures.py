@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,9 +26,10 @@ class Metrics(Result):
     """Over `rows` held-out rows, in the sites' own units.
 
     fvu: fraction of variance unexplained, sum |y - target|^2 / sum |target - its mean|^2, over all sites out
-    (fvu_by_site: each). mse: mean squared error of a value. cosine: mean over rows of cos(y, target).
-    norm_ratio: mean of |y| / |target|. l0: mean number of active latents (activation > 0) a row; l0_std its
-    standard deviation. dead: fraction of latents never active on these rows.
+    (fvu_by_site: each). mse: mean squared error of a value. cosine: mean over rows of cos(y, target), and
+    norm_ratio of |y| / |target|, both over the rows whose target is not 0 (NaN where there is none). l0: mean
+    number of active latents (activation > 0) a row; l0_std its standard deviation. dead: fraction of latents
+    never active on these rows.
 
     Per latent, `[M]`: density float64 (fraction of rows on which it is active), mean_active float64 (its mean
     activation there, 0 where dead), max_active float32.
@@ -61,8 +61,7 @@ class Metrics(Result):
     def summary(self) -> str:
         names = ("fvu", "l0", "dead", "cosine", "norm ratio")
         values = (self.fvu, self.l0, self.dead, self.cosine, self.norm_ratio)
-        table = lines_of(("rows", *names), [(f"{self.rows:,}", *map(number, values))])
-        return table
+        return lines_of(("rows", *names), [(f"{self.rows:,}", *map(number, values))])
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row a latent."""
@@ -90,6 +89,8 @@ class Measures:
         self.fired = np.zeros(m, np.int64)
         self.total = np.zeros(m)
         self.most = np.zeros(m, np.float32)
+        self.directed = 0
+        """Rows whose target is not 0: only those have a direction."""
         self.l0 = self.l0_squares = self.cosine = self.ratio = 0.0
         self.error = torch.zeros(e, dtype=torch.float64)
         self.mean = torch.zeros(e, dtype=torch.float64)
@@ -116,10 +117,12 @@ class Measures:
             )
         self._variance(target)
         self.error += wrong
-        lengths = y.norm(dim=1), target.norm(dim=1)
-        apart = lengths[0] * lengths[1]
-        self.cosine += float(((y * target).sum(1) / apart.clamp(min=1e-300)).sum())
-        self.ratio += float((lengths[0] / lengths[1].clamp(min=1e-300)).sum())
+        made, wanted = y.norm(dim=1), target.norm(dim=1)
+        some = wanted > 0
+        self.directed += int(some.sum())
+        cosines = (y * target).sum(1) / (made * wanted).clamp(min=1e-300)
+        self.cosine += float(cosines[some].sum())
+        self.ratio += float((made[some] / wanted[some]).sum())
         self._activity(codes)
         self.rows += n
 
@@ -152,8 +155,8 @@ class Measures:
             fvu=_ratio(self.error, self.spread),
             fvu_by_site=self._by_site(),
             mse=float(self.error.mean()) / n,
-            cosine=self.cosine / n,
-            norm_ratio=self.ratio / n,
+            cosine=self.cosine / self.directed if self.directed else float("nan"),
+            norm_ratio=self.ratio / self.directed if self.directed else float("nan"),
             l0=l0,
             l0_std=max(0.0, self.l0_squares / n - l0**2) ** 0.5,
             dead=float((self.fired == 0).mean()),
@@ -171,13 +174,3 @@ class Measures:
 def _ratio(error: torch.Tensor, spread: torch.Tensor) -> float:
     whole = float(spread.sum())
     return float(error.sum()) / whole if whole else float("nan")
-
-
-def inputs_and_targets(spec: SAESpec, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """x `[N, D]` and target `[N, E]` of a batch, float32; the same tensor where the sites are the same."""
-
-    def side(sites: tuple[str, ...]) -> torch.Tensor:
-        return torch.cat([batch[s].float() for s in sites], 1) if len(sites) > 1 else batch[sites[0]].float()
-
-    x = side(spec.sites_in)
-    return x, x if spec.sites_out == spec.sites_in else side(spec.sites_out)

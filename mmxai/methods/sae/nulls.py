@@ -27,10 +27,9 @@ import torch
 from mmxai.errors import ArgumentError, SAEFormatError
 from mmxai.kernels.crc32c import crc32c
 from mmxai.methods.sae.config import TrainConfig
-from mmxai.methods.sae.measures import inputs_and_targets
 from mmxai.methods.sae.model import SAE, load_sae
 from mmxai.methods.sae.pca import pca_sae
-from mmxai.methods.sae.spec import SAESpec
+from mmxai.methods.sae.rows import trained_config, training_rows
 from mmxai.methods.sae.train import train_sae
 
 if TYPE_CHECKING:
@@ -56,19 +55,16 @@ def config_of(sae: SAE, rows: int | None = None, l0: float | None = None) -> Tra
     """
     spec = sae.spec
     known: Mapping[str, Any] = spec.identity.get("train", {})
-    options = dict(known.get("config", {}))
+    options = dict(trained_config(spec))
     if not options:
-        if rows is None:
-            raise ArgumentError(
-                "nulls: got an SAE that does not say how it was trained, expected `null_rows`: how many rows "
-                "to train its controls on"
-            )
+        if (reason := untrainable(sae, rows)) is not None:
+            raise ArgumentError(f"nulls: got an SAE of another library's, {reason}")
         options = {"arch": spec.arch, "latents": spec.latents, "k": spec.k, "prefixes": spec.prefixes}
         options |= {"target_l0": l0} if l0 else {}
     options |= {
         "sites": spec.sites_in,
         "sites_out": spec.sites_out if spec.kind == "transcoder" else (),
-        "crosscoder": spec.kind == "crosscoder",
+        "crosscoder": max(len(spec.sites_in), len(spec.sites_out)) > 1,
         "skip": spec.skip,
         "device": str(sae.device),
         "rows": rows or known.get("rows"),
@@ -101,21 +97,30 @@ def make_null(
     """
     if name not in NULLS:
         raise ArgumentError(f"nulls: got {name!r}, expected some of {NULLS}")
-    recipe: dict[str, Any] = {"null": name, "of": fingerprint(sae), "rows": rows, "l0": round(l0)}
     source = untrained if name == "untrained" else store
     if source is None:
         raise ArgumentError("nulls: got no store of the untrained model, expected one, see `rerandomised`")
-    recipe["data"] = source.view.identity
+    recipe: dict[str, Any] = {"null": name, "of": fingerprint(sae), "data": source.view.identity}
+    k = max(1, round(l0))
+    if name == "pca":
+        recipe["k"] = k
+    else:
+        # Not of l0, which moves with the rows measured: training takes hours.
+        recipe["train"] = dataclasses.replace(config_of(sae, rows), device="any").to_json()
     home = None if folder is None else folder / name
     if home is not None and _recipe(home) == recipe:
         return load_sae(home)
     if name == "pca":
-        made = pca_sae(sae.spec, max(1, round(l0)), training_rows(sae.spec, source, _PCA_ROWS))
+        made = pca_sae(sae.spec, k, training_rows(sae.spec, source, _PCA_ROWS))
     else:
         made = _trained(name, source, config_of(sae, rows, l0), train, _run_folder(home, recipe))
     if home is not None:
+        # First of all the old recipe goes: no crash may leave it beside new weights.
+        (home / RECIPE).unlink(missing_ok=True)
         made.save(home)
-        (home / RECIPE).write_text(json.dumps(recipe) + "\n")
+        staged = home / f"{RECIPE}.tmp"
+        staged.write_text(json.dumps(recipe) + "\n")
+        staged.replace(home / RECIPE)
     return made
 
 
@@ -145,23 +150,11 @@ def _trained(name: str, store: Store, config: TrainConfig, train: Trainer | None
     return made
 
 
-def training_rows(spec: SAESpec, store: Store, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Up to `rows` rows of the kind the SAE was trained on, (x, target) a block, float32."""
-    options = selection_of(spec)
-    seen = 0
-    loader = store.batches(4096, sites=list(spec.sites), shuffle=True, dtype=torch.float32, **options)
-    with loader:
-        for batch in loader:
-            yield inputs_and_targets(spec, batch)
-            seen += batch.num_rows
-            if seen >= rows:
-                return
-
-
-def selection_of(spec: SAESpec, split: str | None = "train") -> dict[str, Any]:
-    """`tokens` and `split` for `store.batches`: the kind of rows the SAE was trained on, of a split."""
-    config = spec.identity.get("train", {}).get("config", {})
-    return {"tokens": config.get("tokens"), "split": split}
+def untrainable(sae: SAE, rows: int | None) -> str | None:
+    """Why no null can be trained as this SAE was, or None."""
+    if rows is None and not trained_config(sae.spec):
+        return "which does not say how it was trained; give null_rows, how many rows to train nulls on"
+    return None
 
 
 def fingerprint(sae: SAE) -> str:

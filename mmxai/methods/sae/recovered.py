@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from mmxai.capture.select import Selection
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.results import Result, axes, lines_of, number
 from mmxai.models.inputs import Inputs
-from mmxai.types import ROW_COLUMNS, TOKEN_CODES
+from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +26,7 @@ Metric = Callable[["Run", "Inputs"], torch.Tensor]
 """What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). Its attribute
 `needs`, where it has one, names sites to capture."""
 
-_TYPE, _SAMPLE = ROW_COLUMNS.index("token_type"), ROW_COLUMNS.index("sample")
+_SAMPLE = ROW_COLUMNS.index("sample")
 
 
 @dataclass(repr=False)
@@ -63,6 +64,14 @@ class Recovered(Result):
         names = ("clean", "spliced", "mean", "zero", "recovered")
         return lines_of((self.metric, *names), [(f"{self.items:,} items", *map(number, values))])
 
+    def line(self) -> str:
+        """The four means, for a line below a table."""
+        return (
+            f"{self.metric} over {self.items:,} items: {number(self.clean)} as the model is, "
+            f"{number(self.spliced)} spliced (difference +- {number(self.stderr)}), "
+            f"{number(self.mean_ablated)} with the mean, {number(self.zero_ablated)} with zeros"
+        )
+
     def to_pandas(self) -> pandas.DataFrame:
         """One row."""
         import pandas
@@ -90,8 +99,8 @@ def recovered(
     """SAE's name -> metric's name -> `Recovered`, every SAE on the same batches and the same ablations.
 
     saes: all of the same sites. batches: what `model.prepare` takes, a batch each. mean: float `[E]`, the
-    mean row of the sites out, in their own units. tokens: token types that are replaced, comma-separated
-    (those that the SAE was trained on); the other rows, and padding always, stay as they are.
+    mean row of the sites out, in their own units. tokens: token types that are replaced, comma-separated, or
+    "last" (those that the SAE was trained on); the other rows, and padding always, stay as they are.
 
     Reconstructions are made of the clean run's activations, in a run of its own, so that transcoders and
     crosscoders whose sites lie behind one another are served the same.
@@ -173,13 +182,8 @@ def _embedded(run: Run, site: str) -> torch.Tensor:
 
 def _rows(table: torch.Tensor, tokens: str | None) -> torch.Tensor:
     """bool `[B, T]`: the rows to replace, of a row table `[B, T, 8]`."""
-    kind = table[..., _TYPE]
-    if tokens is None:
-        return kind != TOKEN_CODES["pad"]
-    names = [t.strip() for t in tokens.split(",")]
-    if unknown := [t for t in names if t not in TOKEN_CODES]:
-        raise ArgumentError(f"recovered: got tokens {unknown}, expected some of {sorted(TOKEN_CODES)}")
-    return torch.isin(kind, torch.tensor([TOKEN_CODES[t] for t in names]))
+    # By the harvest's own rule, so that these are the rows that the SAE was trained on.
+    return Selection.parse(tokens).keep(table)
 
 
 def _splice(mask: torch.Tensor, rows: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

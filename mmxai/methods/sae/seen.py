@@ -12,7 +12,7 @@ import torch
 
 from mmxai.errors import SelectionError
 from mmxai.methods.sae.activity import Activity
-from mmxai.methods.sae.measures import inputs_and_targets
+from mmxai.methods.sae.rows import inputs_and_targets
 from mmxai.methods.sae.truth import Truth, cell_labels
 from mmxai.store.select import RowFilter
 from mmxai.types import ROW_COLUMNS
@@ -88,28 +88,29 @@ def look(
     pictures = {name: _Entries() for name in saes}
     patches = {name: _Entries() for name in saes}
     cells, cell_sample, seen = [], [], 0
-    for batch in store.batches(ROWS, sites=list(spec.sites_in), dtype=torch.float32, rows=rows):
-        x, _ = inputs_and_targets(spec, batch)
-        index = np.searchsorted(chosen, batch.rows.sample.numpy())
-        grid, labels = cell_labels(truth, store, space, batch.rows)
-        for name, sae in saes.items():
-            codes = sae.encode(x)
-            active = codes.values > 0  # codes may hold entries of value 0
-            row, latents, values = (
-                t[active].cpu().numpy() for t in (codes.row_of(), codes.indices, codes.values)
-            )
-            pictures[name].add(*_reduced(index[row], latents, values, sae.spec.latents))
-            cell = (np.cumsum(grid) - 1)[row] + seen
-            kept = grid[row]
-            patches[name].add(cell[kept], latents[kept], values[kept])
-        own = torch.from_numpy(grid & halves[index])
-        known = np.pad(labels[halves[index[grid]]], ((0, 0), (0, 1)), constant_values=True)
-        theirs = torch.from_numpy(known).double()
-        sums += theirs.T @ x[own].double()
-        counts += theirs.sum(0)
-        cells.append(labels)
-        cell_sample.append(index[grid])
-        seen += int(grid.sum())
+    with store.batches(ROWS, sites=list(spec.sites_in), dtype=torch.float32, rows=rows) as loader:
+        for batch in loader:
+            x, _ = inputs_and_targets(spec, batch)
+            index = np.searchsorted(chosen, batch.rows.sample.numpy())
+            grid, labels = cell_labels(truth, store, space, batch.rows)
+            for name, sae in saes.items():
+                codes = sae.encode(x)
+                active = codes.values > 0  # codes may hold entries of value 0
+                row, latents, values = (
+                    t[active].cpu().numpy() for t in (codes.row_of(), codes.indices, codes.values)
+                )
+                pictures[name].add(*_reduced(index[row], latents, values, sae.spec.latents))
+                cell = (np.cumsum(grid) - 1)[row] + seen
+                kept = grid[row]
+                patches[name].add(cell[kept], latents[kept], values[kept])
+            own = torch.from_numpy(grid & halves[index])
+            known = np.pad(labels[halves[index[grid]]], ((0, 0), (0, 1)), constant_values=True)
+            theirs = torch.from_numpy(known).double()
+            sums += theirs.T @ x[own].double()
+            counts += theirs.sum(0)
+            cells.append(labels)
+            cell_sample.append(index[grid])
+            seen += int(grid.sum())
     return Seen(
         samples=chosen,
         present=np.asarray(truth.present(chosen), bool),
@@ -140,7 +141,7 @@ def chosen_rows(
     every = np.unique(owner)
     if len(every) < FEWEST_SAMPLES:
         raise SelectionError(
-            f"concepts: got {len(every)} samples with {options}, expected at least {FEWEST_SAMPLES}; choose "
+            f"sae eval: got {len(every)} samples with {options}, expected at least {FEWEST_SAMPLES}; choose "
             "another split, or a larger store"
         )
     if len(every) > samples:

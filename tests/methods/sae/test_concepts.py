@@ -7,7 +7,7 @@ import torch
 from mmxai.methods.sae.absorption import absorbed_share
 from mmxai.methods.sae.activity import Activity
 from mmxai.methods.sae.concepts import monosemanticity, score_concepts
-from tests.methods.sae.planted import SITE, orthonormal, sae_of, world_store
+from tests.methods.sae.planted import orthonormal, sae_of, world_store
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def test_monosemanticity_by_hand():
 def test_absorption_is_counted():
     """Of 10 cells with the concept (direction 0): 6 by its own latent 0, 3 by latent 1, which writes along it
     too, 1 by latent 2, which writes elsewhere."""
-    directions = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
-    sae = sae_of(directions, arch="relu", site=SITE)
+    written = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1.0]], dtype=torch.float64)
     label = np.zeros(12, bool)
     label[:10] = True
     latents = np.array([0] * 6 + [1] * 3 + [2, 1, 2])
     activity = Activity.highest(np.arange(12), latents, np.ones(12, np.float32), 12, 3)
     along = torch.tensor([1.0, 0, 0], dtype=torch.float64)
-    assert absorbed_share(sae, activity, label, [0], along) == pytest.approx(0.3)
-    assert absorbed_share(sae, activity, label, [0, 1], along) == 0
+    assert absorbed_share(written, activity, label, [0], along) == pytest.approx(0.3)
+    assert absorbed_share(written, activity, label, [0, 1], along) == 0
+    assert np.isnan(absorbed_share(written, activity, label & False, [0], along))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmxai
-from mmxai.errors import ArgumentError, NonFiniteError, PlanMismatchError
+from mmxai.errors import ArgumentError, NonFiniteError, PlanMismatchError, SelectionError
 from mmxai.methods.sae.encode import encode_store
 from mmxai.store.verify import verify
 from tests.methods.sae.planted import SITE, orthonormal, sae_of, sparse_codes, store_of
@@ -78,7 +78,7 @@ def test_bad_input(planted, tmp_path):
     x[41, 3] = torch.inf
     with store_of(tmp_path / "s", x) as bad, pytest.raises(NonFiniteError, match=r"row 41 \(part 1\)"):
         encode_store(sae_of(directions, k=3), bad, tmp_path / "z")
-    with pytest.raises(ArgumentError, match="width"):
+    with pytest.raises(ArgumentError, match="16 wide, expected 8"):
         encode_store(sae_of(orthonormal(8), k=3), store, tmp_path / "y")
     with pytest.raises(ArgumentError, match="2/2"):
         encode_store(sae_of(directions, k=3), store, tmp_path / "x", part_of="2/2")
@@ -88,5 +88,21 @@ def test_only_the_tokens_it_was_trained_on(planted, tmp_path):
     store, directions, _ = planted
     sae = sae_of(directions, k=3)
     sae.spec = replace(sae.spec, identity={"train": {"config": {"tokens": "cls"}}})
-    assert encode_store(sae, store, tmp_path / "z").rows == 0  # the store has patches alone
+    with pytest.raises(SelectionError, match="no row is left"):  # the store has patches alone
+        encode_store(sae, store, tmp_path / "z")
+    assert not (tmp_path / "z").exists()
     assert encode_store(sae, store, tmp_path / "y", tokens="patch").rows == 96
+
+
+def test_more_exemplars(planted, tmp_path):
+    store, directions, codes = planted
+    encode_store(sae_of(directions, k=3), store, tmp_path / "z", exemplars=20)
+    with mmxai.open_store(tmp_path / "z") as made:
+        values = made.stats[NAME].topk_values
+        most = codes.view(24, 4, 16).amax(1).T.topk(20).values
+        torch.testing.assert_close(values, most, rtol=2**-8, atol=1e-6)
+    with pytest.raises(PlanMismatchError, match=r"statistics\.k"):
+        encode_store(sae_of(directions, k=3), store, tmp_path / "z")
+    for wrong in ({"exemplars": 0}, {"exemplars": 999}, {"k": 0}):
+        with pytest.raises(ArgumentError, match="expected k >= 1"):
+            encode_store(sae_of(directions, k=3), store, tmp_path / "y", **wrong)

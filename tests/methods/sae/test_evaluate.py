@@ -6,9 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmxai.errors import ArgumentError, UnknownSiteError
-from mmxai.methods.sae.evaluate import EvalConfig, evaluate
+import mmxai
+from mmxai.errors import ArgumentError, RowSpaceError, UnknownSiteError
+from mmxai.methods.sae.evaluate import EvalConfig, Live, evaluate
+from mmxai.methods.sae.model import SAE, load_sae
 from mmxai.methods.sae.nulls import config_of, make_null
+from mmxai.methods.sae.rows import spliced_tokens
+from mmxai.methods.sae.spec import SAESpec
 from tests.methods.sae.planted import SITE, orthonormal, sae_of, sparse_codes, store_of, world_store
 
 
@@ -56,6 +60,70 @@ def test_nulls_are_beside_the_sae(planted, tmp_path):
     assert len(trained) == 4, "those of another SAE are not"
 
 
+def test_nulls_are_kept_for_what_they_are_of(planted, tmp_path):
+    store, directions = planted
+    trained: list = []
+    sae = sae_of(directions, arch="relu")
+    options = {"rows": 4096, "train": stand_in(trained), "folder": tmp_path}
+    first = make_null("seed", sae, store, l0=3.2, **options)
+    # L0 moves with the rows measured; what was trained does not.
+    again = make_null("seed", sae, store, l0=4.9, **options)
+    assert len(trained) == 1 and torch.equal(again.W_dec, first.W_dec)
+    assert make_null("pca", sae, store, l0=3.2, **options).spec.k == 3
+    assert make_null("pca", sae, store, l0=4.9, **options).spec.k == 5
+
+    other = sae_of(directions.flip(0), arch="relu")
+    saved = SAE.save
+
+    def killed(self, folder):
+        saved(self, folder)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SAE, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_null("seed", other, store, l0=3, **options)
+    last = make_null("seed", sae, store, l0=3, **options)
+    assert len(trained) == 3, "the weights of the other's null do not pass for this one's"
+    assert torch.equal(load_sae(tmp_path / "seed").W_dec, last.W_dec)
+
+
+def test_an_sae_that_does_not_say_how_it_was_trained(planted):
+    store, directions = planted
+    found = evaluate(sae_of(directions, k=3), store)
+    assert set(found.nulls) == {"pca"} and "null_rows" in found.missing["frozen"]
+    assert "missing: seed" in repr(found)
+
+
+def test_what_cannot_be_trained_is_said_first(planted):
+    store, directions = planted
+    said: list = []
+    with pytest.raises(ArgumentError, match="expected at least a batch"):
+        evaluate(sae_of(directions, k=3), store, EvalConfig(null_rows=100), say=said.append)
+    assert not said
+
+
+def test_pooled_rows_are_not_spliced(tmp_path):
+    directions = orthonormal(16)
+    with store_of(tmp_path / "s", sparse_codes(400, 16, 3) @ directions) as store:
+        store.plan.identity["selection"] = {"tokens": ["patch"], "pool": "mean"}
+        sae = sae_of(directions, k=3)
+        assert spliced_tokens(sae.spec, store) == "patch"
+        live = Live(None, iter(()), {})
+        found = evaluate(sae, store, EvalConfig(nulls=()), live=live)
+        assert "pooled" in found.missing["recovered"] and not found.recovered
+
+
+def test_sites_of_two_row_spaces(tmp_path):
+    with mmxai.create_store(
+        tmp_path / "s", {"a": 4, "b": 4}, dtype="float32", space={"a": "one", "b": "two"}
+    ) as writer:
+        writer.write(["s0"], {"a": torch.ones(1, 4), "b": torch.ones(1, 4)})
+    spec = SAESpec("topk", 4, ("a",), (4,), ("b",), (4,), k=1)
+    with mmxai.open_store(tmp_path / "s") as store, pytest.raises(RowSpaceError, match="two"):
+        evaluate(SAE.zeros(spec), store)
+
+
 def test_held_out_rows_only(planted):
     store, directions = planted
     found = evaluate(sae_of(directions, k=3), store, EvalConfig(nulls=(), split="test"))
@@ -91,6 +159,11 @@ def test_how_it_was_trained(planted):
     config = config_of(sae)
     assert (config.lr, config.rows, config.tokens, config.sites) == (0.5, 5000, "patch", (SITE,))
     assert config_of(sae, 4096).rows == 4096
+    joint = SAESpec("topk", 8, ("a", "b"), (4, 4), ("c",), (4,), k=2, identity=told)
+    config = config_of(SAE.zeros(joint), 4096)
+    assert config.crosscoder and (config.sites, config.sites_out) == (("a", "b"), ("c",))
+    sae.spec = replace(sae.spec, identity={"train": {"config": {"split": None}, "rows": 5000}})
+    assert "all samples" in evaluate(sae, planted[0], EvalConfig(nulls=())).missing["held-out samples"]
 
 
 def test_bad_input(planted):

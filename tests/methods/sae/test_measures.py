@@ -60,6 +60,17 @@ def test_figures_are_those_of_numpy(rows):
     assert (found.mean_active <= np.nanmean(own, 0) * (1 + 1e-5)).all()
 
 
+def test_rows_of_zeros_have_no_direction(rows):
+    directions, x = rows
+    padded = torch.cat([x[:40], torch.zeros(24, 16)])
+    sae = sae_of(directions[:10], k=3)
+    found, without = measured(sae, padded), measured(sae, x[:40])
+    assert found.cosine == pytest.approx(without.cosine)
+    assert found.norm_ratio == pytest.approx(without.norm_ratio)
+    nothing = measured(sae, torch.zeros(8, 16))
+    assert np.isnan(nothing.cosine) and np.isnan(nothing.norm_ratio) and np.isnan(nothing.fvu)
+
+
 def test_dead_latents_and_files(rows, tmp_path):
     directions, x = rows
     both = torch.cat([directions, torch.zeros(4, 16)])

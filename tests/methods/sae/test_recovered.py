@@ -77,6 +77,33 @@ def test_the_mean_alone_recovers_nothing(measured, clip, world):
     assert "recovered" in repr(one) and one.to_json()["recovered"] == pytest.approx(0, abs=1e-3)
 
 
+def test_only_the_rows_it_knows_are_replaced(clip, world):
+    """An SAE that writes zeros, spliced into the last token of each text, beside the same by hand."""
+    site = "text.0.resid_post"
+    spec = SAESpec("relu", 1, (site,), (32,))
+    zero = torch.zeros(1, 32)
+    sae = SAE(spec, W_enc=zero, b_enc=zero[:, 0], W_dec=zero, b_dec=torch.zeros(32))
+    batch = list(world[:6])
+    (found,) = recovered(
+        clip, {"sae": sae}, [batch], {"similarity": similarity}, torch.zeros(32), tokens="last"
+    ).values()
+
+    def edit(x):
+        x = x.clone()
+        for row, length in enumerate(lengths):
+            x[row, length - 1] = 0
+        return x
+
+    inputs = clip.prepare(batch)
+    lengths = inputs.tensors["attention_mask"].sum(1).tolist()
+    assert len(set(lengths)) > 1
+    run = clip.run(inputs, capture=["vision.embeds", "text.embeds"], edit={site: edit})
+    image, text = run.acts["vision.embeds"][:, 0], run.acts["text.embeds"][:, 0]
+    expected = float(cosine_similarity(image, text).mean())
+    assert found["similarity"].spliced == pytest.approx(expected, abs=1e-6)
+    assert found["similarity"].clean != pytest.approx(expected, abs=1e-6)
+
+
 def test_next_token_loss_leaves_padding_out():
     logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
     ids = torch.randint(7, (2, 5), generator=torch.Generator().manual_seed(1))
