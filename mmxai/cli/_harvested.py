@@ -93,7 +93,7 @@ def _configs(store: Store, sites: tuple[str, ...], towers: list[str]) -> Iterato
         yield HarvestConfig(**options, bos=bos)
 
 
-def world_of(store: Store, data: str | None) -> ShapesWorld | None:
+def world_of(store: Store, data: str | None = None) -> ShapesWorld | None:
     """The shapes world whose picture i is the store's sample i: by the plan, or by the file that
     `mmxai shapes` left beside the pictures `data`. None where the data are something else."""
     from mmxai.shapes import ShapesWorld

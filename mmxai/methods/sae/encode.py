@@ -169,7 +169,7 @@ def _plan(sae: SAE, store: Store, config: EncodeConfig, keep: RowFilter, out: Pa
         "sae": of,
         "tokens": None if keep.tokens is None else list(keep.tokens),
         "statistics": {"k": config.exemplars, "exemplars": "sample"},
-    }
+    } | {name: source.identity[name] for name in ("data", "model") if name in source.identity}
     k = config.k or (spec.k if spec.arch == "topk" else None)
     if k is None and (out / PLAN).is_file():
         begun = {s.name: s for s in Plan.load(out / PLAN).sites}

@@ -15,7 +15,7 @@ from mmxai.methods.sae.measures import Measures, Metrics
 from mmxai.methods.sae.nulls import NULLS, Trainer, config_of, make_null, untrainable
 from mmxai.methods.sae.overlap import Overlap, overlap
 from mmxai.methods.sae.recovered import Metric, Recovered, recovered
-from mmxai.methods.sae.results import Result, axes, lines_of, number
+from mmxai.methods.sae.results import Result, axes, lines_of, number, plain
 from mmxai.methods.sae.rows import (
     check_sites,
     inputs_and_targets,
@@ -97,6 +97,10 @@ class Evaluation(Result):
         out = {"FVU": m.fvu, "L0": m.l0, "dead": m.dead, "cosine": m.cosine}
         out |= {f"{name} recovered": r.recovered for name, r in self.recovered.items()}
         return out | (self.concepts.means() if self.concepts else {})
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, and `figures`."""
+        return super().to_json() | {"figures": plain(self.figures())}
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for the SAE and one for each null, a column a figure."""

@@ -51,7 +51,8 @@ def test_nulls_are_beside_the_sae(planted, tmp_path):
     assert all(word in text for word in ("FVU", "pca", "against another seed", "missing: untrained"))
     assert found.to_pandas().loc["pca", "L0"] == 3
     saved = json.loads(found.save(tmp_path / "eval.json").read_text())
-    assert saved["nulls"]["pca"]["metrics"]["l0"] == 3
+    assert saved["nulls"]["pca"]["metrics"]["l0"] == saved["nulls"]["pca"]["figures"]["L0"] == 3
+    assert set(saved["figures"]) == set(found.figures())
 
     again = evaluate(sae, store, config, train=stand_in(trained), folder=tmp_path / "nulls")
     assert len(trained) == 2, "nulls are kept"
