@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from mmxai.methods.sae import SAE, SAESpec
 from mmxai.shapes import ShapesWorld
 from mmxai.shapes.model import random_clip
 
@@ -19,9 +20,14 @@ def test_examples(tmp_path, monkeypatch, capsys):
     world = ShapesWorld(40, seed=2)
     for i in range(40):
         world[i].pil.save(pictures / f"{i:02}.png")
-    first, second = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    exec(compile(first, "README", "exec"), {"some_picture": world[0].pil})
+    first, second, third = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    names = {"some_picture": world[0].pil}
+    exec(compile(first, "README", "exec"), names)
     assert "vision.0.resid_pre" in capsys.readouterr().out
+    width = names["batch"].x.shape[1]
+    SAE.zeros(SAESpec("topk", 64, ("vision.5.resid_post",), (width,), k=4)).save("sae/vision.5.resid_post")
+    exec(compile(third, "README", "exec"), names)
+    assert names["rebuilt"].shape == names["batch"].x.shape
     (tmp_path / "acts.zarr").rename(tmp_path / "harvested.zarr")
     names = {"tensor": torch.randn(2, 768)}
     exec(compile("import mmxai\n" + second, "README", "exec"), names)

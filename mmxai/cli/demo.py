@@ -1,8 +1,8 @@
 """The main job, end to end, without a download: a trained CLIP over a few thousand generated pictures.
 
 Says how good the model is on held-out pictures, harvests every block of both towers into a Zarr store,
-prints what is in it, writes a page with the pictures that drive a few neurons, and reads shuffled batches
-back.
+prints what is in it, writes a page with the pictures that drive a few neurons, reads shuffled batches back,
+and trains a sparse autoencoder on them, with a page a latent.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Config:
 
 def run(config: Config) -> int:
     import mmxai
+    from mmxai.cli._demo_sae import show_sae
     from mmxai.report import neuron_page
     from mmxai.shapes import ShapesWorld
     from mmxai.shapes.shared import shared_concepts
@@ -97,7 +98,11 @@ def run(config: Config) -> int:
         rate = size(rows * site.shape[1] * site.dtype.itemsize / seconds)
         print(f"   {rows:,} rows in {seconds:.2f} s: {rows / seconds / 1e6:.2f} million rows/s, {rate}/s\n")
 
-    print(f"store  {store_path.absolute()}\npage   {page.absolute()}")
+        print("6. mmxai sae train, eval, encode, show: an autoencoder of these patches")
+        latents = show_sae(store, world, config.model, out, config.seed)
+        print()
+
+    print(f"store  {store_path.absolute()}\npages  {page.absolute()}\n       {latents.absolute()}")
     return OK
 
 

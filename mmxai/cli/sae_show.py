@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmxai.methods.sae.texts import NearTexts
     from mmxai.models import Model
     from mmxai.report.sae.training import Series
+    from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
 
 METRICS, EVALUATION = "metrics.jsonl", "eval.json"
@@ -66,6 +67,7 @@ class Config:
 def run(config: Config) -> int:
     from tqdm import tqdm
 
+    from mmxai.cli._harvested import world_of
     from mmxai.methods.sae import load_sae
     from mmxai.models import load_model
     from mmxai.report.sae import DRAWN, draw_latents, latent_pages, latents_site, read_evaluation
@@ -83,7 +85,10 @@ def run(config: Config) -> int:
     with open_store(config.store) as store:
         site = config.site or latents_site(store)
         _check(sae, store)
-        images = _pictures(config.images, store)
+        world = world_of(store, config.images)
+        images = _pictures(config.images or world, store)
+        if images is None and any(s.size is not None for s in store.samples):
+            print("no pictures: --images DATA gives what was harvested")
         model = load_model(config.model, device=config.device) if config.model else None
         if model is not None:
             _same_model(model, store)
@@ -91,7 +96,11 @@ def run(config: Config) -> int:
         # The table of known concepts leads to their latents; the gallery stays a fair draw.
         also = [] if asked or evaluation is None else sorted({k.latent for k in evaluation.known})
         chosen = sorted({*shown, *also})
-        texts = None if model is None else _near(sae, model, store, chosen, config.texts)
+        texts = None
+        if model is not None:
+            # Where pictures alone were harvested, the world still knows their captions.
+            captions = [s.text for s in store.samples if s.text] or [item.caption for item in world or ()]
+            texts = _near(sae, model, captions, chosen, config.texts)
         with tqdm(total=len(chosen), unit=" pages", disable=None) as bar:
             written = latent_pages(
                 sae, store, config.out, site=site, latents=shown, also=also, images=images,
@@ -149,7 +158,9 @@ def _same_model(model: Model, store: Store) -> None:
         )
 
 
-def _near(sae: SAE, model: Model, store: Store, latents: Sequence[int], file: str | None) -> NearTexts | None:
+def _near(
+    sae: SAE, model: Model, captions: Sequence[str], latents: Sequence[int], file: str | None
+) -> NearTexts | None:
     """None, and a line that says why, where the model has no joint space and no texts were given."""
     from mmxai.methods.sae.texts import JointPath, near_texts, phrases
 
@@ -160,25 +171,23 @@ def _near(sae: SAE, model: Model, store: Store, latents: Sequence[int], file: st
     if file is not None:
         candidates = Path(file).read_text(encoding="utf-8").splitlines()
     else:
-        candidates = phrases(s.text for s in store.samples if s.text)
+        candidates = phrases(captions)
         if len(candidates) < 2:
-            print("no nearest texts: the store has no captions, --texts names a file of candidates")
+            print("no nearest texts: the store has no captions; --texts FILE gives candidates")
             return None
     found = near_texts(sae, model, [c.strip() for c in candidates if c.strip()], latents)
     print(found)
     return found
 
 
-def _pictures(data: str | None, store: Store) -> Callable[[int], Image.Image] | None:
+def _pictures(data: str | ShapesWorld | None, store: Store) -> Callable[[int], Image.Image] | None:
     """The original of a sample, by its index; each is compared with what the store says of it."""
-    from mmxai.cli.sae_eval import world_of
     from mmxai.data import Source, open_data
 
-    found = world_of(store) if data is None else data
-    if found is None:
+    if data is None:
         return None
-    said = "the shapes world" if data is None else f"--images {data}"
-    source = open_data(found)
+    said = f"--images {data}" if isinstance(data, str) else "the shapes world"
+    source = open_data(data)
     if not isinstance(source, Source):
         raise ArgumentError(f"{said}: got a stream, expected data whose samples can be asked for")
 
