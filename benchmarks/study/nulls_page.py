@@ -28,12 +28,12 @@ def _one(row: Row) -> str:
         for name, r in row["recovered"].items()
     )
     return "\n\n".join([
-        f"`{row['site']}`, {row['latents']:,} latents, k = {row['k']}, over {row['rows']:,} held-out rows and "
-        f"{row['samples']:,} held-out pictures:",
+        f"`{row['site']}`, {row['latents']:,} latents, k = {row['k']}, over {row['rows']:,} held-out rows "
+        f"and {row['samples']:,} held-out pictures:",
         table(("", *(COLUMNS[c] for c in columns)), cells),
         f"Another seed finds {shared['shared']:.0%} of the latents again (mean max cosine "
-        f"{_said(shared['mean_max'])}, random directions {_said(shared['chance'])}). A latent without meaning "
-        f"would have a monosemanticity of {_said(row['likeness'])}. Of the model: {kept}.",
+        f"{_said(shared['mean_max'])}, random directions {_said(shared['chance'])}). A latent without "
+        f"meaning would have a monosemanticity of {_said(row['likeness'])}. Of the model: {kept}.",
     ])  # fmt: skip
 
 

@@ -105,8 +105,8 @@ def make_null(
     if name == "pca":
         recipe["k"] = k
     else:
-        # Not of l0, which moves with the rows measured: training takes hours.
-        recipe["train"] = dataclasses.replace(config_of(sae, rows), device="any").to_json()
+        # Not of l0, which moves with the rows measured, nor of the device: training takes hours.
+        recipe["train"] = {k: v for k, v in config_of(sae, rows).to_json().items() if k != "device"}
     home = None if folder is None else folder / name
     if home is not None and _recipe(home) == recipe:
         return load_sae(home)
