@@ -110,17 +110,20 @@ def make_null(
     home = None if folder is None else folder / name
     if home is not None and _recipe(home) == recipe:
         return load_sae(home)
+    run = None if home is None else home / f"run-{crc32c(json.dumps(recipe, sort_keys=True).encode()):08x}"
     if name == "pca":
         made = pca_sae(sae.spec, k, training_rows(sae.spec, source, _PCA_ROWS))
     else:
-        made = _trained(name, source, config_of(sae, rows, l0), train, _run_folder(home, recipe))
-    if home is not None:
+        made = _trained(name, source, config_of(sae, rows, l0), train, run)
+    if home is not None and run is not None:
         # First of all the old recipe goes: no crash may leave it beside new weights.
         (home / RECIPE).unlink(missing_ok=True)
         made.save(home)
         staged = home / f"{RECIPE}.tmp"
         staged.write_text(json.dumps(recipe) + "\n")
         staged.replace(home / RECIPE)
+        if run.exists():
+            shutil.rmtree(run)
     return made
 
 
@@ -129,14 +132,8 @@ def _recipe(home: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _run_folder(home: Path | None, recipe: Mapping[str, Any]) -> Path | None:
-    """Where a null's training is kept until it ends; another for another recipe."""
-    if home is None:
-        return None
-    return home / f"run-{crc32c(json.dumps(recipe, sort_keys=True).encode()):08x}"
-
-
 def _trained(name: str, store: Store, config: TrainConfig, train: Trainer | None, run: Path | None) -> SAE:
+    """run: where the training is kept until the null is saved, another for another recipe."""
     if name == "frozen":
         config = dataclasses.replace(config, frozen="decoder")
     elif name == "seed":
@@ -144,10 +141,7 @@ def _trained(name: str, store: Store, config: TrainConfig, train: Trainer | None
     if train is not None:
         return train(store, config)
     # part_of: all of it is this worker's, whatever array of jobs it may be in.
-    made = train_sae(store, config, out=run, part_of="0/1")[0]
-    if run is not None:
-        shutil.rmtree(run)
-    return made
+    return train_sae(store, config, out=run, part_of="0/1")[0]
 
 
 def untrainable(sae: SAE, rows: int | None) -> str | None:
