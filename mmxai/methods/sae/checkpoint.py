@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,21 @@ from mmxai.methods.sae.files import replace
 from mmxai.methods.sae.trainee import Trainee
 
 VERSION = 1
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The run's lock, which the system frees when its holder dies; CheckpointError where another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{path}: another process is training this, expected one at a time; wait for it, or give "
+                "another --out"
+            ) from None
+        yield
 
 
 def save(path: Path, trainees: Sequence[Trainee], state: Mapping[str, Any]) -> None:

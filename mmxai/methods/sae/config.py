@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from itertools import product
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.spec import Arch
@@ -22,9 +25,9 @@ class TrainConfig:
     sites: tuple[str, ...] = ("*.resid_post",)
     """Sites or globs; an SAE each."""
     sites_out: tuple[str, ...] = ()
-    """One transcoder from SITES to these, side by side."""
+    """A transcoder from each of SITES to the one here in its place; globs are paired block by block."""
     crosscoder: bool = False
-    """One crosscoder of all SITES, side by side, with shared codes."""
+    """One SAE of all SITES side by side, with shared codes; it writes SITES_OUT where these are given."""
 
     arch: Arch = "topk"
     """topk (with AuxK), batchtopk, jumprelu, relu (L1) or matryoshka (over batchtopk)."""
@@ -101,15 +104,20 @@ class TrainConfig:
         for name in ("sites", "sites_out", "prefixes"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        positive = ("latents", "batch", "log_every", "save_every", "at_once", "init_rows")
-        if wrong := {n: getattr(self, n) for n in positive if getattr(self, n) < 1}:
-            raise ArgumentError(f"sae train: got {wrong}, expected at least 1")
-        maybe = ("rows", "lr", "clip", "dead_after", "aux_k", "bandwidth", "target_l0", "epochs")
-        if wrong := {n: v for n in maybe if (v := getattr(self, n)) is not None and not v > 0}:
-            raise ArgumentError(f"sae train: got {wrong}, expected positive numbers")
-        shares = {n: getattr(self, n) for n in ("decay", "penalty_warmup", "beta1", "beta2")}
-        if wrong := {n: v for n, v in shares.items() if not 0 <= v <= 1}:
-            raise ArgumentError(f"sae train: got {wrong}, expected shares between 0 and 1")
+        self._check_words()
+
+        def wrong(names: tuple[str, ...], fits: Callable[[Any], bool], expected: str) -> None:
+            given = {n: v for n in names if (v := getattr(self, n)) is not None and not fits(v)}
+            if given:
+                raise ArgumentError(f"sae train: got {given}, expected {expected}")
+
+        counted = ("latents", "batch", "log_every", "save_every", "at_once", "init_rows", "rows", "aux_k",
+                   "dead_after")  # fmt: skip
+        wrong(counted, lambda v: v >= 1, "at least 1")
+        wrong(("lr", "epochs", "clip", "bandwidth", "target_l0"), lambda v: 0 < v < inf, "positive numbers")
+        wrong(("penalty", "aux", "warmup", "eps", "seed"), lambda v: 0 <= v < inf, "0 or more")
+        wrong(("decay", "penalty_warmup"), lambda v: 0 <= v <= 1, "shares between 0 and 1")
+        wrong(("beta1", "beta2"), lambda v: 0 <= v < 1, "at least 0 and below 1")
         if self.rows is not None and self.rows < self.batch:
             raise ArgumentError(
                 f"sae train: got {self.rows:,} rows, expected at least a batch ({self.batch:,})"
@@ -121,10 +129,12 @@ class TrainConfig:
         if self.frozen == "decoder" and self.init == "tied":
             object.__setattr__(self, "init", "untied")
 
-    @property
-    def joined(self) -> bool:
-        """Whether all sites make one SAE."""
-        return self.crosscoder or bool(self.sites_out)
+    def _check_words(self) -> None:
+        for name, words in _words().items():
+            given = getattr(self, name)
+            if isinstance(given, str) and given not in words:
+                expected = f"one of {', '.join(words)}" if words else "a number"
+                raise ArgumentError(f"sae train: got {name} = {given!r}, expected {expected}")
 
     def nested(self) -> tuple[int, ...]:
         """The prefixes of a matryoshka, else none."""
@@ -151,6 +161,19 @@ class TrainConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
+@cache
+def _words() -> dict[str, tuple[str, ...]]:
+    """Field -> the words that it takes, of all fields that do not take any text."""
+    hints = get_type_hints(TrainConfig)
+    return {name: _literals(hint) for name, hint in hints.items() if str not in (hint, *get_args(hint))}
+
+
+def _literals(hint: Any) -> tuple[str, ...]:
+    if get_origin(hint) is Literal:
+        return tuple(get_args(hint))
+    return tuple(word for part in get_args(hint) for word in _literals(part))
+
+
 def sweep(config: TrainConfig, axes: tuple[str, ...]) -> list[TrainConfig]:
     """`("k=16,32", "latents=4096,8192")` -> the four configs, which share every batch."""
     values: list[list[tuple[str, Any]]] = []
@@ -172,11 +195,15 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
+def _short(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def variants(configs: list[TrainConfig]) -> list[str]:
     """A name for each of several configs by what differs, e.g. `latents4096-k16`; "" for a single one."""
     documents = [c.to_json() for c in configs]
     differ = [n for n in documents[0] if len({str(d[n]) for d in documents}) > 1]
-    names = ["-".join(f"{n}{d[n]}" for n in differ) for d in documents]
+    names = ["-".join(f"{n}{_short(d[n])}" for n in differ) for d in documents]
     if len(set(names)) < len(names):
         raise ArgumentError(
             f"train_sae: got configs that are the same twice, expected different ones: {names}"

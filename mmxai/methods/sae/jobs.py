@@ -25,13 +25,46 @@ class Job:
 
 
 def jobs_of(origin: Origin, config: TrainConfig) -> list[Job]:
-    """One a site; or the one transcoder or crosscoder. UnknownSiteError where a site is missing."""
-    sites = tuple(origin.resolve(config.sites))
-    if not config.joined:
-        return [Job(site, (site,), (site,)) for site in sites]
-    out = tuple(origin.resolve(config.sites_out)) if config.sites_out else sites
-    kind = "transcoder" if config.sites_out else "crosscoder"
-    return [Job("-".join((kind, sites[0], out[-1])), sites, out)]
+    """An SAE a site, a transcoder a pair of sites, or one crosscoder. Raises UnknownSiteError."""
+    if config.crosscoder:
+        sites = tuple(origin.resolve(config.sites))
+        out = tuple(origin.resolve(config.sites_out)) if config.sites_out else sites
+        return [Job("-".join(("crosscoder", sites[0], out[-1])), sites, out)]
+    if config.sites_out:
+        return [Job(f"{a}-to-{b}", (a,), (b,)) for a, b in _pairs(origin, config)]
+    return [Job(site, (site,), (site,)) for site in origin.resolve(config.sites)]
+
+
+def _pairs(origin: Origin, config: TrainConfig) -> list[tuple[str, str]]:
+    """Each of `sites` with that of `sites_out` in its place; of globs, with that of its block."""
+    if len(config.sites) != len(config.sites_out):
+        raise ArgumentError(
+            f"sae train: got {len(config.sites)} sites and {len(config.sites_out)} sites out, expected as "
+            "many of each: a transcoder a pair; --crosscoder joins all of them in one"
+        )
+    found: list[tuple[str, str]] = []
+    for read, written in zip(config.sites, config.sites_out, strict=True):
+        ins, outs = origin.resolve([read]), origin.resolve([written])
+        if len(ins) == len(outs) == 1:
+            found.append((ins[0], outs[0]))
+            continue
+        places = {_block(site): site for site in outs}
+        alone = sorted({*map(_block, ins)} ^ {*places})
+        if alone or not len(ins) == len(outs) == len(places):
+            raise ArgumentError(
+                f"sae train: got {', '.join(ins)} for {read!r} and {', '.join(outs)} for {written!r}, "
+                f"expected one of each in every block (differ: {', '.join(alone) or 'several in one'}); name "
+                "the sites one by one, in the order in which they are paired"
+            )
+        found += [(site, places[_block(site)]) for site in ins]
+    if same := [a for a, b in found if a == b]:
+        raise ArgumentError(f"sae train: got {same[0]} as site and as site out, expected another one out")
+    return list(dict.fromkeys(found))
+
+
+def _block(site: str) -> str:
+    """`vision.5` of `vision.5.mlp_out`, `module:layer1.0` of `module:layer1.0.conv1`."""
+    return site.rpartition(".")[0]
 
 
 def groups_of(origin: Origin, jobs: Sequence[Job], at_once: int) -> list[list[Job]]:

@@ -141,7 +141,7 @@ class LiveFeed:
                 f"live: got a state that differs in {differ}, expected the same run; give --out"
             )
         self._epoch, self._first, self._batch = state["epoch"], state["first"], state["batch"]
-        self._fill()
+        self._order = None  # the window is captured when the next batch is asked for
 
     def close(self) -> None:
         """Nothing runs between windows."""

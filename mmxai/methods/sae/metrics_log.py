@@ -37,9 +37,12 @@ class MetricsLog:
 
 
 class TensorBoard:
+    @staticmethod
+    def package() -> Any:
+        return _package("torch.utils.tensorboard", "tensorboard")
+
     def __init__(self, folder: Path, step: int):
-        module = _package("torch.utils.tensorboard", "tensorboard")
-        self._writer = module.SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer = self.package().SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         for name, value in entry.items():
@@ -52,10 +55,13 @@ class TensorBoard:
 class WandB:
     """One run an SAE, in the project `mmxai`; a resumed run goes on in the same one."""
 
+    @staticmethod
+    def package() -> Any:
+        return _package("wandb", "wandb")
+
     def __init__(self, folder: Path, step: int):
-        module = _package("wandb", "wandb")
         name = "-".join(folder.parts[-2:])
-        self._run = module.init(
+        self._run = self.package().init(
             project="mmxai",
             name=name,
             id=name.replace(".", "_"),
@@ -71,13 +77,19 @@ class WandB:
         self._run.finish()
 
 
-TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB}
+TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def check_trackers(trackers: Sequence[str]) -> None:
+    """ArgumentError where one is unknown or not installed."""
+    if unknown := sorted(set(trackers) - set(TRACKERS)):
+        raise ArgumentError(f"track: got {unknown}, expected some of {sorted(TRACKERS)}")
+    for name in trackers:
+        TRACKERS[name].package()
 
 
 def open_logs(folder: Path, step: int, trackers: Sequence[str]) -> list[Any]:
     """The log of the SAE in `folder`, continued after `step`, and the trackers named."""
-    if unknown := sorted(set(trackers) - set(TRACKERS)):
-        raise ArgumentError(f"track: got {unknown}, expected some of {sorted(TRACKERS)}")
     return [MetricsLog(folder / NAME, step), *(TRACKERS[t](folder, step) for t in trackers)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mmxai.methods.sae.config import TrainConfig, variants
 from mmxai.methods.sae.data import Acts, Feed, Origin, StoreOrigin
 from mmxai.methods.sae.interrupt import stop_signals
 from mmxai.methods.sae.jobs import Job, groups_of, jobs_of, spec_of
-from mmxai.methods.sae.metrics_log import open_logs
+from mmxai.methods.sae.metrics_log import check_trackers, open_logs
 from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.spec import SAESpec
 from mmxai.methods.sae.trainee import Trainee
@@ -57,6 +57,8 @@ def train_sae(
     CheckpointError before the first step; NonFiniteError at a batch with NaN, or where a loss is none.
     """
     configs = _configs(config, options)
+    check_trackers(track)
+    _check_device(configs[0].device)
     rank, world = share(part_of)
     folder = None if out is None else Path(out)
     with _origin(source) as origin:
@@ -65,9 +67,15 @@ def train_sae(
             for one in configs:
                 spec_of(origin, job, one, (1.0,) * len(job.sites_in), (1.0,) * len(job.sites_out))
         mine = jobs[rank::world]
+        groups = groups_of(origin, mine, configs[0].at_once)
+        runs = [_Run(origin, group, configs, folder, track, progress) for group in groups]
+        for run in runs:
+            run.check()
         saes: dict[str, list[SAE]] = {}
-        for group in groups_of(origin, mine, configs[0].at_once):
-            saes |= _Run(origin, group, configs, folder, track, progress).train()
+        for run in runs:
+            saes |= run.train()
+            if run.stopped and len(saes) < len(mine):
+                raise KeyboardInterrupt(f"stopped after {run.name}")
     return [sae for job in mine for sae in saes[job.name]]
 
 
@@ -89,27 +97,38 @@ class _Run:
         self.name = group[0].name if len(group) == 1 else f"{group[0].name}+{len(group) - 1}"
         self.path = None if folder is None else folder / RUNS / f"{self.name}.safetensors"
         self.step, self.before = 0, 0.0
+        self.stopped = False
         self.workspace = Workspace()
+
+    def check(self) -> None:
+        """Raises what would end the run before its first step; asked of all runs before any begins."""
+        with closing(self._feed()) as feed:
+            self.steps = _steps(self.config, feed)
+            state = None if self.path is None else checkpoint.read(self.path)
+            if self.path is not None and state is not None:
+                checkpoint.check_same(self.path, state["settings"], self.settings)
+                feed.load_state_dict(state["feed"])
 
     def train(self) -> dict[str, list[SAE]]:
         """Job name -> its SAEs, a config each."""
-        sites = list(dict.fromkeys(s for job in self.group for s in job.sites))
-        feed = self.origin.feed(sites, self.config)
-        try:
+        held = nullcontext() if self.path is None else checkpoint.held(self.path)
+        with held, closing(self._feed()) as feed:
             self.steps = _steps(self.config, feed)
             trainees = self._resumed(feed) or self._begun(feed)
             if self.step < self.steps:
                 self._loop(feed, trainees)
-        finally:
-            feed.close()
-        if self.folder is not None:
-            for trainee in trainees:
-                trainee.sae.save(self.folder / trainee.name)
+            if self.folder is not None:
+                for trainee in trainees:
+                    trainee.sae.save(self.folder / trainee.name)
         count = len(self.configs)
         return {
             job.name: [t.sae for t in trainees[i * count : (i + 1) * count]]
             for i, job in enumerate(self.group)
         }
+
+    def _feed(self) -> Feed:
+        sites = list(dict.fromkeys(s for job in self.group for s in job.sites))
+        return self.origin.feed(sites, self.config)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -164,23 +183,22 @@ class _Run:
             total=self.steps, initial=self.step, unit=" steps", desc=self.name, dynamic_ncols=True,
             disable=not (sys.stderr.isatty() if self.progress is None else self.progress),
         )  # fmt: skip
-        standing = feed.state_dict()
         try:
             with bar, stop_signals(self.path is not None) as stopped:
                 while self.step < self.steps:
-                    batch = feed.next()
-                    self._step(batch, trainees, bar)
                     standing = feed.state_dict()
+                    try:
+                        batch = feed.next()
+                    except (MmxaiError, OSError):
+                        self._save(trainees, standing)  # as after the last whole step
+                        raise
+                    self._step(batch, trainees, bar)
                     last = self.step == self.steps
                     if stopped or last or self.step % self.config.save_every == 0:
-                        self._save(trainees, standing)
+                        self._save(trainees, feed.state_dict())
                     if stopped and not last:
                         raise KeyboardInterrupt(f"{self.name}: stopped and saved at step {self.step:,}")
-        except MmxaiError:
-            # The weights stand as after the last whole step unless it was the step itself that failed.
-            if all(t.adam.steps == self.step for t in trainees):
-                self._save(trainees, standing)
-            raise
+                self.stopped = bool(stopped)
         finally:
             for trainee in trainees:
                 for log in trainee.logs:
@@ -244,6 +262,15 @@ def _steps(config: TrainConfig, feed: Feed) -> int:
             "lower --batch"
         )
     return rows // config.batch
+
+
+def _check_device(name: str) -> None:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ArgumentError(f"sae train: got device {name!r} ({error}), expected cpu or cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"sae train: got device {name!r}, expected cpu: torch sees no CUDA device")
 
 
 def _configs(

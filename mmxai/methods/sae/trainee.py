@@ -52,18 +52,17 @@ class Trainee:
             aux=self._aux(), frozen=("W_dec",) if config.frozen == "decoder" else (), workspace=workspace,
             product=config.product,
         )  # fmt: skip
+        # Before the figures are read, which on a GPU waits; Adam leaves the weights alone if the norm is none.
+        self.adam.step(self.sae, found, self.schedule.rate(step), norm=result.norm, clip=config.clip)
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise NonFiniteError(
                 f"{self.name}: got a loss of {result.loss} and a gradient of length {result.grad_norm} at "
                 f"step {step:,}, expected finite ones; try a lower --lr than {self.schedule.lr:.2g}"
             )
-        self.adam.step(
-            self.sae, found.tensors, self.schedule.rate(step), norm=result.grad_norm, clip=config.clip
-        )
         self.arch.after(self.sae, result.codes)
         self.silent += len(x)
-        self.silent[result.fired > 0] = 0
-        self._note(result.loss, result.aux, result.penalty, int(result.fired.sum()) / len(x))
+        self.silent.masked_fill_(result.fired > 0, 0)
+        self._note(result.loss, result.aux, result.penalty, result.l0)
         self._norm = result.grad_norm
         return result.row_losses[:, -1]
 

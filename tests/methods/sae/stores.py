@@ -20,7 +20,7 @@ def planted(rows, seed=0):
 
 
 def make_store(path, samples=600, per_sample=8, spoil=None):
-    """Sites `t.0.x` (planted), `t.1.x` (a rotation of it, 16 wide) and `u.0.x`, of another row space."""
+    """Sites `t.0.x` (planted), `t.1.x` (a linear map of it, 16 wide)."""
     x, _ = planted(samples * per_sample)
     turn = torch.randn(WIDTH, 16, generator=torch.Generator().manual_seed(5))
     if spoil is not None:

@@ -10,6 +10,7 @@ from mmxai.errors import ArgumentError, CheckpointError, NonFiniteError, Selecti
 from mmxai.methods.sae import TrainConfig, load_sae, train_sae
 from mmxai.methods.sae import train as training
 from mmxai.methods.sae.trainee import Trainee
+from mmxai.types import Rows
 from tests.methods.sae.stores import ACTIVE, make_store, planted
 
 SMALL = {
@@ -63,6 +64,8 @@ def test_transcoder_and_crosscoder(store):
     site = store["t.0.x"][:400], store["t.1.x"][:400]
     away = (coder(site[0]) - site[1]).square().sum() / (site[1] - site[1].mean(0)).square().sum()
     assert coder.spec.kind == "transcoder" and away < 0.4
+    (joined,) = train_sae(store, crosscoder=True, sites_out=("t.*.x",), **SMALL)
+    assert joined.spec.widths_in == (24,) and joined.spec.widths_out == (24, 16)
     (both,) = train_sae(store, crosscoder=True, **{**options, "sites": ("t.*.x",)})
     assert both.spec.sites_in == ("t.0.x", "t.1.x") and both.spec.width_in == 40
     assert fvu(both, torch.cat(site, 1)) < 0.5
@@ -203,6 +206,17 @@ def test_bfloat16_product(store):
         ({"skip": True}, ArgumentError, "transcoder"),
         ({"latent": 3}, ArgumentError, "latent"),
         ({"lr": -1.0}, ArgumentError, "positive"),
+        ({"lr": float("inf")}, ArgumentError, "positive"),
+        ({"lr": float("nan")}, ArgumentError, "positive"),
+        ({"k": "many"}, ArgumentError, "k = 'many', expected a number"),
+        ({"beta2": 1.0}, ArgumentError, "below 1"),
+        ({"warmup": -1}, ArgumentError, "0 or more"),
+        ({"center": "median"}, ArgumentError, "expected one of mean, geometric_median, zero"),
+        ({"normalise": "layer"}, ArgumentError, "expected one of variance, none"),
+        ({"arch": "topk2"}, ArgumentError, "batchtopk"),
+        ({"window": "all"}, ArgumentError, "expected one of auto"),
+        ({"device": "gpu"}, ArgumentError, "device 'gpu'"),
+        ({"sites_out": ("t.*.x",)}, ArgumentError, "one of each"),
     ],
 )
 def test_bad_input_is_refused_before_the_first_step(store, tmp_path, options, error, match):
@@ -211,12 +225,65 @@ def test_bad_input_is_refused_before_the_first_step(store, tmp_path, options, er
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_a_site_without_rows_is_named_before_another_is_trained(tmp_path):
+    """`a` has patches, `b` none: nothing is trained, though `a` would come first."""
+    rows = {"a": Rows.make(sample=torch.arange(600), token_type=1), "b": Rows.make(sample=torch.arange(600))}
+    x = torch.randn(600, 8)
+    with mmxai.create_store(
+        tmp_path / "two.zarr", sites={"a.0.x": 8, "b.0.x": 8}, space={"a.0.x": "a", "b.0.x": "b"}
+    ) as w:
+        w.write(range(600), {"a.0.x": x, "b.0.x": x}, rows=rows)
+    options = {**SMALL, "sites": ("*.x",), "latents": 16, "tokens": "patch", "out": tmp_path / "out"}
+    with pytest.raises(SelectionError, match="no row is left"):
+        train_sae(tmp_path / "two.zarr", **options)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_two_processes_do_not_train_the_same(store, tmp_path):
+    lock = training.checkpoint.held(tmp_path / "runs/t.0.x.safetensors")
+    with lock, pytest.raises(CheckpointError, match="another process"):
+        train_sae(store, out=tmp_path, **SMALL)
+    assert train_sae(store, out=tmp_path, **SMALL)
+
+
+def test_a_loss_that_is_none_leaves_the_last_checkpoint(store, tmp_path, monkeypatch):
+    step = Trainee.step
+
+    def diverging(self, x, target, number, workspace):
+        return step(self, x * float("inf") if number == 9 else x, target, number, workspace)
+
+    monkeypatch.setattr(Trainee, "step", diverging)
+    with pytest.raises(NonFiniteError, match="step 9"):
+        train_sae(store, out=tmp_path, **SMALL)
+    assert training.checkpoint.read(tmp_path / "runs/t.0.x.safetensors")["step"] == 7
+
+
+def test_stopped_between_two_sites(store, tmp_path, monkeypatch):
+    """A signal in the last step of one site is not lost: the next is not begun."""
+    import os
+    import signal
+
+    step = Trainee.step
+
+    def signalled(self, x, target, number, workspace):
+        if number == self.schedule.steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, x, target, number, workspace)
+
+    monkeypatch.setattr(Trainee, "step", signalled)
+    with pytest.raises(KeyboardInterrupt, match=r"t\.0\.x"):
+        train_sae(store, out=tmp_path, **{**SMALL, "sites": ("t.*.x",)})
+    assert (tmp_path / "t.0.x/sae.json").exists() and not (tmp_path / "t.1.x").exists()
+
+
 def test_nan_rows_stop_with_the_work_saved(tmp_path):
     make_store(tmp_path / "bad.zarr", samples=200, spoil=700)
     with mmxai.open_store(tmp_path / "bad.zarr") as bad:
         options = {**SMALL, "split": None, "init_rows": 128, "epochs": 3.0}
         with pytest.raises(NonFiniteError, match=r"sample 87, position 4"):
             train_sae(bad, out=tmp_path / "out", **options)
+    saved = training.checkpoint.read(tmp_path / "out/runs/t.0.x.safetensors")
+    assert saved["step"] == saved["feed"]["position"] // 128 > 0
 
 
 def test_another_config_does_not_go_on(store, tmp_path):

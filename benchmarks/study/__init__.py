@@ -1,0 +1,1 @@
+"""`python -m benchmarks.study`: what SAEs reach on models that are here; writes tables of docs/sae.md."""

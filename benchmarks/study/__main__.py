@@ -1,0 +1,50 @@
+"""Train SAEs of every architecture and from every kind of store; write the tables of docs/sae.md.
+
+Goes on where it was stopped. Figures are kept in docs/sae_study.json, of which the tables are made.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from benchmarks.study.pages import PAGES, write_between
+from benchmarks.study.parts import PARTS
+from benchmarks.study.sites import QUICK, Size
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@dataclass
+class Config:
+    folder: Annotated[str, tyro.conf.Positional]
+    """Where stores and runs are kept, about 3 GB."""
+    parts: tuple[str, ...] = tuple(PARTS)
+    threads: int = 2
+    quick: bool = False
+    """Tiny: shows that it runs, writes nothing."""
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(config.threads)
+    folder, size = Path(config.folder), QUICK if config.quick else Size()
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = DOCS / "sae_study.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    for part in config.parts:
+        rows = PARTS[part](folder, size)
+        if config.quick:
+            print(json.dumps({part: rows}, indent=1))
+            continue
+        known[part] = {"size": asdict(size), "rows": rows}
+        kept.write_text(json.dumps(known, indent=1) + "\n")
+        write_between(DOCS / "sae.md", part, PAGES[part](rows, DOCS))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
