@@ -73,16 +73,20 @@ def run(config: Config) -> int:
         check_sites(sae.spec, store)
         world = world_of(store, config.data)
         truth = None if world is None else Truth.of_world(world)
-        live, untrained, missing = None, None, {}
+        live: Live | None = None
+        untrained: Store | None = None
+        missing: dict[str, str] = {}
         if config.model is not None:
             model = mmxai.load_model(config.model, device=config.device)
             data = config.data or world
             if data is None:
                 raise ArgumentError("sae eval: got a model without data, expected --data, what was harvested")
             harvested = again(model, data, store, sae.spec.sites)
-            live = _live(model, harvested.samples, world, store, sae, config)
-            if isinstance(live, str):
-                live, missing = None, {"recovered": live}
+            found = _live(model, harvested.samples, world, store, sae, config)
+            if isinstance(found, str):
+                missing["recovered"] = found
+            else:
+                live = found
             if "untrained" in config.eval.nulls:
                 path = home / "nulls" / f"untrained-{store.plan.hash[:8]}.zarr"
                 untrained = stack.enter_context(_untrained(model, harvested, path))

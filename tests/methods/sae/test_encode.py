@@ -42,6 +42,21 @@ def test_codes_rows_samples_and_exemplars(planted, tmp_path):
         assert made.plan.notes["sae"]["latents"] == 16
 
 
+def test_blocks_make_the_same_store(planted, tmp_path, monkeypatch):
+    """Blocks that end inside a sample: the same rows, and still one exemplar a sample."""
+    store, directions, _ = planted
+    sae = sae_of(directions, k=3)
+    encode_store(sae, store, tmp_path / "whole")
+    monkeypatch.setattr("mmxai.methods.sae.encode.BLOCK_BYTES", 3 * 4 * 16)
+    encode_store(sae, store, tmp_path / "blocks")
+    with mmxai.open_store(tmp_path / "whole") as one, mmxai.open_store(tmp_path / "blocks") as two:
+        assert torch.equal(one[NAME][:], two[NAME][:])
+        stats = one.stats[NAME], two.stats[NAME]
+        assert torch.equal(stats[0].topk_rows, stats[1].topk_rows)
+        assert torch.equal(stats[0].topk_values, stats[1].topk_values)
+        torch.testing.assert_close(stats[0].mean, stats[1].mean)
+
+
 def test_made_anew_it_is_the_same(planted, tmp_path):
     store, directions, _ = planted
     sae, out = sae_of(directions, k=3), tmp_path / "z"
