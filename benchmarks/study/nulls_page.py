@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.pages import table
+from benchmarks.study.markdown import table
 
 Row = dict[str, Any]
 

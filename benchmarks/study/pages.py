@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.study import nulls_page
+from benchmarks.study.markdown import table
 from mmxai.errors import ArgumentError
 from mmxai.report.plots import front, standalone
 
@@ -55,12 +57,13 @@ def dead(rows: Sequence[Row], docs: Path) -> str:
     return table(("AuxK, dead after", "FVU", "never active", "L0"), cells)
 
 
-PAGES = {"fronts": fronts, "stores": stores, "transcoders": transcoders, "dead": dead}
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+PAGES = {
+    "fronts": fronts,
+    "stores": stores,
+    "transcoders": transcoders,
+    "dead": dead,
+    "nulls": nulls_page.nulls,
+}
 
 
 def write_between(path: Path, part: str, text: str) -> None:
