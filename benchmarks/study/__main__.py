@@ -35,12 +35,12 @@ def main(config: Config) -> None:
     folder, size = Path(config.folder), QUICK if config.quick else Size()
     folder.mkdir(parents=True, exist_ok=True)
     kept = DOCS / "sae_study.json"
-    known = json.loads(kept.read_text()) if kept.exists() else {}
     for part in config.parts:
         rows = PARTS[part](folder, size)
         if config.quick:
             print(json.dumps({part: rows}, indent=1))
             continue
+        known = json.loads(kept.read_text()) if kept.exists() else {}  # now: another part may have ended
         known[part] = {"size": asdict(size), "rows": rows}
         kept.write_text(json.dumps(known, indent=1) + "\n")
         write_between(DOCS / "sae.md", part, PAGES[part](rows, DOCS))

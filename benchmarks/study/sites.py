@@ -39,7 +39,7 @@ class Size:
         return TrainConfig(**{**given, "sites": (WIDE,), **options})  # type: ignore[arg-type]
 
 
-QUICK = Size(pictures=128, rows=20_000, batch=256, latents=256, ks=(8, 32))
+QUICK = Size(pictures=256, rows=20_000, batch=256, latents=256, ks=(8, 32))
 
 
 def harvested(folder: Path, size: Size, sites: tuple[str, ...], dtype: str, **options: object) -> Path:
