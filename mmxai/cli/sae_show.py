@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mmxai.store import Store
 
 METRICS, EVALUATION = "metrics.jsonl", "eval.json"
+_CAPTIONS = 100_000  # looked through for candidate texts
 
 
 @dataclass
@@ -87,7 +89,8 @@ def run(config: Config) -> int:
         _check(sae, store)
         world = world_of(store, config.images)
         images = _pictures(config.images or world, store)
-        if images is None and any(s.size is not None for s in store.samples):
+        first = next(iter(store.samples), None)
+        if images is None and first is not None and first.size is not None:
             print("no pictures: --images DATA gives what was harvested")
         model = load_model(config.model, device=config.device) if config.model else None
         if model is not None:
@@ -99,14 +102,17 @@ def run(config: Config) -> int:
         texts = None
         if model is not None:
             # Where pictures alone were harvested, the world still knows their captions.
-            captions = [s.text for s in store.samples if s.text] or [item.caption for item in world or ()]
+            stored = (s.text for s in store.samples if s.text)
+            captions = list(islice(stored, _CAPTIONS)) or [
+                item.caption for item in islice(world or (), _CAPTIONS)
+            ]
             texts = _near(sae, model, captions, chosen, config.texts)
         with tqdm(total=len(chosen), unit=" pages", disable=None) as bar:
             written = latent_pages(
                 sae, store, config.out, site=site, latents=shown, also=also, images=images,
                 decode=None if model is None else _decoder(model), texts=texts, runs=runs, top=config.top,
-                evaluation=evaluation, how="as asked for" if asked else DRAWN, seed=config.seed,
-                progress=lambda: bar.update(),
+                evaluation=evaluation, facts=_trained(sae), how="as asked for" if asked else DRAWN,
+                seed=config.seed, progress=lambda: bar.update(),
             )  # fmt: skip
     print(written)
     if evaluation is None:
@@ -136,15 +142,21 @@ def _alone(folder: Path, folders: Sequence[Path], depth: int) -> bool:
     return sum(other.parts[-depth:] == folder.parts[-depth:] for other in folders) == 1
 
 
+def _trained(sae: SAE) -> dict[str, str]:
+    known = sae.spec.identity.get("train")
+    return {} if known is None else {"trained on": f"{known['rows']:,} rows"}
+
+
 def _check(sae: SAE, store: Store) -> None:
-    """ArgumentError where the store says that another SAE made its latents."""
+    """ArgumentError where another SAE made the latents of the store, or nothing says which."""
     from mmxai.methods.sae.nulls import fingerprint
 
-    made_by, own = store.plan.identity.get("sae"), fingerprint(sae)
-    if isinstance(made_by, dict) and made_by.get("weights", own) != own:
+    made_by, own = (store.plan.identity.get("sae") or {}).get("weights"), fingerprint(sae)
+    if made_by != own:
+        whose = "no SAE" if made_by is None else f"another SAE (weights {made_by}, this one's {own})"
         raise ArgumentError(
-            f"{store.path}: was encoded by another SAE (weights {made_by['weights']}, this one {own}), "
-            "expected the store that this SAE was encoded to; `mmxai sae encode` makes it"
+            f"{store.path}: got a store that {whose} made, expected the one that this SAE was encoded to; "
+            "`mmxai sae encode` makes it"
         )
 
 

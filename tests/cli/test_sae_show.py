@@ -94,7 +94,12 @@ def test_refuses(made, tmp_path, capsys, options, said):
 
 def test_refuses_another_sae(made, tmp_path, capsys):
     assert show(made, tmp_path, sae="other") == 1
-    assert "was encoded by another SAE" in capsys.readouterr().err
+    assert "a store that another SAE (weights " in capsys.readouterr().err
+
+
+def test_refuses_a_store_of_activations(made, tmp_path, capsys):
+    assert main(["sae", "show", str(made / "sae"), str(made / "acts.zarr"), "--site", SITE]) == 1
+    assert "a store that no SAE made" in capsys.readouterr().err
 
 
 def test_refuses_other_pictures(made, tmp_path, capsys):

@@ -84,6 +84,16 @@ def test_pages_show_the_top_samples(held, pages):
     assert "It is active in no row" in (pages / f"vision/latents/{DEAD}.html").read_text()
 
 
+def test_a_dead_neighbour_shows_no_pictures(held, sae, tmp_path):
+    """The list of a dead latent's top rows holds rows, too: where it is 0."""
+    twin = SimpleNamespace(spec=sae.spec, W_enc=sae.W_enc, W_dec=sae.W_dec.clone())
+    twin.W_dec[DEAD] = twin.W_dec[3]
+    latent_pages(twin, held.store, tmp_path, site=SITE, latents=[3], images=lambda i: WORLD[i].pil)
+    near = (tmp_path / "latents/3.html").read_text().split("Nearest direction")[1].split("Active together")[0]
+    first, second = near.split('<span class="few">')[1:3]
+    assert f"<span>{DEAD}</span>" in near and "<img" not in first and "<img" in second
+
+
 def test_pages_are_escaped_and_every_link_leads_somewhere(pages):
     every = sorted(pages.rglob("*.html"))
     assert len(every) == 2 + (3 + 1) + 4

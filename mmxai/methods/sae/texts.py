@@ -134,6 +134,10 @@ def near_texts(
             f"near_texts: got {len(texts)} different texts and {directions} random directions, expected at "
             "least two texts (their mean is subtracted) and one direction"
         )
+    if wrong := [n for n in latents if not 0 <= n < sae.spec.latents]:
+        raise ArgumentError(
+            f"near_texts: got latents {wrong[:8]}, expected 0 <= latent < {sae.spec.latents:,}"
+        )
     path = JointPath(model, sae.spec.sites_out)
     width = sae.spec.width_out
     drawn = torch.randn(directions, width, generator=torch.Generator().manual_seed(seed))

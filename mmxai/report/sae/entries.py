@@ -59,10 +59,15 @@ class Gatherer:
 
     def top(self, latent: int, most: int) -> list[dict[str, Any]]:
         """The samples in which the latent is highest."""
+        rows, values = self._highest(latent)
+        return self.cards(latent, rows.tolist(), values.tolist(), most)
+
+    def _highest(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and values, the highest first. A rare latent's list in the statistics ends in zeros."""
         stats = self.store.stats[self.site.name]
         rows, values = stats.topk_rows[latent], stats.topk_values[latent]
         there = (rows >= 0) & (values > 0)
-        return self.cards(latent, rows[there].tolist(), values[there].tolist(), most)
+        return rows[there].numpy(), values[there].numpy()
 
     def bands(self, latent: Latent, most: int) -> list[dict[str, Any]]:
         """Below the top: what rows drawn from each quarter of the latent's range look like."""
@@ -79,9 +84,8 @@ class Gatherer:
         return [band(drawn) for drawn in latent.bands if drawn.size]
 
     def thumbs(self, latent: int) -> list[str]:
-        """Small pictures of the samples in which any latent is highest."""
-        rows = self.store.stats[self.site.name].topk_rows[latent]
-        who = self.site.rows.gather(rows[rows >= 0].numpy())
+        """Small pictures of the samples in which any latent is highest; of a dead one there are none."""
+        who = self.site.rows.gather(self._highest(latent)[0])
         samples = list(dict.fromkeys(who.sample.tolist()))[:_THUMBS]
         found = [self.files.address(self.store.samples[s], self.up) for s in samples]
         return [address for address in found if address is not None]

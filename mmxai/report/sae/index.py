@@ -40,6 +40,9 @@ def index_page(
         "active a row": number(float(fired.sum()) / max(1, rows)),
         "never active": f"{int((~alive).sum()):,} ({share(float((~alive).mean()))})",
     }
+    done, total = gather.store.parts
+    if done != total:
+        shown["parts encoded so far"] = f"{done:,} of {'?' if total is None else f'{total:,}'}"
     if spec.sites_out != spec.sites_in:
         shown["writes"] = " + ".join(spec.sites_out)
     return (

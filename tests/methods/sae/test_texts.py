@@ -104,6 +104,12 @@ def test_refuses(model, sites, texts, said):
         near_texts(sae, model, texts, [0])
 
 
+def test_refuses_latents_that_are_not_there(model):
+    for wrong in (-1, 2):
+        with pytest.raises(ArgumentError, match=rf"got latents \[{wrong}\], expected 0 <= latent < 2"):
+            near_texts(sae_of(torch.eye(192)[:2]), model, TEXTS, [0, wrong])
+
+
 def test_phrases_come_from_captions():
     found = phrases(["a red circle left of a blue square", "a red star"], most=100)
     assert found[0] == "red" and {"red circle", "circle left", "blue square", "star"} <= set(found)
