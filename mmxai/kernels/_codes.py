@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -43,6 +46,21 @@ def ends_of(op: str, prefixes: tuple[int, ...] | None, width: int) -> tuple[int,
     if any(a >= b for a, b in zip((0, *ends), ends, strict=False)) or ends[-1] != width:
         raise ArgumentError(f"{op}: got prefixes {ends}, expected them to rise to {width}, the latents")
     return ends
+
+
+_CELLS = 1 << 22
+"""Cells of `[B, M]` that dense products take at once: 16 MiB of float32."""
+
+
+def dense_blocks(codes: Codes) -> Iterator[tuple[slice, slice, Codes]]:
+    """`codes.blocks` of as many rows as may be made dense at once."""
+    return codes.blocks(max(1, _CELLS // codes.width))
+
+
+@lru_cache(maxsize=64)
+def constants(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """`numbers` on `device`, not to be changed; kept, for a copy to a GPU waits for what that does."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def arrays(codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -150,8 +150,8 @@ def _code_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any],
         {"OUT": 4096, "IN": 4096},
         8,
     )
-    numbers = dict.fromkeys(("rate", "old1", "new1", "old2", "new2", "eps", "root", "scale", "kept"), "fp32")
-    yield "", adam, types | numbers, {"UNIT": True, "BLOCK": 4096}, 8
+    numbers = dict.fromkeys(("rate", "old1", "new1", "old2", "new2", "eps", "root", "kept"), "fp32")
+    yield "", adam, types | numbers | {"scale": "*fp32"}, {"UNIT": True, "BLOCK": 4096}, 8
 
 
 def triton_resources(arch: int) -> Iterator[Resources]:

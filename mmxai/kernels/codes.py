@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -103,14 +104,27 @@ class Codes:
         if self.fixed_k is not None:
             at = self.indices.view(self.rows, self.fixed_k).long()
             return out.scatter_(1, at, values.view(self.rows, self.fixed_k))
-        out[self.row_of(), self.indices.long()] = values
+        out.view(-1)[self._cells()] = values
         return out
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """What `x` `[B, M]` holds in the places of the entries, `[n]`."""
         if self.fixed_k is not None:
             return x.gather(1, self.indices.view(self.rows, self.fixed_k).long()).view(-1)
-        return x[self.row_of(), self.indices.long()]
+        return x.take(self._cells())
+
+    def blocks(self, rows: int) -> Iterator[tuple[slice, slice, Codes]]:
+        """The codes of every `rows` rows: (which rows, which entries, their codes)."""
+        marks = [*range(0, self.rows, rows), self.rows]
+        if self.fixed_k is None:
+            at = [*self.offsets[:-1:rows].tolist(), len(self.values)]
+        else:
+            at = [mark * self.fixed_k for mark in marks]
+        for (first, last), (begin, end) in zip(pairwise(marks), pairwise(at), strict=True):
+            entries = slice(begin, end)
+            offsets = self.offsets[first : last + 1] - begin
+            part = Codes(self.values[entries], self.indices[entries], offsets, self.width, self.fixed_k)
+            yield slice(first, last), entries, part
 
     def select(self, keep: torch.Tensor) -> Codes:
         """The entries where `keep`, bool `[n]`."""
@@ -121,11 +135,18 @@ class Codes:
     def sum_by_latent(self, values: torch.Tensor) -> torch.Tensor:
         """`values` `[n]`, one an entry, summed over the entries of each latent: float32 `[M]`."""
         # In float64 the order of the sum, which a GPU does not fix, hardly shows.
-        return torch.bincount(self.indices, weights=values.double(), minlength=self.width).float()
+        sums = torch.zeros(self.width, dtype=torch.float64, device=values.device)
+        return sums.index_add_(0, self.indices, values.double()).float()
 
     def fired(self) -> torch.Tensor:
         """In how many rows each latent has a value above 0, int64 `[M]`."""
-        return torch.bincount(self.indices[self.values > 0], minlength=self.width)
+        # Not bincount: of data on a GPU it reads the largest first.
+        counts = torch.zeros(self.width, dtype=torch.int64, device=self.values.device)
+        return counts.index_add_(0, self.indices, (self.values > 0).long())
+
+    def _cells(self) -> torch.Tensor:
+        """Where each entry is in `[B, M]`, flat; int64 `[n]`."""
+        return self.row_of().mul_(self.width).add_(self.indices)
 
     def __repr__(self) -> str:
         return f"Codes({self.rows} rows, {len(self.values)} entries of {self.width} latents)"

@@ -18,10 +18,13 @@ def adam_rows(
     m: torch.Tensor,
     v: torch.Tensor,
     fixed: tuple[float, ...],
+    scale: float | torch.Tensor,
     unit: bool,
     threads: int,
 ) -> None:
-    native = _native.cpu().loaded()
-    native.adam_rows(
-        w.numpy(), g.detach().numpy(), m.numpy(), v.numpy(), np.array(fixed, np.float64), unit, threads
-    )
+    *others, decay = fixed
+    numbers = np.array((*others, float(scale), decay), np.float64)
+    if not np.isnan(numbers[-2]):
+        _native.cpu().loaded().adam_rows(
+            w.numpy(), g.detach().numpy(), m.numpy(), v.numpy(), numbers, unit, threads
+        )

@@ -20,12 +20,15 @@ def adam_rows(
     m: torch.Tensor,
     v: torch.Tensor,
     fixed: tuple[float, ...],
+    scale: float | torch.Tensor,
     unit: bool,
     threads: int,
 ) -> None:
     if not w.numel():
         return
-    lr, beta1, beta2, eps, correction1, correction2, scale, decay = fixed
+    lr, beta1, beta2, eps, correction1, correction2, decay = fixed
+    if not isinstance(scale, torch.Tensor):
+        scale = torch.full((1,), scale, device=w.device)
     rows, width = w.shape
     block = min(MOST, triton.next_power_of_2(width))
     pieces = triton.cdiv(width, block)
@@ -36,19 +39,20 @@ def adam_rows(
     )  # fmt: skip
     if unit and not whole:
         norms = w.norm(dim=1, keepdim=True)
-        w.div_(torch.where(norms > 0, norms, 1.0))
+        w.div_(torch.where((norms > 0) & ~scale.isnan(), norms, 1.0))
 
 
 @triton.jit
 def adam(
     w, g, m, v, width: tl.int32, rate: tl.float32, old1: tl.float32, new1: tl.float32, old2: tl.float32,
-    new2: tl.float32, eps: tl.float32, root: tl.float32, scale: tl.float32, kept: tl.float32,
+    new2: tl.float32, eps: tl.float32, root: tl.float32, scale, kept: tl.float32,
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = at < width
+    by = tl.load(scale)
+    mask = (at < width) & (by == by)
     at += tl.program_id(0).to(tl.int64) * width
-    gradient = tl.load(g + at, mask=mask, other=0.0) * scale
+    gradient = tl.load(g + at, mask=mask, other=0.0) * by
     first = tl.load(m + at, mask=mask, other=0.0) * old1 + gradient * new1
     second = tl.load(v + at, mask=mask, other=0.0) * old2 + gradient * gradient * new2
     tl.store(m + at, first, mask=mask)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -15,10 +17,13 @@ def adam_rows(
     m: torch.Tensor,
     v: torch.Tensor,
     fixed: tuple[float, ...],
+    scale: float | torch.Tensor,
     unit: bool,
     threads: int,
 ) -> None:
-    lr, beta1, beta2, eps, correction1, correction2, scale, decay = fixed
+    lr, beta1, beta2, eps, correction1, correction2, decay = fixed
+    if math.isnan(scale):
+        return
     g = g * scale
     m.mul_(beta1).add_(g, alpha=1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)

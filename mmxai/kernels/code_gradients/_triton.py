@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from mmxai.kernels._codes import constants
 from mmxai.kernels.codes import Codes
 
 MOST = 8192
@@ -31,7 +32,7 @@ def code_gradients(
     order = codes.indices.argsort(stable=True)  # a latent's codes in the order of rows
     latents = torch.arange(codes.width + 1, dtype=torch.int32, device=x.device)
     starts = torch.searchsorted(codes.indices[order], latents)
-    group = torch.bucketize(latents[:-1], torch.tensor(ends, dtype=torch.int32, device=x.device), right=True)
+    group = torch.bucketize(latents[:-1], constants(ends, torch.int32, x.device), right=True)
     rows = codes.row_of()[order]
     out_width, in_width = errors.shape[-1], x.shape[-1]
     blocks = [triton.next_power_of_2(w) for w in (out_width, in_width)]

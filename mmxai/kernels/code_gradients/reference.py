@@ -1,9 +1,10 @@
-"""The specification of `code_gradients`."""
+"""The specification of `code_gradients`: dense products, of a block of rows at a time."""
 
 from __future__ import annotations
 
 import torch
 
+from mmxai.kernels._codes import dense_blocks
 from mmxai.kernels.codes import Codes
 
 
@@ -22,13 +23,18 @@ def code_gradients(
     threads: int,
 ) -> None:
     g_dec, g_enc, g_bias, squares = out
-    acts, pre = codes.dense(), codes.spread(d_pre)
-    start = 0
-    for g, end in enumerate(ends):
-        torch.mm(acts[:, start:end].T, errors[:, g], out=g_dec[start:end])
-        start = end
+    for g in (g_dec, g_enc, g_bias):
+        g.zero_()
+    for rows, entries, part in dense_blocks(codes):
+        acts, start = part.dense(), 0
+        for group, end in enumerate(ends):
+            g_dec[start:end].addmm_(acts[:, start:end].T, errors[rows, group])
+            start = end
+        pre = part.spread(d_pre[entries])
+        g_enc.addmm_(pre.T, x[rows])
+        g_bias += pre.sum(0)
     if project is not None:
-        g_dec -= (g_dec * project).sum(1, keepdim=True) * project
-    torch.mm(pre.T, x, out=g_enc)
-    torch.sum(pre, 0, out=g_bias)
-    squares.copy_(g_dec.double().square().sum(1) + g_enc.double().square().sum(1) + g_bias.double().square())
+        g_dec -= torch.linalg.vecdot(g_dec, project)[:, None] * project
+    squares.copy_(g_bias.double().square())
+    for matrix in (g_dec, g_enc):
+        squares += torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).square()

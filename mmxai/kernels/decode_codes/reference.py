@@ -1,9 +1,10 @@
-"""The specification of `decode_codes`."""
+"""The specification of `decode_codes`: dense products, of a block of rows at a time."""
 
 from __future__ import annotations
 
 import torch
 
+from mmxai.kernels._codes import dense_blocks
 from mmxai.kernels.codes import Codes
 
 
@@ -19,7 +20,8 @@ def decode_codes(
     out: torch.Tensor,
     threads: int,
 ) -> None:
-    torch.mm(codes.dense(), W_dec, out=out)
+    for rows, _, part in dense_blocks(codes):
+        torch.mm(part.dense(), W_dec, out=out[rows])
     for start in (bias, base):
         if start is not None:
             out += start.detach()

@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from mmxai.kernels._codes import constants
 from mmxai.kernels.codes import Codes
 
 MOST = 8192
@@ -32,8 +33,8 @@ def decode_error(
         return
     device, width = W_dec.device, W_dec.shape[1]
     block = triton.next_power_of_2(width)
-    starts = torch.tensor((0, *ends), dtype=torch.int32, device=device)
-    twice = torch.tensor([2 * w for w in weights], dtype=torch.float32, device=device)
+    starts = constants((0, *ends), torch.int32, device)
+    twice = constants(tuple(2 * w for w in weights), torch.float32, device)
     error_rows[(codes.rows,)](
         codes.values, codes.indices, codes.offsets, W_dec, target, bias, base, starts, twice, errors, losses,
         d_values, width, len(ends), BLOCK=block, num_warps=4 if block <= 2048 else 8,

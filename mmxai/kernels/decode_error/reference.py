@@ -1,9 +1,10 @@
-"""The specification of `decode_error`."""
+"""The specification of `decode_error`: dense products, of a block of rows at a time."""
 
 from __future__ import annotations
 
 import torch
 
+from mmxai.kernels._codes import dense_blocks
 from mmxai.kernels.codes import Codes
 
 
@@ -22,16 +23,16 @@ def decode_error(
     out: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     threads: int,
 ) -> None:
-    errors, losses, d_values = out
-    acts, starts = codes.dense(), (0, *ends)
-    recon = bias - target if base is None else bias + base - target
-    for g, weight in enumerate(weights):
-        group = slice(starts[g], ends[g])
-        recon = recon + acts[:, group] @ W_dec[group]
-        losses[:, g] = recon.double().square().sum(1)
-        errors[:, g] = 2 * weight * recon
-    for g in range(len(weights) - 2, -1, -1):
-        errors[:, g] += errors[:, g + 1]
-    for g, end in enumerate(ends):
-        acts[:, starts[g] : end] = errors[:, g] @ W_dec[starts[g] : end].T
-    d_values.copy_(codes.gather(acts))
+    groups = [slice(*at) for at in zip((0, *ends), ends, strict=False)]
+    for rows, entries, part in dense_blocks(codes):
+        errors, losses, acts = out[0][rows], out[1][rows], part.dense()
+        recon = bias - target[rows] if base is None else bias + base[rows] - target[rows]
+        for g, (group, weight) in enumerate(zip(groups, weights, strict=True)):
+            recon = torch.addmm(recon, acts[:, group], W_dec[group])
+            losses[:, g] = recon.double().square().sum(1)
+            errors[:, g] = 2 * weight * recon
+        for g in range(len(groups) - 2, -1, -1):
+            errors[:, g] += errors[:, g + 1]
+        for g, group in enumerate(groups):
+            acts[:, group] = errors[:, g] @ W_dec[group].T
+        out[2][entries] = part.gather(acts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -37,25 +38,25 @@ class Adam:
         self,
         weights: Weights,
         gradients: Mapping[str, torch.Tensor],
-        lr: float | Mapping[str, float],
+        lr: float,
         *,
-        norm: float,
+        norm: torch.Tensor,
         clip: float | None = None,
         unit: bool = True,
     ) -> None:
-        """Updates `weights` in place by `gradients`, all of norm `norm`, which is clipped to `clip`.
+        """Updates `weights` in place by `gradients`, of norm `norm` (float64 `[]`), clipped to `clip`.
 
-        `lr`: one rate, or one a name. `unit`: the decoder's rows become unit vectors.
+        `unit`: the decoder's rows become unit vectors. Where `norm` is not finite nothing is changed.
         """
         self.steps += 1
-        # As torch.nn.utils.clip_grad_norm_ has it.
-        scale = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
+        # As torch.nn.utils.clip_grad_norm_ has it; never read here, for on a GPU that would wait.
+        scale = torch.ones_like(norm) if clip is None else (clip / (norm + 1e-6)).clamp(max=1)
+        scale = torch.where(norm.isfinite(), scale, math.nan).float().view(1)
         for name, g in gradients.items():
             rows = [x if x.ndim == 2 else x[None] for x in self._of(weights, name, g)]
             adam_rows(
-                *rows, lr=lr if isinstance(lr, float | int) else lr[name], betas=self.betas, eps=self.eps,
-                step=self.steps, scale=scale, decay=self.decay if g.ndim == 2 else 0.0,
-                unit=unit and name == "W_dec",
+                *rows, lr=lr, betas=self.betas, eps=self.eps, step=self.steps, scale=scale,
+                decay=self.decay if g.ndim == 2 else 0.0, unit=unit and name == "W_dec",
             )  # fmt: skip
 
     def _of(self, weights: Weights, name: str, g: torch.Tensor) -> tuple[torch.Tensor, ...]:

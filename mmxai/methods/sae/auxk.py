@@ -43,9 +43,10 @@ def add_auxk(
     squares: torch.Tensor,
     scale: float,
     project: bool,
-) -> float:
-    """The loss; its gradients go to those of `W_enc`, `b_enc` and `W_dec`, and into the latents' `squares`.
+) -> torch.Tensor:
+    """The loss, float64 `[]`.
 
+    Its gradients are added to those of `W_enc`, `b_enc` and `W_dec`, and to `squares`, the latents' own.
     `pre` `[B, A]`: the dead latents' pre-activations. `residual` `[B, E]`, `inputs` `[B, D]`.
     """
     dead, count = aux.latents, len(aux.latents)
@@ -54,24 +55,26 @@ def add_auxk(
         codes = Codes.fixed(values.clamp_(min=0), indices, count)
     else:
         codes = Codes.from_dense(pre.clamp_(min=0))
-    scale = aux.coef * scale
-    if aux.relative:
-        spread = float((residual - residual.mean(0)).double().square().sum())
-        scale = aux.coef / spread if spread > 0 else 0.0
     rows = W_dec[dead]
     backend = backend_for(codes)
     errors, losses, d_values = decode_error(
-        codes, rows, residual, bias=torch.zeros_like(rows[0]), weights=(scale,), backend=backend
+        codes, rows, residual, bias=torch.zeros_like(rows[0]), weights=(aux.coef,), backend=backend
     )
-    d_values *= codes.values > 0
+    by = torch.full((), scale, dtype=torch.float64, device=pre.device)
+    if aux.relative:
+        spread = torch.linalg.vector_norm(residual - residual.mean(0), dtype=torch.float64).square()
+        by = torch.where(spread > 0, 1 / spread, 0.0)
+    errors *= by
+    d_values.mul_(codes.values > 0).mul_(by)
     names = ("W_dec", "W_enc", "b_enc")
-    parts = [torch.empty_like(gradients[name][dead]) for name in names]
+    parts = [gradients[name].new_empty((count, *gradients[name].shape[1:])) for name in names]
     code_gradients(
         codes, d_values, errors, inputs, *parts, project=rows if project else None, backend=backend
     )
-    squares[dead] = 0.0
+    held = torch.zeros(count, dtype=torch.float64, device=pre.device)
     for name, part in zip(names, parts, strict=True):
         part += gradients[name][dead]
         gradients[name][dead] = part
-        squares[dead] += part.double().square().view(count, -1).sum(1)
-    return scale * float(losses.sum())
+        held += torch.linalg.vector_norm(part.view(count, -1), dim=1, dtype=torch.float64).square()
+    squares[dead] = held
+    return aux.coef * by * losses.sum()

@@ -7,9 +7,9 @@ out here, and equal to those of dense autograd (tests/methods/sae/test_step.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -23,6 +23,7 @@ from mmxai.methods.sae.auxk import AuxK, add_auxk
 from mmxai.methods.sae.workspace import Workspace, backend_for
 
 PRODUCTS = ("float32", "bfloat16")
+SPARSE = ("W_enc", "b_enc", "W_dec")  # weights whose gradients come from the codes
 
 
 class Weights(Protocol):
@@ -45,12 +46,12 @@ class CodeGradient:
     """What an architecture makes of the gradient at its codes' values.
 
     `d_pre` float32 `[n]`: at each entry's pre-activation, the penalty's part included. `d_threshold` `[M]`.
-    `penalty`: what the architecture adds to the loss.
+    `penalty`: what the architecture adds to the loss; a tensor of one number where reading it would wait.
     """
 
     d_pre: torch.Tensor
     d_threshold: torch.Tensor | None = None
-    penalty: float = 0.0
+    penalty: float | torch.Tensor = 0.0
 
 
 class Choice(Protocol):
@@ -78,33 +79,52 @@ class Arch(Protocol):
         """For a batch of that many rows."""
 
 
-@dataclass
-class Gradients:
-    """`tensors`: by the names of the weights, in buffers that the next step overwrites.
-
-    `squares`: the sum of their squares.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    squares: float
-
-
 @dataclass(frozen=True)
 class StepResult:
-    """Losses of one step, before its update: `loss` = `reconstruction` + `penalty` + `aux`.
+    """One step, before its update.
 
     `row_losses` float64 `[B, G]`: squared distances of the reconstructions, not scaled. `fired` int64 `[M]`:
-    in how many rows each latent was active. `grad_norm`: of all gradients, before clipping.
+    in how many rows each latent was active. `norm` float64 `[]`: of all gradients, before clipping, as a
+    tensor; a step on a GPU waits for nothing, but reading one of the numbers below waits for all of them.
     """
 
-    loss: float
-    reconstruction: float
-    penalty: float
-    aux: float
     row_losses: torch.Tensor
     codes: Codes
     fired: torch.Tensor
-    grad_norm: float
+    norm: torch.Tensor
+    parts: tuple[torch.Tensor, ...]
+
+    @cached_property
+    def _numbers(self) -> list[float]:
+        numbers: list[float] = torch.stack([*self.parts, self.norm, self.fired.sum().double()]).tolist()
+        return numbers
+
+    @property
+    def reconstruction(self) -> float:
+        return self._numbers[0]
+
+    @property
+    def penalty(self) -> float:
+        """What the architecture charges."""
+        return self._numbers[1]
+
+    @property
+    def aux(self) -> float:
+        """The loss of AuxK."""
+        return self._numbers[2]
+
+    @property
+    def loss(self) -> float:
+        return sum(self._numbers[:3])
+
+    @property
+    def grad_norm(self) -> float:
+        return self._numbers[3]
+
+    @property
+    def l0(self) -> float:
+        """Active latents of a row, on average."""
+        return self._numbers[4] / max(1, len(self.row_losses))
 
 
 def encode(
@@ -135,8 +155,8 @@ def gradients(
     frozen: Sequence[str] = (),
     workspace: Workspace | None = None,
     product: str = "float32",
-) -> tuple[Gradients, StepResult]:
-    """Losses of a batch and their gradients, which stand in the workspace's buffers until its next use.
+) -> tuple[dict[str, torch.Tensor], StepResult]:
+    """The gradients of a batch's losses, by the weights' names, in buffers that the next step overwrites.
 
     `x` `[B, D]`, `target` `[B, E]`: contiguous float32 in the SAE's units. The loss is `scale` times the mean
     over prefixes (or their sum by `prefix_weights`) of the squared distances of all rows, plus the
@@ -144,6 +164,9 @@ def gradients(
     has both parts. `project`: the decoder's gradient loses its part along the decoder's rows, which must be
     unit vectors. `frozen`: names of weights without gradient. `product`: the dtype of the encoder's product.
     """
+    unknown = [name for name in frozen if getattr(weights, name, None) is None]
+    if unknown:
+        raise ArgumentError(f"sae step: got frozen={unknown}, expected names of weights")
     ends = arch.prefixes or (len(weights.b_enc),)
     shares = [1 / len(ends)] * len(ends) if prefix_weights is None else prefix_weights
     factors = tuple(scale * share for share in shares)
@@ -158,15 +181,16 @@ def gradients(
         errors=workspace.take("errors", (len(x), len(ends), out_width), x.device), backend=backend_for(codes),
     )  # fmt: skip
     code = choice.backward(codes, d_values)
-    found = {
-        name: workspace.like(f"g.{name}", getattr(weights, name)) for name in ("W_enc", "b_enc", "W_dec")
-    }
+    found = {name: workspace.like(f"g.{name}", getattr(weights, name)) for name in SPARSE}
     squares = code_gradients(
         codes, code.d_pre, errors, inputs, found["W_dec"], found["W_enc"], found["b_enc"], prefixes=ends,
         project=weights.W_dec.detach() if project else None, backend=backend_for(codes),
     )  # fmt: skip
-    aux_loss = 0.0
+    device = x.device
+    aux_loss = torch.zeros((), dtype=torch.float64, device=device)
     if aux is not None and dead_pre is not None:
+        if factors[-1] == 0:
+            raise ArgumentError("sae step: got a weight of 0 for the whole dictionary, AuxK expects more")
         residual = errors[:, -1] * (-0.5 / factors[-1])
         aux_loss = add_auxk(
             aux, dead_pre, residual, inputs, weights.W_dec.detach(), found, squares, scale, project
@@ -178,22 +202,17 @@ def gradients(
         found["W_skip"] = errors[:, 0].T @ x
     if code.d_threshold is not None:
         found["threshold"] = code.d_threshold
-    total = float(squares.sum())
-    total += sum(_squares(g) for name, g in found.items() if name in ("b_dec", "W_skip", "threshold"))
-    for name in frozen:
-        total -= _squares(found.pop(name))
-    reconstruction = sum(f * s for f, s in zip(factors, row_losses.sum(0).tolist(), strict=True))
-    result = StepResult(
-        loss=reconstruction + code.penalty + aux_loss,
-        reconstruction=reconstruction,
-        penalty=code.penalty,
-        aux=aux_loss,
-        row_losses=row_losses,
-        codes=codes,
-        fired=codes.fired(),
-        grad_norm=math.sqrt(max(total, 0.0)) if total == total else total,
-    )
-    return Gradients(found, total), result
+    if frozen:
+        found = {name: g for name, g in found.items() if name not in frozen}
+        norms = [_norm(g) for g in found.values()]
+    else:  # those of the matrices and b_enc are known
+        norms = [squares.sum().sqrt()] + [_norm(g) for n, g in found.items() if n not in SPARSE]
+    penalty = code.penalty
+    if not isinstance(penalty, torch.Tensor):
+        penalty = torch.full((), penalty, device=device)
+    reconstruction = torch.stack([f * s for f, s in zip(factors, row_losses.sum(0), strict=True)]).sum()
+    parts = (reconstruction, penalty.double(), aux_loss)
+    return found, StepResult(row_losses, codes, codes.fired(), _norm(torch.stack(norms)), parts)
 
 
 def step(
@@ -203,7 +222,7 @@ def step(
     target: torch.Tensor,
     adam: Adam,
     *,
-    lr: float | dict[str, float],
+    lr: float,
     scale: float,
     centred: bool,
     clip: float | None = None,
@@ -217,18 +236,19 @@ def step(
     """`gradients`, then an update of the weights in place.
 
     `unit`: the decoder's rows are unit vectors, so that its gradient is projected off them before clipping,
-    and they are made so again after the update. `clip`: the largest norm of all gradients together.
+    and they are made so again after the update. `clip`: the largest norm of all gradients together. Where
+    that norm is not finite the weights stay as they are.
     """
     found, result = gradients(
         weights, arch, x, target, scale=scale, centred=centred, prefix_weights=prefix_weights, aux=aux,
         project=unit, frozen=frozen, workspace=workspace, product=product,
     )  # fmt: skip
-    adam.step(weights, found.tensors, lr, norm=result.grad_norm, clip=clip, unit=unit)
+    adam.step(weights, found, lr, norm=result.norm, clip=clip, unit=unit)
     return result
 
 
-def _squares(g: torch.Tensor) -> float:
-    return float(g.double().square().sum())
+def _norm(g: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(g, dtype=torch.float64)
 
 
 def _centre(weights: Weights, x: torch.Tensor, centred: bool, workspace: Workspace) -> torch.Tensor:
