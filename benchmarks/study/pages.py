@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.study import nulls_page
 from benchmarks.study.markdown import table
 from mmxai.errors import ArgumentError
+from mmxai.methods.sae.results import number
 from mmxai.report.plots import front, standalone
 
 Row = dict[str, Any]
@@ -57,12 +58,22 @@ def dead(rows: Sequence[Row], docs: Path) -> str:
     return table(("AuxK, dead after", "FVU", "never active", "L0"), cells)
 
 
+def real(rows: Sequence[Row], docs: Path) -> str:
+    cells = [
+        (r["model"], of, *(number(values.get(name)) for name in ("FVU", "L0", "dead", "loss recovered")))
+        for r in rows
+        for of, values in r["figures"].items()
+    ]
+    return table(("model", "of", "FVU", "L0", "dead", "loss recovered"), cells)
+
+
 PAGES = {
     "fronts": fronts,
     "stores": stores,
     "transcoders": transcoders,
     "dead": dead,
     "nulls": nulls_page.nulls,
+    "real": real,
 }
 
 

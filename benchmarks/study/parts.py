@@ -8,6 +8,7 @@ from typing import Any
 
 import mmxai
 from benchmarks.study.nulls import nulls
+from benchmarks.study.real import real
 from benchmarks.study.sites import STREAM, WIDE, Size, figures, harvested
 from mmxai.methods.sae import SAE, TrainConfig, train_sae
 from mmxai.methods.sae.measures import Metrics
@@ -102,4 +103,11 @@ def row(arch: str, m: Metrics) -> Row:
     return {"arch": arch, "l0": m.l0, "fvu": m.fvu, "dead": m.dead, "cosine": m.cosine, "rows": m.rows}
 
 
-PARTS = {"fronts": fronts, "stores": stores, "transcoders": transcoders, "dead": dead, "nulls": nulls}
+PARTS = {
+    "fronts": fronts,
+    "stores": stores,
+    "transcoders": transcoders,
+    "dead": dead,
+    "nulls": nulls,
+    "real": real,
+}

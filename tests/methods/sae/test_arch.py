@@ -73,11 +73,11 @@ def test_jumprelu_gradient_is_that_of_the_smoothed_step(target):
     found = choice.backward(codes, torch.zeros_like(codes.values))
 
     def penalty(threshold):
-        return arch.charge(float((pre > threshold).sum()) / len(pre))[0]
+        return float(arch.charge((pre > threshold).sum().double() / len(pre))[0])
 
     slope = (penalty(0.55) - penalty(0.45)) / 0.1
     assert float(found.d_threshold.sum()) == pytest.approx(slope, rel=0.05)
-    assert found.penalty == pytest.approx(penalty(0.5))
+    assert float(found.penalty) == pytest.approx(penalty(0.5))
     # And of the reconstruction: a value lost at the threshold costs threshold x its gradient.
     plain = choice.backward(codes, torch.ones_like(codes.values))
     extra = float((plain.d_threshold - found.d_threshold).sum())
@@ -91,7 +91,7 @@ def test_relu_charges_the_sum():
     pre = torch.randn(20, 50, generator=torch.Generator().manual_seed(1))
     choice, codes = chosen(arch, sae, pre, torch.zeros(50), 7)
     found = choice.backward(codes, torch.zeros_like(codes.values))
-    assert found.penalty == pytest.approx(0.15 * float(pre.relu().sum()) / 20)
+    assert float(found.penalty) == pytest.approx(0.15 * float(pre.relu().sum()) / 20)
     assert found.d_pre.unique().tolist() == pytest.approx([0.15 / 20])
 
 

@@ -40,11 +40,11 @@ class JumpReLU:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing is kept."""
 
-    def charge(self, l0: float) -> tuple[float, float]:
-        """The penalty at a mean number of active latents, and its slope."""
+    def charge(self, l0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The penalty at a mean number of active latents `[]`, and its slope."""
         weight = self.ramp * self.penalty
         if self.target is None:
-            return weight * l0, weight
+            return weight * l0, torch.full_like(l0, weight)
         over = l0 / self.target - 1
         return weight * over**2, weight * 2 * over / self.target
 
@@ -70,6 +70,6 @@ class Choice:
 
     def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
         rows, width = max(1, codes.rows), self._arch.bandwidth
-        penalty, slope = self._arch.charge(int(self._active.sum()) / rows)
+        penalty, slope = self._arch.charge(self._active.sum().double() / rows)
         d_at = (d_values * self._at + slope / rows).mul_(self._near).mul_(-1 / width)
         return CodeGradient(d_values.mul_(self._active), codes.sum_by_latent(d_at), penalty)

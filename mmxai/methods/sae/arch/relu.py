@@ -47,5 +47,5 @@ class Choice:
         return Codes.cat(self._blocks)
 
     def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
-        charged = self._charge * float(codes.values.sum(dtype=torch.float64))
+        charged = self._charge * codes.values.sum(dtype=torch.float64)
         return CodeGradient(d_values.add_(self._charge), penalty=charged)
