@@ -32,7 +32,9 @@ class Config:
 
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
-    folder, size = Path(config.folder), QUICK if config.quick else Size()
+    folder, size = Path(config.folder), Size()
+    if config.quick:
+        folder, size = folder / "quick", QUICK
     folder.mkdir(parents=True, exist_ok=True)
     kept = DOCS / "sae_study.json"
     for part in config.parts:

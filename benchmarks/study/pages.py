@@ -59,6 +59,9 @@ def dead(rows: Sequence[Row], docs: Path) -> str:
 
 
 def real(rows: Sequence[Row], docs: Path) -> str:
+    (docs / "cards").mkdir(exist_ok=True)
+    for row in rows:
+        (docs / "cards" / f"{row['model']}.md").write_text(row["card"])
     cells = [
         (r["model"], of, *(number(values.get(name)) for name in ("FVU", "L0", "dead", "loss recovered")))
         for r in rows

@@ -14,7 +14,7 @@ from benchmarks.study.sites import Size
 from mmxai.cli import main
 from mmxai.errors import DataError
 from mmxai.methods.sae import TrainConfig, train_sae
-from mmxai.methods.sae.card import write_card
+from mmxai.methods.sae.card import CARD, write_card
 from mmxai.methods.sae.evaluate import EvalConfig, evaluate
 from tests.harvesting.resnet import load_resnet20, normalise
 
@@ -22,13 +22,12 @@ Row = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-CARDS = ROOT / "docs" / "cards"
 TEXT_SITE, MAP_SITE = "text.3.resid_post", "module:layer3.2"
 SIDE = 128  # pixels: layer3 then gives a map of 32 x 32
 
 
 def real(folder: Path, size: Size) -> list[Row]:
-    """Both, each with the figures of its evaluation; cards in docs/cards."""
+    """Both, each with the figures of its evaluation and its card."""
     if not SHARED.is_dir():
         raise DataError(f"study: got no {SHARED}, expected the real data beside the repository")
     return [stories(folder / "stories", size), resnet(folder / "resnet", size)]
@@ -58,7 +57,7 @@ def stories(folder: Path, size: Size) -> Row:
         "A Llama of 260 thousand parameters, trained on TinyStories by others, reads the 6,920 sentences of "
         "SST-2: film reviews, which are not what it was trained on.\n\n" + shown
     )
-    write_card(home, "An SAE of stories260K over SST-2", text, CARDS / "sae-stories260k.md")
+    write_card(home, "An SAE of stories260K over SST-2", text)
     return _row("stories260K", home)
 
 
@@ -81,7 +80,7 @@ def resnet(folder: Path, size: Size) -> Row:
         f"pixels: the map behind its last block, 32 x 32 places of 64 channels. Photographs, not places, are "
         "held out. The untrained network is not among the nulls here."
     )
-    write_card(home, "An SAE of ResNet-20 over photographs", text, CARDS / "sae-resnet20.md")
+    write_card(home, "An SAE of ResNet-20 over photographs", text)
     return _row("ResNet-20", home)
 
 
@@ -94,5 +93,5 @@ def _named(command: list[Any], names: dict[str, str]) -> str:
 
 def _row(model: str, home: Path) -> Row:
     found = json.loads((home / "eval.json").read_text())
-    return {"model": model, "figures": {"sae": found["figures"],
+    return {"model": model, "card": (home / CARD).read_text(), "figures": {"sae": found["figures"],
             **{n: e["figures"] for n, e in found["nulls"].items()}}}  # fmt: skip
