@@ -123,6 +123,7 @@ def _code_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any],
     from mmxai.kernels.code_gradients._triton import latent_gradients
     from mmxai.kernels.decode_codes._triton import decode
     from mmxai.kernels.decode_error._triton import error_rows
+    from mmxai.kernels.select_above._triton import above
 
     floats = (
         "values",
@@ -150,6 +151,10 @@ def _code_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any],
         {"OUT": 4096, "IN": 4096},
         8,
     )
+    chosen = types | {"cuts": "*fp32", "counts": "*i64", "ends": "*i64", "one": "fp32", "row_stride": "i64"}
+    for writes in (False, True):
+        given = chosen if writes else chosen | dict.fromkeys(("ends", "values", "indices"), "")
+        yield "writes" if writes else "counts", above, given, {"STEP": 1024}, 4
     numbers = dict.fromkeys(("rate", "old1", "new1", "old2", "new2", "eps", "root", "kept"), "fp32")
     yield "", adam, types | numbers | {"scale": "*fp32"}, {"UNIT": True, "BLOCK": 4096}, 8
 

@@ -10,6 +10,27 @@ from tests.kernels.conformance import SumTests
 class TestAdamRows(SumTests):
     op = module.OP
 
+    @pytest.mark.parametrize("unit", [False, True])
+    def test_a_scale_that_is_a_tensor(self, backend, unit):
+        ends = {}
+        for kind, scale in (
+            ("number", 0.7),
+            ("tensor", torch.full((1,), 0.7)),
+            ("nan", torch.tensor([torch.nan])),
+        ):
+            g = torch.Generator().manual_seed(0)
+            w, gradient, m, v = (torch.rand(5, 30, generator=g).to(backend[1]) for _ in range(4))
+            begun = w.clone(), m.clone(), v.clone()
+            by = scale.to(backend[1]) if isinstance(scale, torch.Tensor) else scale
+            adam_rows(
+                w, gradient, m, v, lr=0.1, betas=(0.9, 0.99), eps=1e-8, step=2, scale=by, unit=unit,
+                backend=backend[0],
+            )  # fmt: skip
+            ends[kind] = w, m, v
+        assert all(torch.equal(a, b) for a, b in zip(ends["tensor"], ends["number"], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(ends["nan"], begun, strict=True))
+        assert not torch.equal(ends["tensor"][0], begun[0])
+
     @staticmethod
     def cases():
         for rows, width in ((0, 5), (1, 1), (1, 1000), (37, 13), (50, 768)):
@@ -65,7 +86,14 @@ def test_unit_rows():
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(g=torch.ones(2, 4)), dict(m=torch.ones(3, 2).T), dict(w=torch.ones(3)), dict(step=0)]
+    "wrong",
+    [
+        dict(g=torch.ones(2, 4)),
+        dict(m=torch.ones(3, 2).T),
+        dict(w=torch.ones(3)),
+        dict(step=0),
+        dict(scale=torch.ones(2)),
+    ],
 )
 def test_bad_arguments(wrong):
     given = dict(zip("wgmv", torch.ones(4, 2, 3), strict=True))

@@ -41,9 +41,20 @@ def test_cat_and_select():
     assert Codes.cat([codes(2, 9, 0, fixed=3)] * 2).fixed_k == 3
 
 
+@pytest.mark.parametrize("fixed", [None, 3])
+@pytest.mark.parametrize("rows", [1, 4, 20, 50])
+def test_blocks(rows, fixed):
+    held = codes(20, 30, 0.2, fixed=fixed)
+    parts = list(held.blocks(rows))
+    assert [len(range(20)[at]) for at, _, _ in parts] == [min(rows, 20 - s) for s in range(0, 20, rows)]
+    assert torch.equal(torch.cat([part.dense() for _, _, part in parts]), held.dense())
+    assert torch.equal(torch.cat([held.values[entries] for _, entries, _ in parts]), held.values)
+
+
 def test_no_rows():
     none = Codes.fixed(torch.empty(0, 3), torch.empty(0, 3, dtype=torch.int32), 7)
     assert none.rows == 0 and none.dense().shape == (0, 7) and none.density == 0
+    assert list(none.blocks(5)) == []
 
 
 @pytest.mark.parametrize(

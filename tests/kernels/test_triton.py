@@ -7,6 +7,7 @@ import torch
 from mmxai.kernels._args import FLOATS
 from mmxai.kernels._dispatch import unavailable
 from mmxai.kernels.capture import NeuronState, capture
+from mmxai.kernels.select_above import select_above
 from mmxai.kernels.topk_rows import topk_rows
 from tests.kernels import test_adam_rows, test_code_gradients, test_decode
 from tests.kernels.conformance import numbers, values
@@ -97,6 +98,19 @@ def test_topk_rows_with_a_bias():
     x, bias = torch.randn(2, 1100), torch.randn(1100)
     got, want = (topk_rows(x, 9, bias=bias, backend=backend) for backend in ("triton", "reference"))
     assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("rows", [(37, 203), (3, 2000), (1, 1)], ids=str)
+def test_select_above(rows):
+    g = torch.Generator().manual_seed(0)
+    x, bias, cuts = torch.randn(rows, generator=g), *torch.randn(2, rows[1], generator=g)
+    x[0, ::7] = float("nan")
+    for cut in (0.0, cuts, float("-inf"), float("inf")):
+        for added in (None, bias):
+            got, want = (select_above(x, cut, bias=added, backend=b) for b in ("triton", "reference"))
+            assert all(
+                torch.equal(getattr(got, n), getattr(want, n)) for n in ("values", "indices", "offsets")
+            )
 
 
 DECODE, ERROR = test_decode.TestDecodeCodes, test_decode.TestDecodeError

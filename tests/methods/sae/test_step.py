@@ -161,9 +161,9 @@ def check(weights, arch, x, target, *, centred=False, aux=None, shares=None, **o
         project=False, workspace=Workspace(block_rows=17), **options,
     )  # fmt: skip
     assert result.loss == pytest.approx(want_loss, rel=1e-5)
-    assert set(found.tensors) == set(want)
+    assert set(found) == set(want)
     for name, g in want.items():
-        close(found.tensors[name], g, name)
+        close(found[name], g, name)
     total = sum(float(g.square().sum()) for g in want.values())
     assert result.grad_norm == pytest.approx(total**0.5, rel=1e-5)
     return result
@@ -215,7 +215,7 @@ def test_finite_differences():
     weights, x, target = make(arch)
     found, result = gradients(weights, arch, x, target, scale=scale, centred=True, project=False)
     at = vars(weights)
-    for name, g in found.tensors.items():
+    for name, g in found.items():
         direction = torch.randn(g.shape, generator=torch.Generator().manual_seed(3)).double()
         slope, step_size = float((g.double() * direction).sum()), 1e-7
         losses = []
@@ -260,10 +260,43 @@ def test_frozen_weights_stay():
     weights, x, target = make(TopK())
     before = weights.W_dec.clone()
     found, result = gradients(weights, TopK(), x, target, scale=1.0, centred=True, frozen=["W_dec"])
-    total = sum(float(g.double().square().sum()) for g in found.tensors.values())
+    total = sum(float(g.double().square().sum()) for g in found.values())
     assert result.grad_norm == pytest.approx(total**0.5, rel=1e-5)
     step(weights, TopK(), x, target, Adam(weights), lr=0.1, scale=1.0, centred=True, frozen=["W_dec"])
     assert torch.equal(weights.W_dec, before)
+    with pytest.raises(ArgumentError, match="expected names of weights"):
+        gradients(weights, TopK(), x, target, scale=1.0, centred=True, frozen=["W_skip"])
+
+
+def test_a_norm_of_mostly_frozen_gradients():
+    """What is left is summed, not what is frozen taken away: that would lose all figures."""
+    weights, x, target = make(TopK())
+    found, result = gradients(
+        weights, TopK(), x, 1e8 * target, scale=1.0, centred=True, frozen=["W_dec", "b_dec"]
+    )
+    total = sum(float(g.double().square().sum()) for g in found.values())
+    assert set(found) == {"W_enc", "b_enc"} and result.grad_norm == pytest.approx(total**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_moves_nothing(bad, clip):
+    weights, x, target = make(TopK())
+    before = {n: w.clone() for n, w in vars(weights).items() if w is not None}
+    adam = Adam(weights)
+    target[3, 4] = bad
+    result = step(weights, TopK(), x, target, adam, lr=0.1, scale=1.0, centred=True, clip=clip)
+    assert not result.loss < float("inf") and not result.grad_norm < float("inf")
+    assert all(torch.equal(getattr(weights, n), w) for n, w in before.items())
+    assert all(not m.any() for m in (*adam.first.values(), *adam.second.values()))
+
+
+def test_what_is_logged():
+    weights, x, target = make(Relu())
+    result = gradients(weights, Relu(), x, target, scale=1 / ROWS, centred=True)[1]
+    assert result.l0 == pytest.approx(int((result.codes.values > 0).sum()) / ROWS)
+    assert result.loss == pytest.approx(result.reconstruction + result.penalty) and result.penalty > 0
+    assert result.reconstruction == pytest.approx(float(result.row_losses.sum()) / ROWS)
 
 
 def test_steps_repeat_to_the_bit():
@@ -294,9 +327,12 @@ def test_bad_arguments():
         encode(weights, TopK(), x[:, :5], centred=False)
     with pytest.raises(ArgumentError, match="expected one of"):
         encode(weights, TopK(), x, centred=True, product="float64")
+    with pytest.raises(ArgumentError, match="AuxK expects more"):
+        aux = AuxK(torch.arange(5), 2)
+        gradients(weights, TopK((20, M)), x, target, scale=1.0, centred=True, aux=aux, prefix_weights=[1, 0])
     with pytest.raises(ArgumentError, match="target is"):
         gradients(weights, TopK(), x, target[:, :4], scale=1.0, centred=True)
     with pytest.raises(ArgumentError, match="expected those of"):
-        Adam(weights).step(weights, {"W": x}, 0.1, norm=1.0)
+        Adam(weights).step(weights, {"W": x}, 0.1, norm=torch.ones((), dtype=torch.float64))
     with pytest.raises(ArgumentError, match="expected"):
         Adam(weights).load_state_dict({"step": 1})
