@@ -89,7 +89,7 @@ def write(sae: Plain, path: Path) -> None:
         "dict_size": latents,
         "k": sae.k,
         "layer": None,
-        "lm_name": sae.identity.get("lm_name"),
+        "lm_name": sae.model_name,
         "submodule_name": sae.site_in,
     }
     about = {"site_in": sae.site_in, "identity": dict(sae.identity)}

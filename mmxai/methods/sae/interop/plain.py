@@ -47,6 +47,13 @@ class Plain:
     def transcoder(self) -> bool:
         return self.site_out not in ("", self.site_in)
 
+    @property
+    def model_name(self) -> str | None:
+        """Of the model it is for, under the names that it has here, in SAELens and in dictionary_learning."""
+        model = self.identity.get("model")
+        name = model.get("name") if isinstance(model, Mapping) else None
+        return name or self.identity.get("model_name") or self.identity.get("lm_name")
+
     def centre(self, centred: bool) -> Plain:
         """The same function with `b_dec` subtracted from the input, or not; `b_enc` makes up for it."""
         if centred == self.centred:

@@ -85,7 +85,7 @@ def write(sae: Plain, path: Path) -> None:
     about: dict[str, Any] = {
         "sae_lens_version": VERSION,
         "hook_name": hook_of(sae.site_in),
-        "model_name": sae.identity.get("model_name"),
+        "model_name": sae.model_name,
         "mmxai": {"site_in": sae.site_in, "site_out": sae.site_out, "identity": dict(sae.identity)},
     }
     config: dict[str, Any] = {

@@ -129,6 +129,18 @@ def test_layouts_that_cannot_hold_it(spec, layout, says, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "identity", [{"model_name": "gpt2"}, {"lm_name": "gpt2"}, {"model": {"name": "gpt2"}, "store": "a.zarr"}]
+)
+def test_the_model_is_named(identity, tmp_path):
+    sae = filled(replace(SPECS["topk"], identity=identity))
+    write_sae(sae, tmp_path / "s", "saelens")
+    assert json.loads((tmp_path / "s" / "cfg.json").read_text())["metadata"]["model_name"] == "gpt2"
+    write_sae(sae, tmp_path / "d", "dictionary_learning")
+    assert json.loads((tmp_path / "d" / "config.json").read_text())["trainer"]["lm_name"] == "gpt2"
+    assert read_sae(tmp_path / "s").spec.identity == read_sae(tmp_path / "d").spec.identity == identity
+
+
 def test_a_threshold_a_latent_is_not_batchtopk_there(tmp_path):
     sae = filled(SPECS["batchtopk"])
     sae.threshold[0] = 0.1
