@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mmxai.errors import CheckpointError
-from mmxai.methods.sae.files import replace
+from mmxai.methods.sae.files import write_tensors
 from mmxai.methods.sae.trainee import Trainee
 
 VERSION = 1
@@ -39,12 +38,7 @@ def save(path: Path, trainees: Sequence[Trainee], state: Mapping[str, Any]) -> N
     """Replaces the checkpoint in one rename. `state`: JSON, with the run's `settings`."""
     tensors = {f"{i}/{k}": v for i, t in enumerate(trainees) for k, v in t.tensors().items()}
     whole = {**state, "version": VERSION, "trainees": [t.state() for t in trainees]}
-    staged = path.with_suffix(".tmp")
-    staged.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged, {"run": json.dumps(whole)}
-    )
-    replace(staged, path)
+    write_tensors(path, tensors, {"run": json.dumps(whole)})
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,14 @@ WEIGHTS, DOCUMENT = "sae.safetensors", "sae.json"
 
 def write(folder: Path, spec: SAESpec, tensors: Mapping[str, torch.Tensor]) -> Path:
     """Writes both files, each whole or not at all; the document, which names the weights' checksum, last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f"{WEIGHTS}.tmp"
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged, {"format": "pt"})
+    path = folder / WEIGHTS
+    write_tensors(path, tensors, {"format": "pt"})
     document = {
         "format": FORMAT,
         "version": VERSION,
         "spec": spec.to_json(),
-        "weights": {"file": WEIGHTS, "bytes": staged.stat().st_size, "crc32c": _checksum(staged)},
+        "weights": {"file": WEIGHTS, "bytes": path.stat().st_size, "crc32c": _checksum(path)},
     }
-    replace(staged, folder / WEIGHTS)
     text = folder / f"{DOCUMENT}.tmp"
     text.write_text(json.dumps(document, indent=1) + "\n")
     replace(text, folder / DOCUMENT)
@@ -72,6 +71,23 @@ def read(folder: Path, device: torch.device | str = "cpu") -> tuple[SAESpec, dic
     except SafetensorError as error:
         raise SAEFormatError(f"{data}: got bytes that are not safetensors ({error})") from error
     return spec, {k: v.to(device) for k, v in tensors.items()}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file that takes the place of `path` in one rename. One writer of a path at a time.
+
+    It is staged in a folder of its own: safetensors writes to a name at random, which a killed process leaves
+    behind, and the next writer then finds it there.
+    """
+    staging = path.with_name(f".{path.name}.tmp")
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
+    staged = staging / path.name
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged, metadata)
+    staged.chmod(staging.stat().st_mode & 0o666)  # safetensors gives it to its owner alone
+    replace(staged, path)
+    staging.rmdir()
 
 
 def replace(staged: Path, path: Path) -> None:

@@ -41,5 +41,7 @@ def test_killed_again_and_again(tmp_path):
         for name, tensor in load_file(straight / "sae.safetensors").items():
             assert torch.equal(tensor, theirs[name]), name
         assert (straight / "sae.json").read_text() == (killed / "sae.json").read_text()
-    left = {f.suffix for f in (tmp_path / "killed" / "runs").iterdir()}
-    assert left <= {".safetensors", ".lock"}
+    left = {str(f.relative_to(tmp_path / "killed")) for f in (tmp_path / "killed").rglob("*") if f.is_file()}
+    files = {f"t.0.x/arch{a}/{f}" for a in ARCHES for f in ("sae.json", "sae.safetensors", "metrics.jsonl")}
+    assert left == files | {"runs/t.0.x.safetensors", "runs/t.0.x.lock"}
+    assert (killed / "sae.safetensors").stat().st_mode == (killed / "sae.json").stat().st_mode

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmxai.errors import ArgumentError
-from mmxai.methods.sae.metrics_log import MetricsLog, open_logs
+from mmxai.methods.sae.metrics_log import MetricsLog, check_trackers, open_logs
 
 
 def test_lines_past_the_checkpoint_are_dropped(tmp_path):
@@ -45,9 +45,9 @@ def test_trackers_get_what_the_file_gets(tmp_path, monkeypatch):
     assert (tmp_path / "t.0.x/metrics.jsonl").exists()
 
 
-def test_what_is_absent_or_unknown_is_said(tmp_path, monkeypatch):
+def test_what_is_absent_or_unknown_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ArgumentError, match="pip install wandb"):
-        open_logs(tmp_path, 0, ("wandb",))
+        check_trackers(("wandb",))
     with pytest.raises(ArgumentError, match="mlflow"):
-        open_logs(tmp_path, 0, ("mlflow",))
+        check_trackers(("mlflow",))

@@ -216,6 +216,7 @@ def test_bfloat16_product(store):
         ({"arch": "topk2"}, ArgumentError, "batchtopk"),
         ({"window": "all"}, ArgumentError, "expected one of auto"),
         ({"device": "gpu"}, ArgumentError, "device 'gpu'"),
+        ({"track": ("mlflow",)}, ArgumentError, "mlflow"),
         ({"sites_out": ("t.*.x",)}, ArgumentError, "one of each"),
     ],
 )
