@@ -130,11 +130,17 @@ def _live(
         metrics["similarity"] = similarity
         if world is not None and space == "vision":
             metrics[_COLOURS] = _zero_shot(model, world, samples)
-    elif space == "text" and model.module.can_generate():
+    elif space == "text" and _generates(model):
         metrics["loss"] = next_token_loss
     else:
         return f"{model.name} has no joint embeddings and no next token; in Python any metric will do"
     return Live(model, (picked[i : i + 32] for i in range(0, len(picked), 32)), metrics)
+
+
+def _generates(model: Model) -> bool:
+    """Whether it is transformers' model of the next token."""
+    can = getattr(model.module, "can_generate", None)
+    return callable(can) and bool(can())
 
 
 def _zero_shot(model: Model, world: Any, samples: Any) -> Any:

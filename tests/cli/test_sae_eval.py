@@ -67,7 +67,9 @@ def test_eval_of_what_does_not_fit(made, capsys, tmp_path):
     export_folder(ShapesWorld(30, seed=2, size=32), tmp_path / "other")
     other = said(sae, store, "--model", f"{home}/clip", "--data", f"{tmp_path}/other/images")
     assert "not harvested into it" in other and "count" in other
-    assert "expected some of" in said(sae, store, "--nulls", "none")
+    with pytest.raises(SystemExit):
+        main(["sae", "eval", sae, store, "--nulls", "none"])
+    assert "expected some" in capsys.readouterr().err
     assert main(["sae", "eval", sae, store, "--nulls", "", "--rows", "500"]) == 0
     assert "over 500 rows" in capsys.readouterr().out
 

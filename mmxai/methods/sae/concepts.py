@@ -167,7 +167,7 @@ def _score(name: str, sae: SAE, seen: Seen, truth: Truth) -> Concepts:
         same = sae.spec.sites_in == sae.spec.sites_out
         apart = means_apart(seen, enough) if level == "cell" and same else None
         written = None if apart is None else directions(sae)
-        for c in np.flatnonzero(enough):
+        for c in np.flatnonzero(enough).tolist():
             latent = int(found.f1[:, c].argmax())
             threshold, label = float(found.threshold[latent, c]), labels[~choose][:, c]
             mains = splits(first, found, labels[choose][:, c], c)

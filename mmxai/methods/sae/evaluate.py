@@ -261,8 +261,5 @@ def _not_held_out(sae: SAE, config: EvalConfig) -> dict[str, str]:
     split = trained_split(sae.spec)
     if split is not None and config.split is not None and split != config.split:
         return {}
-    said = {None: "all samples"}
-    return {
-        "held-out samples": f"trained on {said.get(split, f'split {split}')}, measured on "
-        f"{said.get(config.split, f'split {config.split}')}"
-    }
+    trained, measured = (f"split {s}" if s else "all samples" for s in (split, config.split))
+    return {"held-out samples": f"trained on {trained}, measured on {measured}"}

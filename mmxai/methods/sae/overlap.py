@@ -54,7 +54,7 @@ class Overlap(Result):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Histogram of the best cosines."""
         ax = axes(ax)
-        ax.hist(self.best, np.linspace(min(0.0, float(self.best.min())), 1, 51))
+        ax.hist(self.best, np.linspace(min(0.0, float(self.best.min())), 1, 51).tolist())
         ax.axvline(self.chance, color="black", linestyle=":", label="random directions")
         ax.set(xlabel="largest cosine with any direction of the other", ylabel="directions")
         ax.legend()

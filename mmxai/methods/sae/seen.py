@@ -63,7 +63,8 @@ class _Entries:
         self.values.append(values)
 
     def activity(self, count: int, width: int) -> Activity:
-        return Activity.highest(*map(np.concatenate, (self.items, self.latents, self.values)), count, width)
+        items, latents, values = map(np.concatenate, (self.items, self.latents, self.values))
+        return Activity.highest(items, latents, values, count, width)
 
 
 def look(
