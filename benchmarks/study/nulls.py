@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mmxai
-from benchmarks.study.sites import MODEL, STREAM, WIDE, Size, harvested
+from benchmarks.study.sites import BOTH, MODEL, Size, harvested
 from mmxai.cli.sae_eval import Config, run
 from mmxai.methods.sae import train_sae
 from mmxai.methods.sae.evaluate import EvalConfig
@@ -18,8 +18,8 @@ Row = dict[str, Any]
 def nulls(folder: Path, size: Size) -> list[Row]:
     """A TopK SAE of the residual stream and one of an MLP's neurons, each with all that eval measures."""
     rows = []
-    for site in (STREAM, WIDE):
-        store = harvested(folder, size, (site,), "bfloat16")
+    for site in BOTH:
+        store = harvested(folder, size, BOTH, "bfloat16")
         out = folder / "nulls"
         config = size.config(sites=(site,), rows=size.rows // 2, k=16)
         with mmxai.open_store(store) as opened:

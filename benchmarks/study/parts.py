@@ -9,7 +9,7 @@ from typing import Any
 import mmxai
 from benchmarks.study.nulls import nulls
 from benchmarks.study.real import real
-from benchmarks.study.sites import STREAM, WIDE, Size, figures, harvested
+from benchmarks.study.sites import BOTH, Size, figures, harvested
 from mmxai.methods.sae import SAE, TrainConfig, train_sae
 from mmxai.methods.sae.measures import Metrics
 from mmxai.methods.sae.pca import pca_sae
@@ -31,7 +31,7 @@ def fronts(folder: Path, size: Size) -> list[Row]:
     families["jumprelu"] = [size.config(arch="jumprelu", target_l0=float(k)) for k in size.ks]
     families["relu"] = [size.config(arch="relu", penalty=p) for p in L1]
     rows: list[Row] = []
-    with mmxai.open_store(harvested(folder, size, (WIDE,), "bfloat16")) as store:
+    with mmxai.open_store(harvested(folder, size, BOTH, "bfloat16")) as store:
         for arch, configs in families.items():
             saes = train_sae(store, configs, out=folder / f"front-{arch}", part_of="0/1")
             named = {str(i): sae for i, sae in enumerate(saes)}
@@ -44,11 +44,11 @@ def fronts(folder: Path, size: Size) -> list[Row]:
 def stores(folder: Path, size: Size) -> list[Row]:
     """What a store's data type costs: trained from it, measured on the same rows in float32; two seeds."""
     rows: list[Row] = []
-    for site in (WIDE, STREAM):
-        exact = harvested(folder, size, (site,), "float32")
+    for site in BOTH:
+        exact = harvested(folder, size, BOTH, "float32")
         for dtype in STORES:
             options = {"topk": TOPK_KEPT} if dtype == "topk" else {}
-            with mmxai.open_store(harvested(folder, size, (site,), dtype, **options)) as store:
+            with mmxai.open_store(harvested(folder, size, BOTH, dtype, **options)) as store:
                 config = size.config(sites=(site,), rows=size.rows // 2)
                 saes = {
                     str(seed): train_sae(
@@ -91,7 +91,7 @@ def dead(folder: Path, size: Size) -> list[Row]:
         "default": {},
         **{f"{after:,} rows": {"dead_after": after} for after in (half // 100, half // 20, half // 5)},
     }
-    with mmxai.open_store(harvested(folder, size, (WIDE,), "bfloat16")) as store:
+    with mmxai.open_store(harvested(folder, size, BOTH, "bfloat16")) as store:
         saes: dict[str, SAE] = {}
         for i, (name, options) in enumerate(tried.items()):
             config = size.config(**{**common, **options})

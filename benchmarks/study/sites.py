@@ -14,6 +14,7 @@ from mmxai.store import Store
 
 MODEL = "shapes-clip"
 WIDE, STREAM = "vision.3.mlp_post", "vision.3.resid_post"
+BOTH = (WIDE, STREAM)
 EVERY_ROW = EvalConfig(split="test", rows=1 << 30)
 
 
@@ -21,10 +22,10 @@ EVERY_ROW = EvalConfig(split="test", rows=1 << 30)
 class Size:
     """`pictures` harvested, 64 patches each; `rows` that a training sees, `batch` a step."""
 
-    pictures: int = 4096
-    rows: int = 1_000_000
-    batch: int = 1024
-    latents: int = 2048
+    pictures: int = 2048
+    rows: int = 300_000
+    batch: int = 512
+    latents: int = 1024
     lr: float = 1e-3
     ks: tuple[int, ...] = (8, 16, 32, 64)
 
