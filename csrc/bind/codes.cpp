@@ -4,6 +4,7 @@
 #include "../core/code_gradients.h"
 #include "../core/codes.h"
 #include "../core/select_above.h"
+#include "../core/topk_product.h"
 #include "buffers.h"
 
 namespace mmxai::bind {
@@ -120,9 +121,38 @@ py::tuple select_above(const py::array_t<float>& x, const py::object& bias, cons
   return py::make_tuple(values, indices, counts);
 }
 
+#ifdef MMXAI_TOPK_PRODUCT
+// How many floats of scratch it wants.
+int64_t topk_product_scratch(int64_t rows, int64_t latents, int64_t width, int threads) {
+  return Plan(rows, latents, width, threads).size();
+}
+
+void topk_product(const Dense<float>& x, const Dense<float>& w, const Dense<float>& bias, const py::object& values,
+                  const py::object& indices, const py::object& scratch, int threads) {
+  require(topk_product_runs(), "this processor has no AVX512-BF16");
+  require(x.ndim() == 2 && w.ndim() == 2 && w.shape(1) == x.shape(1) && bias.size() == w.shape(0), "shapes differ");
+  require(py::isinstance<Dense<float>>(values) && threads >= 1, "expected values (rows, k) and threads");
+  const int64_t rows = x.shape(0), latents = w.shape(0), width = x.shape(1);
+  const int64_t k = py::reinterpret_borrow<Dense<float>>(values).shape(1);
+  require(k >= 1 && k <= kGroups / 2 && k <= latents && latents <= INT32_MAX, "expected 1 <= k <= 128, the latents");
+  const TopkProduct job{x.data(), w.data(), bias.data(), rows, latents, width, k, tensor<float>(values, {rows, k}),
+                        tensor<int32_t>(indices, {rows, k}),
+                        tensor<float>(scratch, {topk_product_scratch(rows, latents, width, threads)})};
+  py::gil_scoped_release release;
+  mmxai::topk_product(job, threads);
+}
+#endif
+
 }  // namespace
 
 void codes(py::module_& m) {
+#ifdef MMXAI_TOPK_PRODUCT
+  m.def("topk_product_runs", &topk_product_runs);
+  m.def("topk_product_scratch", &topk_product_scratch, py::arg("rows"), py::arg("latents"), py::arg("width"),
+        py::arg("threads"));
+  m.def("topk_product", &topk_product, py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("bias").noconvert(),
+        py::arg("values"), py::arg("indices"), py::arg("scratch"), py::arg("threads"));
+#endif
   m.def("decode_codes", &decode_codes, py::arg("values").noconvert(), py::arg("indices").noconvert(),
         py::arg("offsets").noconvert(), py::arg("table").noconvert(), py::arg("bias"), py::arg("base"), py::arg("out"),
         py::arg("threads"));

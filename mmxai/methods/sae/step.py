@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -68,6 +68,16 @@ class Choice(Protocol):
 
     def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
         """From the gradient `[n]` of the reconstruction's loss at the values; it may overwrite that."""
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """A choice that can do without the encoder's product."""
+
+    def direct(
+        self, inputs: torch.Tensor, W_enc: torch.Tensor, bias: torch.Tensor, workspace: Workspace
+    ) -> bool:
+        """Chooses for all rows of `inputs` `[B, D]`; or False: it wants the product's blocks."""
 
 
 class Arch(Protocol):
@@ -276,9 +286,14 @@ def _encode(
         raise ArgumentError(f"sae step: got product={product!r}, expected one of {PRODUCTS}")
     rows, latents = len(inputs), len(weights.b_enc)
     bias = weights.b_enc.detach()
-    matrix = weights.W_enc.detach().to(getattr(torch, product)).T
+    W_enc = weights.W_enc.detach()
     choice = arch.begin(weights, rows)
     dead_pre = None if dead is None else workspace.take("dead", (rows, len(dead)), inputs.device)
+    if product == "float32" and isinstance(choice, Direct) and choice.direct(inputs, W_enc, bias, workspace):
+        if dead is not None and dead_pre is not None:
+            torch.addmm(bias[dead], inputs, W_enc[dead].T, out=dead_pre)
+        return choice, choice.finish(), dead_pre
+    matrix = W_enc.to(getattr(torch, product)).T
     for first in range(0, rows, workspace.block_rows):
         block = inputs[first : first + workspace.block_rows]
         out = workspace.take("product", (len(block), latents), inputs.device)

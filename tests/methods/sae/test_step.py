@@ -12,6 +12,7 @@ from mmxai.kernels.select_above import select_above
 from mmxai.kernels.topk_rows import topk_rows
 from mmxai.methods.sae import workspace as rule
 from mmxai.methods.sae.adam import Adam
+from mmxai.methods.sae.arch import topk
 from mmxai.methods.sae.auxk import AuxK
 from mmxai.methods.sae.step import CodeGradient, Workspace, encode, gradients, step
 
@@ -297,6 +298,32 @@ def test_what_is_logged():
     assert result.l0 == pytest.approx(int((result.codes.values > 0).sum()) / ROWS)
     assert result.loss == pytest.approx(result.reconstruction + result.penalty) and result.penalty > 0
     assert result.reconstruction == pytest.approx(float(result.row_losses.sum()) / ROWS)
+
+
+@pytest.mark.parametrize("aux", [False, True])
+def test_without_the_product(aux, monkeypatch):
+    """Many latents: the largest are found another way (kernels/topk_product), and are the same."""
+    g = torch.Generator().manual_seed(0)
+    W = torch.nn.functional.normalize(torch.randn(700, D, generator=g), dim=1)
+    weights = SimpleNamespace(
+        W_enc=W.clone(), b_enc=0.1 * torch.randn(700, generator=g), W_dec=W,
+        b_dec=torch.randn(D, generator=g), threshold=None, W_skip=None,
+    )  # fmt: skip
+    x, dead = torch.randn(ROWS, D, generator=g), AuxK(torch.arange(0, 700, 10), 20, 0.1)
+    ends = []
+    for quicker in (lambda *a: True, lambda *a: False):
+        monkeypatch.setattr(topk, "quicker", quicker)
+        ends.append(
+            gradients(
+                weights, topk.TopK(9), x, x, scale=1.0, centred=True, aux=dead if aux else None,
+                workspace=Workspace(17),
+            )
+        )  # fmt: skip
+    (found, result), (want, expected) = ends
+    assert torch.equal(result.codes.indices, expected.codes.indices)
+    assert result.loss == pytest.approx(expected.loss, rel=1e-6) and (result.aux > 0) == aux
+    for name, tensor in want.items():
+        close(found[name], tensor, name)
 
 
 def test_steps_repeat_to_the_bit():

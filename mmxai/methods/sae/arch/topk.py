@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from mmxai.kernels.codes import Codes
+from mmxai.kernels.topk_product import quicker, topk_product
 from mmxai.kernels.topk_rows import topk_rows
 from mmxai.methods.sae.step import CodeGradient, Weights
+from mmxai.methods.sae.workspace import Workspace
 
 
 class TopK:
@@ -37,13 +39,25 @@ class TopK:
 class Choice:
     def __init__(self, weights: Weights, rows: int, k: int):
         device = weights.W_enc.device
-        self._width = len(weights.W_enc)
+        self._width, self._k = len(weights.W_enc), k
         self._values = torch.empty((rows, k), device=device)
         self._indices = torch.empty((rows, k), dtype=torch.int32, device=device)
 
     def block(self, product: torch.Tensor, bias: torch.Tensor, first_row: int) -> None:
         rows = slice(first_row, first_row + len(product))
-        self._values[rows], self._indices[rows] = topk_rows(product, self._values.shape[1], bias=bias)
+        self._values[rows], self._indices[rows] = topk_rows(product, self._k, bias=bias)
+
+    def direct(
+        self, inputs: torch.Tensor, W_enc: torch.Tensor, bias: torch.Tensor, workspace: Workspace
+    ) -> bool:
+        if not quicker(inputs, W_enc, self._k):
+            return False
+
+        def scratch(count: int) -> torch.Tensor:
+            return workspace.take("product", (count,), inputs.device)
+
+        self._values, self._indices = topk_product(inputs, W_enc, self._k, bias=bias, scratch=scratch)
+        return True
 
     def finish(self) -> Codes:
         return Codes.fixed(self._values.clamp_min_(0), self._indices, self._width)
