@@ -35,8 +35,10 @@ class Recovered(Result):
     with the same rows replaced by their mean over the data or by zeros.
 
     recovered = (spliced - ablated) / (clean - ablated): 1 where nothing is lost, 0 where the rows might as
-    well be the mean; NaN where ablating them changes nothing. `zero_recovered` is the same against
-    zeros, as much published work has it: an easier bar. stderr: standard error of spliced - clean.
+    well be the mean; NaN where ablating them changes the metric by no more than twice its standard error, for
+    there is nothing to recover then. `zero_recovered` is the same against zeros, as much published work has
+    it: an easier bar. stderr, mean_stderr, zero_stderr: standard errors of spliced - clean, mean_ablated -
+    clean and zero_ablated - clean.
     """
 
     metric: str
@@ -46,14 +48,20 @@ class Recovered(Result):
     mean_ablated: float
     zero_ablated: float
     stderr: float
+    mean_stderr: float
+    zero_stderr: float
 
     @property
     def recovered(self) -> float:
-        return _share(self.spliced, self.mean_ablated, self.clean)
+        return self._share(self.mean_ablated, self.mean_stderr)
 
     @property
     def zero_recovered(self) -> float:
-        return _share(self.spliced, self.zero_ablated, self.clean)
+        return self._share(self.zero_ablated, self.zero_stderr)
+
+    def _share(self, ablated: float, error: float) -> float:
+        lost = self.clean - ablated
+        return (self.spliced - ablated) / lost if abs(lost) > 2 * error else float("nan")
 
     def to_json(self) -> dict[str, Any]:
         shares = {"recovered": self.recovered, "zero_recovered": self.zero_recovered}
@@ -70,6 +78,7 @@ class Recovered(Result):
             f"{self.metric} over {self.items:,} items: {number(self.clean)} as the model is, "
             f"{number(self.spliced)} spliced (difference +- {number(self.stderr)}), "
             f"{number(self.mean_ablated)} with the mean, {number(self.zero_ablated)} with zeros"
+            f"{'' if self.recovered == self.recovered else ': too little is lost to say what is recovered'}"
         )
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -196,12 +205,14 @@ def _splice(mask: torch.Tensor, rows: torch.Tensor) -> Callable[[torch.Tensor], 
 
 
 def _result(label: str, name: str, found: Mapping[str, Mapping[str, list[torch.Tensor]]]) -> Recovered:
-    values = {key: torch.cat(found[key][label]) for key in ("clean", name, "mean", "zero")}
-    apart = values[name] - values["clean"]
-    error = float(apart.std() / len(apart) ** 0.5) if len(apart) > 1 else float("nan")
-    clean, spliced, mean, zero = (float(v.mean()) for v in values.values())
-    return Recovered(label, len(apart), clean, spliced, mean, zero, error)
+    clean, *others = (torch.cat(found[key][label]) for key in ("clean", name, "mean", "zero"))
+    return Recovered(
+        label, len(clean), float(clean.mean()), *(float(v.mean()) for v in others),
+        *(_stderr(v - clean) for v in others),
+    )  # fmt: skip
 
 
-def _share(spliced: float, ablated: float, clean: float) -> float:
-    return (spliced - ablated) / (clean - ablated) if clean != ablated else float("nan")
+def _stderr(differences: torch.Tensor) -> float:
+    """Of the mean. Item by item two runs differ far less than the items do."""
+    n = len(differences)
+    return float(differences.std() / n**0.5) if n > 1 else float("nan")

@@ -1,5 +1,7 @@
 """Splicing into a tiny CLIP: an SAE that loses nothing, one that knows only the mean, losses by hand."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
@@ -8,7 +10,7 @@ import mmxai
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.nulls import rerandomised
-from mmxai.methods.sae.recovered import ZeroShot, next_token_loss, recovered, similarity
+from mmxai.methods.sae.recovered import Recovered, ZeroShot, next_token_loss, recovered, similarity
 from mmxai.methods.sae.spec import SAESpec
 from mmxai.shapes import ShapesWorld
 from tests.harvesting.conftest import save_tiny_clip
@@ -53,7 +55,7 @@ def test_what_loses_nothing_recovers_all(measured):
     assert one.items == 24 and one.clean == pytest.approx(
         float(cosine_similarity(image, text).mean()), abs=1e-5
     )
-    assert one.recovered == pytest.approx(1, abs=1e-3) and one.zero_recovered == pytest.approx(1, abs=1e-3)
+    assert one.recovered == pytest.approx(1, abs=1e-3) and one.spliced == pytest.approx(one.clean, abs=1e-6)
     chosen = cosine_similarity(image[:, None], texts[None], dim=2).argmax(1)
     right = (chosen == labels)[labels >= 0].double().mean()
     assert found["whole"]["zero-shot"].items == 23
@@ -61,7 +63,7 @@ def test_what_loses_nothing_recovers_all(measured):
 
 
 def test_the_mean_alone_recovers_nothing(measured, clip, world):
-    _, _, _, found = measured
+    clean, _, _, found = measured
     one = found["silent"]["similarity"]
     assert one.spliced == pytest.approx(one.mean_ablated, abs=1e-6) and one.recovered == pytest.approx(
         0, abs=1e-3
@@ -74,7 +76,21 @@ def test_the_mean_alone_recovers_nothing(measured, clip, world):
     run = clip.run(list(world[:24]), capture=["vision.embeds", "text.embeds"], edit={SITE: zeros})
     image, text = run.acts["vision.embeds"][:, 0], run.acts["text.embeds"][:, 0]
     assert one.zero_ablated == pytest.approx(float(cosine_similarity(image, text).mean()), abs=1e-5)
+    moved = cosine_similarity(image, text) - cosine_similarity(
+        *(clean.acts[s][:, 0] for s in ("vision.embeds", "text.embeds"))
+    )
+    assert one.zero_stderr == pytest.approx(float(moved.std()) / 24**0.5, rel=1e-3)
     assert "recovered" in repr(one) and one.to_json()["recovered"] == pytest.approx(0, abs=1e-3)
+
+
+def test_nothing_can_be_recovered_of_nothing_lost():
+    """What ablation costs must stand out of its noise before anything is divided by it."""
+    plain = dict(metric="m", items=9, clean=1.0, spliced=0.9, zero_ablated=0.5, stderr=0.01, zero_stderr=0.1)
+    clear = Recovered(**plain, mean_ablated=0.8, mean_stderr=0.09)
+    assert clear.recovered == pytest.approx(0.5) and clear.zero_recovered == pytest.approx(0.8)
+    unclear = Recovered(**plain, mean_ablated=0.8, mean_stderr=0.11)
+    assert math.isnan(unclear.recovered) and unclear.to_json()["recovered"] is None
+    assert "too little" in unclear.line() and "too little" not in clear.line()
 
 
 def test_only_the_rows_it_knows_are_replaced(clip, world):
