@@ -13,6 +13,7 @@ from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.spec import SAESpec
 
 MEDIAN_STEPS = 50
+RIDGE = 1e-6  # of the mean variance
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,26 @@ def begin(spec: SAESpec, config: TrainConfig, sample: Mapping[str, torch.Tensor]
     """Weights before the first step, from `sample`: site -> rows `[n, width]`, unscaled.
 
     Decoder rows: random unit vectors. Encoder rows: the same (tied), or others; of a transcoder always
-    others. b_dec: the centre of the targets. b_enc: 0, or, where the input is not centred, what makes the
-    mean input's pre-activations 0.
+    others. W_skip: the least-squares map, so that the latents learn what it leaves. b_dec: the centre of
+    what is left, the targets where there is no W_skip. b_enc: 0, or, where the input is not centred, what
+    makes the mean input's pre-activations 0.
     """
     draw = torch.Generator().manual_seed(config.seed)
     sae = SAE.zeros(spec, sample[spec.sites_in[0]].device)
     sae.W_dec.copy_(_directions(spec.latents, spec.width_out, draw))
     tied = config.init == "tied" and spec.sites_in == spec.sites_out
     sae.W_enc.copy_(sae.W_dec if tied else _directions(spec.latents, spec.width_in, draw))
-    target = scaled(sample, spec.sites_out, spec.scale_out)
+    x, target = scaled(sample, spec.sites_in, spec.scale), scaled(sample, spec.sites_out, spec.scale_out)
+    left = target
+    if sae.W_skip is not None:
+        sae.W_skip.copy_(_least_squares(x, target))
+        left = target - x @ sae.W_skip.T
     if config.center == "geometric_median":
-        sae.b_dec.copy_(geometric_median(target))
+        sae.b_dec.copy_(geometric_median(left))
     elif config.center == "mean":
-        sae.b_dec.copy_(target.mean(0))
+        sae.b_dec.copy_(left.mean(0))
     if not spec.centred:
-        torch.mv(sae.W_enc, -scaled(sample, spec.sites_in, spec.scale).mean(0), out=sae.b_enc)
+        torch.mv(sae.W_enc, -x.mean(0), out=sae.b_enc)
     return Beginning(sae, _spread(target))
 
 
@@ -84,6 +90,14 @@ def geometric_median(x: torch.Tensor, steps: int = MEDIAN_STEPS) -> torch.Tensor
         if moved <= 1e-5 * float(away.mean()):
             break
     return middle
+
+
+def _least_squares(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """W `[E, D]` that brings x W^T nearest to `y`, both centred; a little ridge, as rows may be few."""
+    x, y = (x - x.mean(0)).double(), (y - y.mean(0)).double()
+    inner = x.T @ x
+    inner.diagonal().add_(RIDGE * inner.trace() / len(inner))
+    return torch.linalg.solve(inner, x.T @ y).T
 
 
 def _spread(x: torch.Tensor) -> float:

@@ -1,12 +1,13 @@
 """How architectures choose: BatchTopK's blocks against one sort of all, JumpReLU's window, schedules."""
 
+import numpy as np
 import pytest
 import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae import SAE, SAESpec, TrainConfig
 from mmxai.methods.sae.arch import make_arch
-from mmxai.methods.sae.init import geometric_median
+from mmxai.methods.sae.init import begin, geometric_median
 from mmxai.methods.sae.schedule import Schedule
 
 
@@ -112,6 +113,22 @@ def test_geometric_median_ignores_outliers():
     away = torch.linalg.vector_norm(x - found, dim=1)
     pull = ((x - found) / away[:, None]).sum(0)  # 0 where the summed distance is least
     assert pull.norm() < 1
+
+
+def test_a_skip_path_begins_as_the_least_squares_map():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 8, generator=draw) @ torch.randn(8, 8, generator=draw) + 3
+    W, noise = torch.randn(5, 8, generator=draw), torch.randn(3000, 5, generator=draw)
+    y = x @ W.T + 2 + 0.1 * noise
+    spec = SAESpec("topk", 16, ("a",), (8,), ("b",), (5,), k=2, skip=True, scale=(0.5,), scale_out=(2.0,))
+    config = TrainConfig(latents=16, k=2, sites_out=("b",), skip=True, center="mean")
+    sae = begin(spec, config, {"a": x, "b": y}).sae
+    full = np.linalg.lstsq(np.c_[x.numpy(), np.ones(3000)], y.numpy(), rcond=None)[0]
+    torch.testing.assert_close(sae.W_skip.numpy() / 4, full[:8].T, atol=2e-3, rtol=1e-2, check_dtype=False)
+    with_no_latent = (x * 0.5) @ sae.W_skip.T / 2 + sae.b_dec / 2
+    assert float((with_no_latent - y).square().mean()) < 1.05 * 0.01
+    pre = 0.5 * x @ sae.W_enc.T + sae.b_enc
+    assert pre.mean(0).abs().max() < 1e-4
 
 
 def test_nested_prefixes():
