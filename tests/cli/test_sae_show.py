@@ -32,7 +32,7 @@ def made(tmp_path_factory):
         (home / folder).mkdir(parents=True, exist_ok=True)
         (home / folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     sae, acts = str(home / "sae"), str(home / "acts.zarr")
-    assert main(["sae", "eval", sae, acts, "--nulls", "pca", "--split", "none"]) == 0
+    assert main(["sae", "eval", sae, acts, "--nulls", "pca", "--split", "None"]) == 0
     assert main(["sae", "encode", sae, acts, str(home / "latents.zarr")]) == 0
     return home
 

@@ -234,4 +234,4 @@ def phrases(captions: Iterable[str], most: int = 2000, longest: int = 3) -> list
     return [text for text, _ in counts.most_common(most)]
 
 
-_FUNCTION_WORDS = frozenset("a an the and or of to in on at by for from with is are be".split())
+_FUNCTION_WORDS = frozenset(re.findall(r"\w+", "a an the and or of to in on at by for from with is are be"))

@@ -196,6 +196,7 @@ class _Pass:
 
 def draw_latents(store: Store, name: str, number: int, seed: int = 0) -> list[int]:
     """So many latents at random among those ever active, ascending: a fair sample, not the prettiest."""
-    alive = torch.nonzero(store.stats[name].positive > 0)[:, 0].numpy()
+    site = store[name]
+    alive = torch.nonzero(store.stats[site.name].positive > 0)[:, 0].numpy()
     order = np.argsort(keyed(alive, seed), kind="stable")
     return sorted(alive[order[:number]].tolist())
