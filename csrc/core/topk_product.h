@@ -43,7 +43,7 @@ struct TopkProduct {
 };
 
 constexpr int64_t kTile = 6, kPanel = 64;  // rows and latents whose sums fit the registers together
-constexpr int64_t kMostRows = 120;         // whose bfloat16 fit the second-level cache beside a panel
+constexpr int64_t kMostRows = 240;         // whose bfloat16 fit the second-level cache beside a panel
 constexpr int64_t kChunk = 4096;           // latents whose sums for so many rows fit the third
 
 // How the scratch is divided: the rounded w, and for each task its rows' rounded x and sums. Bfloat16 lie in pairs of
@@ -188,6 +188,31 @@ MMXAI_BF16 inline void candidates_of(const float* sums, int64_t n, float floor, 
   }
 }
 
+// A little below the k-th largest of kGroups numbers: halving finds it sooner than sorting.
+MMXAI_BF16 inline float below_kth(const float* x, int64_t k) {
+  __m512 most = _mm512_set1_ps(-INFINITY), least = _mm512_set1_ps(INFINITY);
+  for (int64_t i = 0; i < kGroups; i += 16) {
+    const __m512 v = _mm512_loadu_ps(x + i);
+    most = _mm512_max_ps(most, v);
+    least = _mm512_min_ps(least, v);
+  }
+  float low = _mm512_reduce_min_ps(least), high = _mm512_reduce_max_ps(most);
+  if (!(low > -INFINITY)) {  // fewer latents than groups
+    float sorted[kGroups];
+    std::copy_n(x, kGroups, sorted);
+    std::nth_element(sorted, sorted + k - 1, sorted + kGroups, std::greater<>());
+    return sorted[k - 1];
+  }
+  for (int step = 0; step < 12; ++step) {
+    const float middle = low + (high - low) / 2;
+    int64_t reached = 0;
+    for (int64_t i = 0; i < kGroups; i += 16)
+      reached += __builtin_popcount(_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_set1_ps(middle), _CMP_GE_OQ));
+    (reached >= k ? low : high) = middle;
+  }
+  return low;
+}
+
 // Some rows from their rounding to their k largest.
 class ProductRows {
  public:
@@ -197,18 +222,22 @@ class ProductRows {
         maxima_(plan.slice * kGroups), bias_(kPanel), found_(plan.slice), held_(Selection::room(job.k)) {}
 
   void run(int64_t first, int64_t count) {
-    first_ = first;
+    x_ = job_.x + first * job_.width;
+    values_ = job_.values + first * job_.k;
+    indices_ = job_.indices + first * job_.k;
     std::fill(maxima_.begin(), maxima_.end(), -INFINITY);
     const int64_t tiles = (count + kTile - 1) / kTile;
     std::fill(inputs_ + count * plan_.pairs, inputs_ + tiles * kTile * plan_.pairs, 0u);
     for (int64_t r = 0; r < count; ++r)
-      rounded_[r] = round_row(job_.x + (first + r) * job_.width, job_.width, inputs_ + r * plan_.pairs);
+      rounded_[r] = round_row(x_ + r * job_.width, job_.width, inputs_ + r * plan_.pairs);
     for (int64_t chunk = 0; chunk < job_.latents; chunk += kChunk) {
       const int64_t n = std::min(kChunk, job_.latents - chunk);
       multiply(chunk, n, tiles);
       for (int64_t r = 0; r < count; ++r) gather(r, chunk, n);
     }
-    for (int64_t r = 0; r < count; ++r) finish(r);
+    for (int64_t r = 0; r < count; ++r) prune(r);
+    multiply_again(count);
+    for (int64_t r = 0; r < count; ++r) choose(r);
   }
 
  private:
@@ -229,77 +258,85 @@ class ProductRows {
     }
   }
 
-  // Adds the latents of a chunk that may be among the k largest, by what is known so far.
+  // Adds the latents of a chunk that may be among the k largest, by what is known so far; all where that is nothing.
   void gather(int64_t r, int64_t chunk, int64_t n) {
+    if (!proven(r)) {
+      for (int64_t m = chunk; m < chunk + n; ++m) found_[r].push_back({0, static_cast<int32_t>(m)});
+      return;
+    }
+    const float floor = below_kth(maxima_.data() + r * kGroups, job_.k);
+    for (int64_t at = 0; at < n; at += kPanel)
+      candidates_of(sums_ + r * kChunk + at, std::min(kPanel, n - at),
+                    floor - weights_.panels[(chunk + at) / kPanel].of(rounded_[r]), chunk + at, found_[r]);
+  }
+
+  void prune(int64_t r) {
     if (!proven(r)) return;
-    float maxima[kGroups];
-    std::copy_n(maxima_.data() + r * kGroups, kGroups, maxima);
-    std::nth_element(maxima, maxima + job_.k - 1, maxima + kGroups, std::greater<>());
-    for (int64_t at = 0; at < n; at += kPanel) {
-      const float slack = weights_.panels[(chunk + at) / kPanel].of(rounded_[r]);
-      candidates_of(sums_ + r * kChunk + at, std::min(kPanel, n - at), maxima[job_.k - 1] - slack, chunk + at,
-                    found_[r]);
+    const auto slack = [&](const Candidate& c) { return weights_.latents[c.latent].of(rounded_[r]); };
+    lows_.clear();
+    for (const Candidate& c : found_[r]) lows_.push_back(c.sum - slack(c));
+    std::nth_element(lows_.begin(), lows_.begin() + job_.k - 1, lows_.end(), std::greater<>());
+    const float floor = lows_[job_.k - 1];
+    const auto lost = [&](const Candidate& c) { return c.sum + slack(c) < floor; };
+    found_[r].erase(std::remove_if(found_[r].begin(), found_[r].end(), lost), found_[r].end());
+  }
+
+  // The candidates' sums in float32, latent by latent: their rows of w then are met in order, and those of x are near.
+  void multiply_again(int64_t count) {
+    starts_.assign(job_.latents + 1, 0);
+    for (int64_t r = 0; r < count; ++r)
+      for (const Candidate& c : found_[r]) ++starts_[c.latent + 1];
+    for (int64_t m = 0; m < job_.latents; ++m) starts_[m + 1] += starts_[m];
+    order_.resize(starts_[job_.latents]);
+    for (int64_t r = 0; r < count; ++r)
+      for (Candidate& c : found_[r]) order_[starts_[c.latent]++] = {&c, static_cast<int32_t>(r)};
+    constexpr size_t kAhead = 4;
+    for (size_t i = 0; i < order_.size(); ++i) {
+      if (i + kAhead < order_.size())
+        prefetch(job_.w + order_[i + kAhead].candidate->latent * job_.width, job_.width);
+      const int64_t m = order_[i].candidate->latent;
+      const float sum = dot(x_ + order_[i].row * job_.width, job_.w + m * job_.width, job_.width);
+      order_[i].candidate->sum = sum + job_.bias[m];
     }
   }
 
-  void finish(int64_t r) {
-    const float* x = job_.x + (first_ + r) * job_.width;
-    if (!proven(r)) return all_of(r, x);
+  // Candidates are in the order of latents, so that ties go to the lower one.
+  void choose(int64_t r) {
     std::vector<Candidate>& found = found_[r];
-    lows_.clear();
-    for (const Candidate& c : found) lows_.push_back(c.sum - weights_.latents[c.latent].of(rounded_[r]));
-    std::nth_element(lows_.begin(), lows_.begin() + job_.k - 1, lows_.end(), std::greater<>());
-    const float floor = lows_[job_.k - 1];
-    size_t kept = 0;
-    for (const Candidate& c : found)
-      if (!(c.sum + weights_.latents[c.latent].of(rounded_[r]) < floor)) found[kept++] = c;
     Selection best(held_.data(), job_.k);
-    for (size_t i = 0; i < kept; ++i) {
-      if (i + 2 < kept) prefetch(job_.w + found[i + 2].latent * job_.width, job_.width);
-      const int64_t m = found[i].latent;
-      found[i].sum = dot(x, job_.w + m * job_.width, job_.width) + job_.bias[m];
+    for (size_t i = 0; i < found.size(); ++i) {
       best.add(static_cast<int64_t>(i), order_of(bits_of(found[i].sum)));
       best.cut_if_full();
     }
-    write(r, best, [&found](int32_t i) { return found[i]; });
+    int32_t* indices = indices_ + r * job_.k;
+    best.write(indices);
+    for (int64_t i = 0; i < job_.k; ++i) {
+      const Candidate& c = found[indices[i]];
+      values_[r * job_.k + i] = c.sum;
+      indices[i] = c.latent;
+    }
     found.clear();
   }
 
-  // In float32 throughout.
-  void all_of(int64_t r, const float* x) {
-    Selection best(held_.data(), job_.k);
-    whole_.resize(job_.latents);
-    for (int64_t m = 0; m < job_.latents; ++m) {
-      whole_[m] = dot(x, job_.w + m * job_.width, job_.width) + job_.bias[m];
-      best.add(m, order_of(bits_of(whole_[m])));
-      best.cut_if_full();
-    }
-    write(r, best, [this](int32_t m) { return Candidate{whole_[m], m}; });
-  }
-
-  // Candidates are by latent, so that ties go to the lower one.
-  template <class At>
-  void write(int64_t r, Selection& best, At at) {
-    int32_t* indices = job_.indices + (first_ + r) * job_.k;
-    float* values = job_.values + (first_ + r) * job_.k;
-    best.write(indices);
-    for (int64_t i = 0; i < job_.k; ++i) {
-      const Candidate c = at(indices[i]);
-      values[i] = c.sum;
-      indices[i] = c.latent;
-    }
-  }
+  struct Wanted {
+    Candidate* candidate;
+    int32_t row;
+  };
 
   const TopkProduct& job_;
   const Plan& plan_;
   const Weights& weights_;
   float* sums_;
   uint32_t* inputs_;
-  int64_t first_ = 0;
+  const float* x_ = nullptr;
+  float* values_ = nullptr;
+  int32_t* indices_ = nullptr;
   std::vector<Rounded> rounded_;
-  std::vector<float> slack_, maxima_, bias_, lows_, whole_;
+  std::vector<float> slack_, maxima_, bias_, lows_;
   std::vector<std::vector<Candidate>> found_;
   std::vector<uint64_t> held_;
+  std::vector<int32_t> starts_;
+  std::vector<Wanted> order_;
 };
 
 inline void topk_product(const TopkProduct& job, int threads) {

@@ -135,14 +135,19 @@ class Codes:
     def sum_by_latent(self, values: torch.Tensor) -> torch.Tensor:
         """`values` `[n]`, one an entry, summed over the entries of each latent: float32 `[M]`."""
         # In float64 the order of the sum, which a GPU does not fix, hardly shows.
+        if not values.is_cuda:
+            return torch.bincount(self.indices, weights=values.double(), minlength=self.width).float()
         sums = torch.zeros(self.width, dtype=torch.float64, device=values.device)
         return sums.index_add_(0, self.indices, values.double()).float()
 
     def fired(self) -> torch.Tensor:
         """In how many rows each latent has a value above 0, int64 `[M]`."""
-        # Not bincount: of data on a GPU it reads the largest first.
-        counts = torch.zeros(self.width, dtype=torch.int64, device=self.values.device)
-        return counts.index_add_(0, self.indices, (self.values > 0).long())
+        active = self.values > 0
+        if not active.is_cuda:
+            return torch.bincount(self.indices[active], minlength=self.width)
+        # There bincount would wait for the largest index.
+        counts = torch.zeros(self.width, dtype=torch.int64, device=active.device)
+        return counts.index_add_(0, self.indices, active.long())
 
     def _cells(self) -> torch.Tensor:
         """Where each entry is in `[B, M]`, flat; int64 `[n]`."""
