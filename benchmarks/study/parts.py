@@ -85,7 +85,7 @@ def transcoders(folder: Path, size: Size) -> list[Row]:
 def dead(folder: Path, size: Size) -> list[Row]:
     """AuxK and when a latent counts as dead: many latents, few active."""
     half = size.rows // 2
-    common = {"latents": 4 * size.latents, "k": 16, "rows": half}
+    common = {"latents": 2 * size.latents, "k": 16, "rows": half}
     tried: dict[str, dict[str, Any]] = {
         "none": {"aux": 0.0},
         "default": {},

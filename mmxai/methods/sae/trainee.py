@@ -19,6 +19,7 @@ from mmxai.methods.sae.step import gradients
 from mmxai.methods.sae.workspace import Workspace
 
 DEAD_AFTER = 10_000_000  # rows, as OpenAI's, sparsify and dictionary_learning have it
+USUAL = 100  # times that a latent of the usual rate would have been active, before one that was not is dead
 
 
 class Trainee:
@@ -37,7 +38,7 @@ class Trainee:
         self.adam = Adam(self.sae, betas=(config.beta1, config.beta2), eps=config.eps)
         self.schedule = Schedule.of(config, steps)
         self.silent = torch.zeros(spec.latents, dtype=torch.int64, device=self.sae.device)
-        self.dead_after = config.dead_after or min(DEAD_AFTER, max(1, steps * config.batch // 20))
+        self.dead_after = config.dead_after or _dead_after(spec.latents, spec.k, steps * config.batch)
         self._sums = {"steps": 0.0, "loss": 0.0, "aux": 0.0, "penalty": 0.0, "l0": 0.0}
 
     def step(self, x: torch.Tensor, target: torch.Tensor, step: int, workspace: Workspace) -> torch.Tensor:
@@ -118,3 +119,12 @@ class Trainee:
     def _note(self, loss: float, aux: float, penalty: float, l0: float) -> None:
         for name, value in (("steps", 1.0), ("loss", loss), ("aux", aux), ("penalty", penalty), ("l0", l0)):
             self._sums[name] += value
+
+
+def _dead_after(latents: int, k: int | None, rows: int) -> int:
+    """Rows without an activation, for a run of that many `rows`.
+
+    A twentieth of a short run; but AuxK, turned on latents that are merely rare, makes them explain what is
+    left in place of what they stand for, so never before a usual latent would have been active `USUAL` times.
+    """
+    return min(DEAD_AFTER, max(rows // 20, USUAL * latents // (k or 32)))

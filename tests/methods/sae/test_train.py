@@ -9,6 +9,7 @@ import mmxai
 from mmxai.errors import ArgumentError, CheckpointError, NonFiniteError, SelectionError, UnknownSiteError
 from mmxai.methods.sae import TrainConfig, load_sae, train_sae
 from mmxai.methods.sae import train as training
+from mmxai.methods.sae import trainee as trainee_module
 from mmxai.methods.sae.trainee import Trainee
 from mmxai.types import Rows
 from tests.methods.sae.stores import ACTIVE, make_store, planted
@@ -168,6 +169,19 @@ def test_dead_latents_are_revived(store, monkeypatch):
     dead = [int(((s.encode_dense(x) > 0).sum(0) == 0).sum()) for s in (helped, left)]
     assert dead[0] < 10 < dead[1]
     assert fvu(helped, x) < fvu(left, x)
+
+
+@pytest.mark.parametrize(
+    ("latents", "k", "rows", "after"),
+    [
+        (2048, 32, 1_000_000, 50_000),  # a twentieth
+        (2048, 32, 20_000, 6_400),  # a hundred times 2048 / 32
+        (2048, None, 20_000, 6_400),
+        (131_072, 64, 1 << 40, 10_000_000),
+    ],
+)
+def test_when_a_latent_is_dead(latents, k, rows, after):
+    assert trainee_module._dead_after(latents, k, rows) == after
 
 
 def test_a_frozen_decoder_stays(store):
