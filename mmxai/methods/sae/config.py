@@ -85,8 +85,8 @@ class TrainConfig:
     frozen: Literal["none", "decoder"] = "none"
     """decoder: its random directions stay. A control, not a method."""
     dead_after: int | None = None
-    """Rows without an activation after which a latent is dead; default 1/20 of the run, 100 LATENTS / K if that
-    is more, 10 million at most."""
+    """Rows without an activation after which a latent is dead; default 1/20 of the run, or 100 LATENTS / K
+    if that is more, but 10 million at most."""
     aux: float | None = None
     """Weight of AuxK, which makes dead latents explain what is left; default 1/32, relu and jumprelu 0."""
     aux_k: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -53,18 +54,20 @@ class TensorBoard:
 
 
 class WandB:
-    """One run an SAE, in the project `mmxai`; a resumed run goes on in the same one."""
+    """One run an SAE, in the project `mmxai`; a resumed run goes on in the same one, by the id in its folder."""
 
     @staticmethod
     def package() -> Any:
         return _package("wandb", "wandb")
 
     def __init__(self, folder: Path, step: int):
-        name = "-".join(folder.parts[-2:])
+        known = folder / "wandb-id"
+        if step == 0 or not known.exists():
+            known.write_text(secrets.token_hex(8))
         self._run = self.package().init(
             project="mmxai",
-            name=name,
-            id=name.replace(".", "_"),
+            name="-".join(folder.parts[-2:]),
+            id=known.read_text(),
             resume="allow",
             dir=str(folder),
             reinit="create_new",

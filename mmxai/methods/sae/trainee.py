@@ -53,7 +53,7 @@ class Trainee:
             aux=self._aux(), frozen=("W_dec",) if config.frozen == "decoder" else (), workspace=workspace,
             product=config.product,
         )  # fmt: skip
-        # Before the figures are read, which on a GPU waits; Adam leaves the weights alone if the norm is none.
+        # Before the figures are read, which on a GPU waits; where the norm is none Adam changes nothing.
         self.adam.step(self.sae, found, self.schedule.rate(step), norm=result.norm, clip=config.clip)
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise NonFiniteError(

@@ -35,14 +35,19 @@ def test_trackers_get_what_the_file_gets(tmp_path, monkeypatch):
         log=lambda entry, step: sent.append(("wandb", entry, step)), finish=lambda: sent.append("finished")
     )
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: run))
-    logs = open_logs(tmp_path / "t.0.x", 5, ("tensorboard", "wandb"))
+    ids = []
+    wandb = SimpleNamespace(init=lambda **options: (ids.append(options["id"]), run)[1])
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    logs = open_logs(tmp_path / "t.0.x", 0, ("tensorboard", "wandb"))
     for log in logs:
         log.write({"step": 6, "fvu": 0.25})
         log.close()
     assert ("board", "fvu", 0.25, 6) in sent and ("wandb", {"step": 6, "fvu": 0.25}, 6) in sent
     assert {"closed", "finished"} <= {s for s in sent if isinstance(s, str)}
     assert (tmp_path / "t.0.x/metrics.jsonl").exists()
+    for step in (6, 0):
+        open_logs(tmp_path / "t.0.x", step, ("wandb",))
+    assert ids[0] == ids[1] != ids[2]  # resumed; begun anew
 
 
 def test_what_is_absent_or_unknown_is_said(monkeypatch):
