@@ -6,7 +6,7 @@ sae.safetensors and metrics.jsonl.
 examples:
   mmxai sae train acts.zarr --sites 'vision.*.resid_post' --tokens patch
   mmxai sae train acts.zarr --sites vision.5.mlp_post --sweep k=16,32,64 latents=4096,8192
-  mmxai sae train acts.zarr --sites vision.5.resid_mid --sites-out vision.5.mlp_out --skip
+  mmxai sae train acts.zarr --sites 'vision.*.resid_mid' --sites-out 'vision.*.mlp_out' --skip
   mmxai sae train --live clip/ pictures/ --sites vision.5.resid_post --rows 50000000
   sbatch --array=0-11 --wrap "mmxai sae train acts.zarr --sites 'vision.*.resid_post'"
 """
@@ -71,6 +71,7 @@ def run(config: Config) -> int:
         )
     saes = train_sae(source, configs, out=config.out, part_of=config.part_of, track=config.track)
     for sae in saes:
-        print(sae)
-    print(f"{len(saes)} in {config.out}")
+        train = sae.spec.identity["train"]
+        print(f"{sae}, {train['steps']:,} steps of {train['config']['batch']:,} rows")
+    print(f"{len(saes)} in {config.out}; `mmxai sae eval` measures them")
     return OK

@@ -54,7 +54,7 @@ class TensorBoard:
 
 
 class WandB:
-    """One run an SAE, in the project `mmxai`; a resumed run goes on in the same one, by the id in its folder."""
+    """One run an SAE, in the project `mmxai`; when resumed the same one, by the id in its folder."""
 
     @staticmethod
     def package() -> Any:
