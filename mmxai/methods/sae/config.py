@@ -127,8 +127,6 @@ class TrainConfig:
             raise ArgumentError("sae train: got no sites, expected at least one")
         if self.skip and not self.sites_out:
             raise ArgumentError("sae train: got skip without sites_out; only a transcoder has a skip path")
-        if self.frozen == "decoder" and self.init == "tied":
-            object.__setattr__(self, "init", "untied")
 
     def _check_words(self) -> None:
         for name, words in _words().items():
