@@ -21,7 +21,7 @@ def nulls(folder: Path, size: Size) -> list[Row]:
     for site in BOTH:
         store = harvested(folder, size, BOTH, "bfloat16")
         out = folder / "nulls"
-        config = size.config(sites=(site,), rows=size.rows // 2, k=16)
+        config = size.config(sites=(site,), rows=2 * size.rows, k=16)
         with mmxai.open_store(store) as opened:
             train_sae(opened, config, out=out, part_of="0/1")
         run(Config(str(out / site), str(store), eval=EvalConfig(rows=1 << 30), model=MODEL))

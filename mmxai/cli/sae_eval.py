@@ -68,6 +68,8 @@ def run(config: Config) -> int:
     out = Path(config.out or home / "eval.json")
     if out.suffix != ".json":  # not only after hours of nulls
         raise ArgumentError(f"--out: got {out.name!r}, expected a file name that ends in .json")
+    if config.live_samples < 1:
+        raise ArgumentError(f"--live-samples: got {config.live_samples}, expected at least 1")
     sae = load_sae(home, config.device)
     with mmxai.open_store(config.store) as store, ExitStack() as stack:
         check_sites(sae.spec, store)
