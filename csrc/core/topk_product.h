@@ -8,7 +8,15 @@
 // infinities) are done in float32 from the start.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__clang__)
+#define MMXAI_KNOWS_BF16 (__clang_major__ >= 14)
+#elif defined(__GNUC__)
+#define MMXAI_KNOWS_BF16 (__GNUC__ >= 11)
+#else
+#define MMXAI_KNOWS_BF16 0
+#endif
+
+#if defined(__x86_64__) && MMXAI_KNOWS_BF16
 #define MMXAI_TOPK_PRODUCT 1
 
 #include <immintrin.h>
@@ -258,12 +266,9 @@ class ProductRows {
     }
   }
 
-  // Adds the latents of a chunk that may be among the k largest, by what is known so far; all where that is nothing.
+  // Adds the latents of a chunk that may be among the k largest, by what is known so far.
   void gather(int64_t r, int64_t chunk, int64_t n) {
-    if (!proven(r)) {
-      for (int64_t m = chunk; m < chunk + n; ++m) found_[r].push_back({0, static_cast<int32_t>(m)});
-      return;
-    }
+    if (!proven(r)) return;
     const float floor = below_kth(maxima_.data() + r * kGroups, job_.k);
     for (int64_t at = 0; at < n; at += kPanel)
       candidates_of(sums_ + r * kChunk + at, std::min(kPanel, n - at),
@@ -300,9 +305,19 @@ class ProductRows {
     }
   }
 
-  // Candidates are in the order of latents, so that ties go to the lower one.
   void choose(int64_t r) {
-    std::vector<Candidate>& found = found_[r];
+    if (proven(r)) {
+      choose(r, found_[r]);
+      return found_[r].clear();
+    }
+    std::vector<Candidate> all(job_.latents);
+    for (int64_t m = 0; m < job_.latents; ++m)
+      all[m] = {dot(x_ + r * job_.width, job_.w + m * job_.width, job_.width) + job_.bias[m], static_cast<int32_t>(m)};
+    choose(r, all);
+  }
+
+  // Candidates are in the order of latents, so that ties go to the lower one.
+  void choose(int64_t r, const std::vector<Candidate>& found) {
     Selection best(held_.data(), job_.k);
     for (size_t i = 0; i < found.size(); ++i) {
       best.add(static_cast<int64_t>(i), order_of(bits_of(found[i].sum)));
@@ -315,7 +330,6 @@ class ProductRows {
       values_[r * job_.k + i] = c.sum;
       indices[i] = c.latent;
     }
-    found.clear();
   }
 
   struct Wanted {

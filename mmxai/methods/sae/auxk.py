@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -10,7 +12,7 @@ from mmxai.kernels.code_gradients import code_gradients
 from mmxai.kernels.codes import Codes
 from mmxai.kernels.decode_error import decode_error
 from mmxai.kernels.topk_rows import topk_rows
-from mmxai.methods.sae.workspace import backend_for
+from mmxai.methods.sae.workspace import is_dense
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +35,22 @@ class AuxK:
         return len(self.latents) == 0 or self.k < 1 or self.coef == 0
 
 
+class _Found(NamedTuple):
+    """`loss` float64 `[]`, the squared distances, and `weight` times its gradients."""
+
+    loss: torch.Tensor
+    W_dec: torch.Tensor
+    W_enc: torch.Tensor
+    b_enc: torch.Tensor
+
+
 def add_auxk(
     aux: AuxK,
     pre: torch.Tensor,
     residual: torch.Tensor,
     inputs: torch.Tensor,
     W_dec: torch.Tensor,
-    gradients: dict[str, torch.Tensor],
+    gradients: Mapping[str, torch.Tensor],
     squares: torch.Tensor,
     scale: float,
     project: bool,
@@ -47,34 +58,61 @@ def add_auxk(
     """The loss, float64 `[]`.
 
     Its gradients are added to those of `W_enc`, `b_enc` and `W_dec`, and to `squares`, the latents' own.
-    `pre` `[B, A]`: the dead latents' pre-activations. `residual` `[B, E]`, `inputs` `[B, D]`.
+    `pre` `[B, A]`: the dead latents' pre-activations, which are overwritten. `residual` `[B, E]`, `inputs`
+    `[B, D]`.
     """
-    dead, count = aux.latents, len(aux.latents)
-    if aux.k < count:
-        values, indices = topk_rows(pre, aux.k)
-        codes = Codes.fixed(values.clamp_(min=0), indices, count)
-    else:
-        codes = Codes.from_dense(pre.clamp_(min=0))
-    rows = W_dec[dead]
-    backend = backend_for(codes)
-    errors, losses, d_values = decode_error(
-        codes, rows, residual, bias=torch.zeros_like(rows[0]), weights=(aux.coef,), backend=backend
-    )
-    by = torch.full((), scale, dtype=torch.float64, device=pre.device)
+    dead, rows = aux.latents, W_dec[aux.latents]
+    weight = torch.full((), aux.coef * scale, dtype=torch.float64, device=pre.device)
     if aux.relative:
         spread = torch.linalg.vector_norm(residual - residual.mean(0), dtype=torch.float64).square()
-        by = torch.where(spread > 0, 1 / spread, 0.0)
-    errors *= by
-    d_values.mul_(codes.values > 0).mul_(by)
-    names = ("W_dec", "W_enc", "b_enc")
-    parts = [gradients[name].new_empty((count, *gradients[name].shape[1:])) for name in names]
-    code_gradients(
-        codes, d_values, errors, inputs, *parts, project=rows if project else None, backend=backend
-    )
-    held = torch.zeros(count, dtype=torch.float64, device=pre.device)
-    for name, part in zip(names, parts, strict=True):
-        part += gradients[name][dead]
+        weight = torch.where(spread > 0, aux.coef / spread, 0.0)
+    dense = is_dense(aux.k / len(dead))
+    found = (_by_products if dense else _by_codes)(aux.k, pre, residual, inputs, rows, weight)
+    if project:
+        found.W_dec.sub_(torch.linalg.vecdot(found.W_dec, rows)[:, None] * rows)
+    held = torch.zeros(len(dead), dtype=torch.float64, device=pre.device)
+    for name in ("W_dec", "W_enc", "b_enc"):
+        part = getattr(found, name).add_(gradients[name][dead])
         gradients[name][dead] = part
-        held += torch.linalg.vector_norm(part.view(count, -1), dim=1, dtype=torch.float64).square()
+        held += torch.linalg.vector_norm(part.view(len(dead), -1), dim=1, dtype=torch.float64).square()
     squares[dead] = held
-    return aux.coef * by * losses.sum()
+    return weight * found.loss
+
+
+def _by_products(
+    k: int,
+    pre: torch.Tensor,
+    residual: torch.Tensor,
+    inputs: torch.Tensor,
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+) -> _Found:
+    """Where many of the dead are active: `pre` itself becomes their activations. Equal ones stay together."""
+    if k < len(rows):
+        least = pre.kthvalue(len(rows) - k + 1, dim=1, keepdim=True).values
+        pre.masked_fill_(pre < least, 0.0)
+    acts = pre.clamp_(min=0)
+    errors = torch.addmm(residual, acts, rows, beta=-1)
+    loss = torch.linalg.vector_norm(errors, dtype=torch.float64).square()
+    errors *= 2 * weight
+    d_pre = (errors @ rows.T).mul_(acts > 0)
+    return _Found(loss, acts.T @ errors, d_pre.T @ inputs, d_pre.sum(0))
+
+
+def _by_codes(
+    k: int,
+    pre: torch.Tensor,
+    residual: torch.Tensor,
+    inputs: torch.Tensor,
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+) -> _Found:
+    """Where few of the dead are active."""
+    values, indices = topk_rows(pre, k)
+    codes = Codes.fixed(values.clamp_(min=0), indices, len(rows))
+    errors, losses, d_pre = decode_error(codes, rows, residual, bias=torch.zeros_like(rows[0]))
+    errors *= weight
+    d_pre.mul_(codes.values > 0).mul_(weight)
+    parts = torch.empty_like(rows), inputs.new_empty(len(rows), inputs.shape[1]), rows.new_empty(len(rows))
+    code_gradients(codes, d_pre, errors, inputs, *parts)
+    return _Found(losses.sum(), *parts)

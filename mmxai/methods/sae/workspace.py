@@ -9,12 +9,17 @@ import torch
 from mmxai.kernels.codes import Codes
 
 DENSE_ABOVE = 0.05
-"""Density of codes above which dense products are quicker than sums over codes."""
+"""See `is_dense`; the two take the same time at 5 to 10 %."""
+
+
+def is_dense(density: float) -> bool:
+    """Whether products of dense codes are quicker than sums over codes."""
+    return density > DENSE_ABOVE
 
 
 def backend_for(codes: Codes) -> str:
     """The backend for the ops on `codes`: the reference is made of dense products."""
-    return "reference" if codes.density > DENSE_ABOVE else "auto"
+    return "reference" if is_dense(codes.density) else "auto"
 
 
 class Workspace:
