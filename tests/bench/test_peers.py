@@ -2,6 +2,9 @@
 
 import ast
 import json
+import threading
+import time
+import venv
 
 import pytest
 
@@ -36,6 +39,23 @@ def script(tmp_path):
     path = tmp_path / "peer_.py"
     path.write_text(SCRIPT)
     return path
+
+
+def test_two_processes_that_want_one_environment_make_it_once(tmp_path, monkeypatch):
+    made = []
+
+    def create(home, **options):
+        made.append(home)
+        time.sleep(0.2)  # in which the other would begin too
+        home.mkdir()
+
+    monkeypatch.setattr(venv, "create", create)
+    threads = [threading.Thread(target=environment, args=("peer", (), tmp_path)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [tmp_path / "peer"]
 
 
 def test_a_peer_works_in_its_environment(python, script, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -31,11 +32,19 @@ def root() -> Path:
 def environment(name: str, packages: Sequence[str], folder: Path | None = None) -> Path:
     """The Python of the environment of a peer, made by venv and pip where it is not there yet.
 
-    Made anew where the pins or this Python changed. pip's own settings (index, cache) apply.
+    Made anew where the pins or this Python changed. pip's own settings (index, cache) apply. Of two processes
+    that want it, one makes it and the other waits.
     """
+    home = (folder or root()) / name
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with open(home.with_name(f"{name}.lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _made(name, packages, home)
+
+
+def _made(name: str, packages: Sequence[str], home: Path) -> Path:
     version = torch.__version__.partition("+")[0]
     pins = [package.format(torch=version) for package in packages]
-    home = (folder or root()) / name
     stamp = home / "mmxai.json"
     wanted = {"python": sys.version, "packages": pins}
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from mmxai.errors import ArgumentError
+from mmxai.kernels.codes import Codes
+from mmxai.kernels.decode_codes import decode_codes
+from mmxai.kernels.topk_product import topk_product
 from mmxai.methods.sae.config import TrainConfig
 from mmxai.methods.sae.model import SAE
-from mmxai.methods.sae.spec import SAESpec
+from mmxai.methods.sae.spec import WITH_K, SAESpec
 
 MEDIAN_STEPS = 50
+GAIN_ROWS = 512
 RIDGE = 1e-6  # of the mean variance
 
 
@@ -44,9 +48,11 @@ def begin(spec: SAESpec, config: TrainConfig, sample: Mapping[str, torch.Tensor]
     """Weights before the first step, from `sample`: site -> rows `[n, width]`, unscaled.
 
     Decoder rows: random unit vectors. Encoder rows: the same (tied), or others; of a transcoder always
-    others. W_skip: the least-squares map, so that the latents learn what it leaves. b_dec: the centre of
-    what is left, the targets where there is no W_skip. b_enc: 0, or, where the input is not centred, what
-    makes the mean input's pre-activations 0.
+    others. Tied ones of k latents a row get the length that brings the first reconstruction nearest: with
+    length 1 it overshoots, random directions overlap, and tens of steps go by until that is unlearned.
+    W_skip: the least-squares map, so that the latents learn what it leaves. b_dec: the centre of what is
+    left, the targets where there is no W_skip. b_enc: 0, or, where the input is not centred, what makes the
+    mean input's pre-activations 0.
     """
     draw = torch.Generator().manual_seed(config.seed)
     sae = SAE.zeros(spec, sample[spec.sites_in[0]].device)
@@ -62,6 +68,8 @@ def begin(spec: SAESpec, config: TrainConfig, sample: Mapping[str, torch.Tensor]
         sae.b_dec.copy_(geometric_median(left))
     elif config.center == "mean":
         sae.b_dec.copy_(left.mean(0))
+    if tied and spec.arch in WITH_K:
+        sae.W_enc.mul_(_gain(left - sae.b_dec, sae.W_dec, spec.k or 0))
     if not spec.centred:
         torch.mv(sae.W_enc, -x.mean(0), out=sae.b_enc)
     return Beginning(sae, _spread(target))
@@ -98,6 +106,15 @@ def _least_squares(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     inner = x.T @ x
     inner.diagonal().add_(RIDGE * inner.trace() / len(inner))
     return torch.linalg.solve(inner, x.T @ y).T
+
+
+def _gain(away: torch.Tensor, directions: torch.Tensor, k: int) -> float:
+    """What brings the sum of each row's k nearest `directions` `[M, D]` nearest to it, for rows `[n, D]`."""
+    away = away[:GAIN_ROWS].contiguous()
+    values, indices = topk_product(away, directions, k, bias=away.new_zeros(len(directions)))
+    made = decode_codes(Codes.fixed(values.clamp_(min=0), indices, len(directions)), directions).double()
+    length = float(made.square().sum())
+    return float((away.double() * made).sum()) / length if length > 0 else 1.0
 
 
 def _spread(x: torch.Tensor) -> float:
