@@ -6,7 +6,7 @@ Goes on where it was stopped. Figures are kept in docs/sae_study.json, of which 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,8 @@ class Config:
     folder: Annotated[str, tyro.conf.Positional]
     """Where stores and runs are kept, about 3 GB."""
     parts: tuple[str, ...] = tuple(PARTS)
+    size: Size = field(default_factory=Size)
+    """Give each size a folder of its own."""
     threads: int = 2
     quick: bool = False
     """Tiny: shows that it runs, writes nothing."""
@@ -32,7 +34,7 @@ class Config:
 
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
-    folder, size = Path(config.folder), Size()
+    folder, size = Path(config.folder), config.size
     if config.quick:
         folder, size = folder / "quick", QUICK
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,10 +22,10 @@ EVERY_ROW = EvalConfig(split="test", rows=1 << 30)
 class Size:
     """`pictures` harvested, 64 patches each; `rows` that a training sees, `batch` a step."""
 
-    pictures: int = 2048
-    rows: int = 300_000
-    batch: int = 512
-    latents: int = 1024
+    pictures: int = 1024
+    rows: int = 100_000
+    batch: int = 256
+    latents: int = 768
     lr: float = 1e-3
     ks: tuple[int, ...] = (8, 16, 32, 64)
 
