@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from mmxai.cli import sae_show
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mmxai.store import Store
 
 SITE = "vision.3.mlp_post"
-_EPOCHS, _LATENTS, _K, _BATCH = 8, 1024, 16, 2048  # half a minute on two cores
+_EPOCHS, _LATENTS, _K, _BATCH = 4, 1024, 16, 2048  # half a minute on two cores, with all that follows
 _SHOWN = 24
 
 
@@ -31,9 +32,9 @@ def show_sae(store: Store, world: ShapesWorld, model: str, out: Path, seed: int)
     config = EvalConfig(nulls=("pca",), rows=32768, samples=512, seed=seed)
     found = evaluate(sae, store, config, truth=Truth.of_world(world))
     found.save(home / "eval.json")
-    print(f"{sae}\n{found}")
+    print(indent(f"{sae}\n{found}", "   "))
     latents = out / f"latents-{name}.zarr"
-    print(encode_store(sae, store, latents))
+    print(indent(str(encode_store(sae, store, latents)), "   "))
     pages = out / "sae"
     shown = sae_show.Config(
         sae=str(home), store=str(latents), out=str(pages), model=model, latents=_SHOWN, seed=seed

@@ -12,7 +12,8 @@ from mmxai.errors import ArgumentError
 from mmxai.report.axis import Axis, tick_label
 from mmxai.report.html import environment, number
 
-WIDTH, HEIGHT, TALL = 340, 175, 215
+WIDTH, HEIGHT = 340, 175
+WIDE = 540, 215  # a plot that has half a page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 34
 _BINS = 240  # points of a curve; longer ones show the mean and the range of what falls between
 
@@ -66,10 +67,10 @@ def front(
     if not len(every) or not (np.isfinite(every) & (every > 0)).all():
         raise ArgumentError(f"front: got {len(every)} points, expected some, finite and above 0")
     low, high = _padded(np.log10(every[:, 0]))
-    across = Axis(10.0**low, 10.0**high, _LEFT, WIDTH - _RIGHT, True)
+    across = Axis(10.0**low, 10.0**high, _LEFT, WIDE[0] - _RIGHT, True)
     low, high = _padded(np.log10(every[:, 1])) if log_y else (0, 1.05 * every[:, 1].max())
-    up = Axis(10.0**low if log_y else low, 10.0**high if log_y else high, TALL - _BOTTOM, _TOP, log_y)
-    parts = _frame(across, up, x, y=y, height=TALL)
+    up = Axis(10.0**low if log_y else low, 10.0**high if log_y else high, WIDE[1] - _BOTTOM, _TOP, log_y)
+    parts = _frame(across, up, x, y=y, size=WIDE)
     for i, (name, points) in enumerate(runs.items()):
         at, level = [across(v) for v in points[:, 0]], [up(v) for v in points[:, 1]]
         parts.append(f'<path class="line c{i % 6}" d="{_path(at, level)}"/>')
@@ -78,12 +79,12 @@ def front(
             dot = f'<circle class="dot c{i % 6}" cx="{a:.1f}" cy="{b:.1f}" r="3">'
             parts.append(f"{dot}<title>{escape(said)}</title></circle>")
         line = _TOP + 9 + 14 * i
-        parts.append(f'<circle class="dot c{i % 6}" cx="{WIDTH - _RIGHT - 5}" cy="{line - 4}" r="3"/>')
-        parts.append(_text(WIDTH - _RIGHT - 14, line, name, "end"))
-    return _svg(parts, TALL)
+        parts.append(f'<circle class="dot c{i % 6}" cx="{WIDE[0] - _RIGHT - 5}" cy="{line - 4}" r="3"/>')
+        parts.append(_text(WIDE[0] - _RIGHT - 14, line, name, "end"))
+    return _svg(parts, WIDE)
 
 
-def standalone(svg: str, width: int = 520) -> str:
+def standalone(svg: str, width: int = 620) -> str:
     """A plot as the text of an .svg file that stands alone, light or dark as its reader's screen is."""
     head, _, body = svg.partition(">")
     style = "".join(environment().get_template(name).render() for name in ("_palette.css", "_plot.css"))
@@ -100,17 +101,18 @@ def histogram(
     log_counts: bool = False,
     label: Callable[[float], str] = tick_label,
     marks: Mapping[str, float] | None = None,
-    height: int = HEIGHT,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
 ) -> str:
     """Bars of `counts` between `edges` (one more). A logarithmic axis of counts begins at 0.8.
 
     `label`: how values are written. `marks`: name -> where a dashed line stands.
     """
-    most, floor = max([*counts, 1]), height - _BOTTOM
-    across = Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT, log_x, label)
+    most, (width, height) = max([*counts, 1]), size
+    floor = height - _BOTTOM
+    across = Axis(edges[0], edges[-1], _LEFT, width - _RIGHT, log_x, label)
     low, high = (0.8, most * 1.3) if log_counts else (0, most * 1.05)
     up = Axis(low, high, floor, _TOP, log_counts)
-    parts = _frame(across, up, x, height=height)
+    parts = _frame(across, up, x, size=size)
     for i, n in enumerate(counts):
         if n:
             a, b, top = across(edges[i]), across(edges[i + 1]), up(n)
@@ -121,10 +123,10 @@ def histogram(
             )
     for name, value in (marks or {}).items():
         at = across(min(max(value, edges[0]), edges[-1]))
-        left = at > WIDTH * 0.7
+        left = at > width * 0.7
         parts.append(f'<path class="mark" d="M{at:.1f},{_TOP}V{floor}"/>')
         parts.append(_text(at - 4 if left else at + 4, _TOP + 9, name, "end" if left else "start"))
-    return _svg(parts, height)
+    return _svg(parts, size)
 
 
 def cloud(
@@ -134,21 +136,23 @@ def cloud(
     names: tuple[str, str],
     label: Callable[[float], str] = tick_label,
     links: Mapping[int, tuple[str, str]] | None = None,
-    bins: tuple[int, int] = (56, 30),
 ) -> str:
     """Points (`x`, `y` `[N]`, above 0) as counts on a grid of logarithmic axes, those of `links` as dots.
 
     `label`: how values of `x` are written. `links`: index of a point -> (address, name).
     """
+    width, height = WIDE
     keep = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     if not keep.any():
-        return _svg([_text(WIDTH / 2, HEIGHT / 2, "no latent is active", "middle")])
+        return _svg([_text(width / 2, height / 2, "no latent is active", "middle")], WIDE)
     ranges = [_padded(np.log10(v[keep])) for v in (x, y)]
-    counts, *edges = np.histogram2d(np.log10(x[keep]), np.log10(y[keep]), bins=bins, range=ranges)
+    counts, *edges = np.histogram2d(
+        np.log10(x[keep]), np.log10(y[keep]), bins=(width // 6, height // 7), range=ranges
+    )
     (left, right), (low, high) = [(10.0**a, 10.0**b) for a, b in ranges]
-    across = Axis(left, right, _LEFT, WIDTH - _RIGHT, True, label)
-    up = Axis(low, high, TALL - _BOTTOM, _TOP, True)
-    parts = _frame(across, up, names[0], y=names[1], height=TALL)
+    across = Axis(left, right, _LEFT, width - _RIGHT, True, label)
+    up = Axis(low, high, height - _BOTTOM, _TOP, True)
+    parts = _frame(across, up, names[0], y=names[1], size=WIDE)
     xs, ys = ([axis(10.0**e) for e in one] for axis, one in zip((across, up), edges, strict=True))
     for i, j in zip(*np.nonzero(counts), strict=True):
         strength = 0.12 + 0.6 * math.log1p(counts[i, j]) / math.log1p(counts.max())
@@ -163,7 +167,7 @@ def cloud(
                 f'<a href="{escape(address)}"><circle class="pick" cx="{across(x[index]):.1f}" '
                 f'cy="{up(y[index]):.1f}" r="3"><title>{escape(name)}</title></circle></a>'
             )
-    return _svg(parts, TALL)
+    return _svg(parts, WIDE)
 
 
 def cells(counts: np.ndarray) -> str:
@@ -177,20 +181,23 @@ def cells(counts: np.ndarray) -> str:
     return f'<svg class="plot cells" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 
 
-def _frame(across: Axis, up: Axis, x: str, *, y: str = "", height: int = HEIGHT) -> list[str]:
+def _frame(
+    across: Axis, up: Axis, x: str, *, y: str = "", size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> list[str]:
     """Grid lines, tick labels and the axes' names."""
+    width, height = size
     floor = height - _BOTTOM
     parts = []
     for tick in up.ticks(4):
         at = up(tick)
-        parts.append(f'<path class="rule" d="M{_LEFT},{at:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<path class="rule" d="M{_LEFT},{at:.1f}H{width - _RIGHT}"/>')
         parts.append(_text(_LEFT - 6, at + 3.5, up.label(tick), "end"))
     for tick in across.ticks(6):
         at = across(tick)
         parts.append(f'<path class="rule" d="M{at:.1f},{floor}v4"/>')
         parts.append(_text(at, floor + 15, across.label(tick), "middle"))
-    parts.append(f'<path class="axis" d="M{_LEFT},{floor}H{WIDTH - _RIGHT}"/>')
-    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, height - 4, x, "middle"))
+    parts.append(f'<path class="axis" d="M{_LEFT},{floor}H{width - _RIGHT}"/>')
+    parts.append(_text((_LEFT + width - _RIGHT) / 2, height - 4, x, "middle"))
     if y:
         turned = f'transform="rotate(-90)" x="{-(floor + _TOP) / 2:.0f}" y="10" text-anchor="middle"'
         parts.append(f"<text {turned}>{escape(y)}</text>")
@@ -220,5 +227,5 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(parts: Sequence[str], height: int = HEIGHT) -> str:
-    return f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+def _svg(parts: Sequence[str], size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
+    return f'<svg class="plot" viewBox="0 0 {size[0]} {size[1]}" role="img">{"".join(parts)}</svg>'

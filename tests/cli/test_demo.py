@@ -24,6 +24,12 @@ def test_demo(out, capsys):
     for _, concept, hits, of, base in notes:
         assert f"{concept}: {hits} of the top {of} pictures, {base}% of all" in page
     assert page.count('class="heat"') > 50 and "counted on the truth" in page
+    fvu, null = map(float, re.search(r"FVU +(\S+) +(\S+)", said)[1:3])
+    assert 0 < fvu < 1 and 0 < null < 1
+    pages = (out / "sae/index.html").read_text()
+    assert (
+        "Beside its nulls" in pages and pages.count("<article ") == 24 and str(out / "sae/index.html") in said
+    )
 
 
 def test_demo_again_resumes(out, capsys):

@@ -42,6 +42,7 @@ class _Texts:
     """Nearest texts as `near_texts` gives them, with one that random directions would get."""
 
     latents, texts, null, how = [0, 3], ["<red>", "blue"], np.linspace(0, 0.4, 11), "Path: <p>."
+    exact = True
 
     def of(self, latent):
         near = {0: 0.9, 3: 0.1}[latent]
@@ -125,6 +126,7 @@ def test_a_name_that_random_directions_get_too_is_not_shown(pages):
     assert index.count("<em>&lt;red&gt;</em>") == 1  # latent 0; 3 is no nearer than random directions are
     assert "&lt;a concept&gt;, F1 0.90</em>" in index and "1 never" in index
     assert 'class="name weak">&lt;red&gt;' in (pages / "vision/latents/3.html").read_text()
+    assert index.count("nearest text</option>") == 1
     assert "l0" not in re.findall(r"<h3>(\w+) <span>", index)  # it never changed
 
 
@@ -151,8 +153,8 @@ def test_known_concepts_lead_to_their_latents(pages):
     assert table.notes() == {3: "<a concept>, F1 0.90", 5: "other, F1 0.60", 7: "third, F1 0.10"}
     index = (pages / "vision/index.html").read_text()
     assert '<td>&lt;a concept&gt;</td><td>patch</td><td><a href="latents/3.html">3</a></td>' in index
-    assert '<td>other</td><td>sample</td><td><a href="latents/5.html">5</a></td><td>0.6</td>' in index
-    assert "<td>third</td><td>sample</td><td>7</td><td>0.1</td><td>0.5</td><td>–</td>" in index
+    assert '<td>other</td><td>sample</td><td><a href="latents/5.html">5</a></td><td>0.60</td>' in index
+    assert "<td>third</td><td>sample</td><td>7</td><td>0.10</td><td>0.50</td><td>–</td>" in index
     # A page of its own, but no place among those drawn at random.
     assert 'data-latent="5"' not in index and 'data-latent="3"' in index
     assert "other, F1 0.60" in (pages / "vision/latents/5.html").read_text()

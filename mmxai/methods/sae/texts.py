@@ -10,7 +10,9 @@ linear, and up to that positive factor
 (the convention of direct logit attribution, Elhage et al. 2021; of CLIP: Gandelsman et al. 2024,
 arXiv:2310.05916). The two modalities lie apart in the joint space (Liang et al. 2022, arXiv:2203.02053), so
 each is centred: v is a difference, from which the images' mean has dropped out; texts lose their own mean.
-What is read off is a direct path, past the blocks behind the site; it tells most of the last ones.
+What is read off is a direct path, past whatever lies behind the site. Only of the last block's `mlp_post`,
+`mlp_out` and `resid_post`, at the token that is pooled, is it all there is (`NearTexts.exact`). Of earlier
+sites it is a guess: in the shapes world texts nearer than chance were no names of what drives a latent there.
 
 Any direction has some nearest text. What random directions reach, with the same texts, stands beside it.
 """
@@ -41,6 +43,7 @@ DIRECTIONS = 1000
 """Random directions of the null."""
 
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+_EXACT = ("mlp_post", "mlp_out", "resid_post")  # of the last block
 _BATCH = 256
 
 
@@ -57,7 +60,8 @@ class NearText:
 class NearTexts(Result):
     """The nearest texts of some latents: `index` (into `texts`) int64, `cosine` float32 `[L, n]`, best first.
 
-    `null`: the best cosine of each random direction, ascending. `how`: the path to the joint space, in words.
+    `null`: the best cosine of each random direction, ascending. `how`: the path to the joint space, in words;
+    `exact`: nothing but that path leads there.
     """
 
     latents: list[int]
@@ -66,6 +70,7 @@ class NearTexts(Result):
     cosine: np.ndarray
     null: np.ndarray
     how: str
+    exact: bool
 
     def of(self, latent: int) -> list[NearText]:
         at = self.latents.index(latent)
@@ -102,7 +107,7 @@ class NearTexts(Result):
     def to_json(self) -> dict[str, Any]:
         """Each latent's texts, and the null."""
         latents = {str(n): plain(self.of(n)) for n in self.latents}
-        return {"latents": latents, "null": plain(self.null), "how": self.how}
+        return {"latents": latents, "null": plain(self.null), "how": self.how, "exact": self.exact}
 
     def summary(self) -> str:
         above = int((self.cosine[:, 0] > self.null_level(0.95)).sum())
@@ -146,7 +151,8 @@ def near_texts(
     null = (nn.functional.normalize(path(drawn), dim=1) @ embedded.T).amax(1)
     own = path(sae.W_dec[torch.as_tensor(latents)].detach().float().cpu())
     cosine, index = (nn.functional.normalize(own, dim=1) @ embedded.T).topk(min(number, len(texts)), dim=1)
-    return NearTexts(latents, texts, index.numpy(), cosine.numpy(), null.sort().values.numpy(), path.how)
+    null = null.sort().values
+    return NearTexts(latents, texts, index.numpy(), cosine.numpy(), null.numpy(), path.how, path.exact)
 
 
 class JointPath:
@@ -161,8 +167,13 @@ class JointPath:
         norm = _module(model, f"{tower}.ln_final")
         self._gain = None if norm.weight is None else _weight(norm)
         self._projection = _weight(_module(model, f"{tower}.embeds"))
+        blocks = [part for name in model.towers[tower].sites if (part := name.split(".")[1]).isdecimal()]
+        last = site.split(".")[1] == max(blocks, key=int)
+        self.exact = last and site.rpartition(".")[2] in _EXACT
         first = "the block's own output matrix, " if self._matrices else ""
         self.how = f"Path: {first}the {tower} tower's final norm (its scale held fixed) and projection."
+        if not self.exact:
+            self.how += " It leaves out what comes after the site: a guess, no name."
 
     @staticmethod
     def missing(model: Model, sites: Sequence[str]) -> str | None:

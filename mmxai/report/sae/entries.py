@@ -151,6 +151,7 @@ def nearest_texts(texts: NearTexts | None, latent: int) -> dict[str, Any] | None
         "directions": len(texts.null),
         "candidates": len(texts.texts),
         "how": texts.how,
+        "exact": texts.exact,
         "highest": max([null, 1e-9, *(t.cosine for t in best)]),
     }
 
@@ -158,8 +159,9 @@ def nearest_texts(texts: NearTexts | None, latent: int) -> dict[str, Any] | None
 def gallery_entry(gather: Gatherer, number: int, cards: list[dict[str, Any]]) -> dict[str, Any]:
     """A latent on the index: its first examples, out of the `cards` of its page."""
     latent, texts = gather.survey.latents[number], nearest_texts(gather.texts, number)
-    # A name that random directions would get as easily is none.
-    name = texts["best"][0] if texts and texts["best"][0].cosine > texts["null"] else None
+    # What random directions would get as easily is no name, nor what is read past the blocks that follow.
+    named = texts is not None and texts["exact"] and texts["best"][0].cosine > texts["null"]
+    name = texts["best"][0] if texts is not None and named else None
     tokens = gather.tokens(latent)[:_GALLERY_TOKENS]
     pictures = [c for c in cards if c["picture"]][:_GALLERY]
     note = gather.notes.get(number, "")

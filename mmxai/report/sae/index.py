@@ -74,7 +74,7 @@ def _density_plot(density: np.ndarray, alive: np.ndarray) -> str:
     counts, edges = np.histogram(logs, bins=48, range=(np.floor(logs.min() - 1e-9), 0))
     return plots.histogram(
         (10.0**edges).tolist(), counts.tolist(), x="share of rows in which a latent is active", log_x=True,
-        label=share, marks={"median": float(np.median(density[alive]))}, height=plots.TALL,
+        label=_percent, marks={"median": float(np.median(density[alive]))}, size=plots.WIDE,
     )  # fmt: skip
 
 
@@ -82,4 +82,10 @@ def _cloud(gather: Gatherer, density: np.ndarray) -> str:
     stats = gather.store.stats[gather.site.name]
     mean = stats.mean.double().numpy() / np.maximum(stats.positive.double().numpy(), 1e-300)
     links = {n: (f"latents/{n}.html", f"latent {n}") for n in gather.survey.latents}
-    return plots.cloud(density, mean, names=("share of rows", "mean where active"), label=share, links=links)
+    return plots.cloud(
+        density, mean, names=("share of rows", "mean where active"), label=_percent, links=links
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g}%"

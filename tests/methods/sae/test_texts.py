@@ -12,6 +12,7 @@ from mmxai.methods.sae.texts import JointPath, embed_texts, near_texts, phrases
 from mmxai.models import load_model
 from mmxai.shapes import ShapesWorld
 from mmxai.shapes.model import build_tokenizer, new_clip
+from mmxai.shapes.scene import COLOURS, SHAPES
 
 LAST = "vision.5.resid_post"
 TEXTS = ["red", "blue", "a green circle", "square", "left of a star", "yellow", "big", "small triangle"]
@@ -59,7 +60,30 @@ def test_a_neuron_goes_through_its_output_matrix_first(model):
     out = model.module.vision_model.encoder.layers[5].mlp.fc2.weight.detach()
     path = JointPath(model, ["vision.5.mlp_post"])
     torch.testing.assert_close(path(d), JointPath(model, [LAST])(d @ out.T))
-    assert "output matrix" in path.how
+    assert "output matrix" in path.how and path.exact and "a guess" not in path.how
+
+
+def test_only_what_nothing_follows_is_exact(model):
+    for site, exact in {"vision.5.resid_mid": False, "vision.4.resid_post": False, LAST: True}.items():
+        path = JointPath(model, [site])
+        assert path.exact == exact and ("a guess" in path.how) != exact
+
+
+def test_a_trained_clip_names_known_directions():
+    """What the class token of pictures with a colour or shape has more of is named by that word."""
+    clip, world = load_model("shapes-clip"), ShapesWorld(512, seed=11, split="test")
+    words = [*COLOURS, *SHAPES]
+    streams = []
+    for start in range(0, 512, 64):
+        batch = [world[i].pil for i in range(start, start + 64)]
+        streams.append(clip.run(batch, capture=[LAST], stop=True).acts[LAST][:, 0].float())
+    stream = torch.cat(streams)
+    has = torch.from_numpy(world.batch(range(512), texts=0).concepts)
+    columns = [list(world.concept_names).index(word) for word in words]
+    directions = torch.stack([stream[has[:, c]].mean(0) - stream[~has[:, c]].mean(0) for c in columns])
+    found = near_texts(sae_of(directions), clip, words, range(len(words)))
+    named = [found.of(i)[0].text == word for i, word in enumerate(words)]
+    assert found.exact and np.mean(named) >= 0.9  # chance: one of 16
 
 
 def test_planted_directions_are_named_and_random_ones_are_not(model):
