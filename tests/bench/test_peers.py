@@ -2,9 +2,11 @@
 
 import ast
 import json
+import subprocess
 import threading
 import time
 import venv
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +41,19 @@ def script(tmp_path):
     path = tmp_path / "peer_.py"
     path.write_text(SCRIPT)
     return path
+
+
+def test_what_is_to_be_left_out_is_taken_out_again(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(venv, "create", lambda home, **options: home.mkdir())
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **options: ran.append(command[3:]) or SimpleNamespace(returncode=0)
+    )
+    for _ in range(2):
+        environment("peer", ("a==1",), tmp_path, without=("b",))
+    assert ran == [["install", "--quiet", "a==1"], ["uninstall", "--quiet", "--yes", "b"]]
+    environment("peer", ("a==1",), tmp_path)
+    assert len(ran) == 3  # another environment
 
 
 def test_two_processes_that_want_one_environment_make_it_once(tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 import mmxai
 from mmxai.bench.peers import Rival, peers_of
-from mmxai.bench.peers.environment import environment
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae import SAE, SAESpec
 from mmxai.methods.sae.interop import read_sae, write_sae
@@ -46,7 +45,7 @@ UNIT = {"dictionary_learning": {"relu"}}
 @pytest.fixture(scope="module", params=HELD)
 def rival(request):
     peer = next(p for p in peers_of("sae") if p.key == request.param)
-    with Rival(peer.name, environment(peer.name, peer.packages), SCRIPTS / peer.script.name, {}) as rival:
+    with Rival(peer.name, peer.python(), SCRIPTS / peer.script.name, {}) as rival:
         rival.key = peer.key
         yield rival
 

@@ -6,13 +6,11 @@ import shutil
 import sys
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mmxai.bench.figures import interleave
 from mmxai.bench.options import Options
-from mmxai.bench.peers import PeerError, Rival, wanted
-from mmxai.bench.peers.environment import environment
+from mmxai.bench.peers import Peer, PeerError, Rival, wanted
 
 PLAIN = "plain"
 VARIANTS = {
@@ -29,19 +27,18 @@ Variants = Mapping[str, Mapping[str, str]]
 def best_variants(options: Options, job: Mapping[str, Any]) -> Variants:
     """The quickest variant of every peer wanted, by a few steps each; plain in a quick run."""
     return {
-        peer.name: {"variant": PLAIN if options.quick else _best(peer.name, peer.packages, peer.script, job)}
+        peer.name: {"variant": PLAIN if options.quick else _best(peer, job)}
         for peer in wanted(options, "sae")
     }
 
 
-def _best(name: str, packages: tuple[str, ...], script: Path, job: Mapping[str, Any]) -> str:
-    python = environment(name, packages)
-    seconds = {}
+def _best(peer: Peer, job: Mapping[str, Any]) -> str:
+    name, python, seconds = peer.name, peer.python(), {}
     for variant in VARIANTS[name]:
         if variant == "compiled" and not shutil.which("c++"):
             continue
         try:
-            with Rival(name, python, script, {**job, "variant": variant}) as rival:
+            with Rival(name, python, peer.script, {**job, "variant": variant}) as rival:
                 timing = interleave({"step": partial(rival.run, "step")}, TRIED)["step"]
         except PeerError as error:
             if variant == PLAIN:

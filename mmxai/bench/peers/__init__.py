@@ -30,13 +30,14 @@ _HERE = Path(__file__).parent
 class Peer:
     """`packages`: pinned requirements; '{torch}' stands for the version that mmxai runs on here.
 
-    `does`: what of our work it does, for the figure's detail.
+    `does`: what of our work it does, for the figure's detail. `without`: see `environment`.
     """
 
     name: str
     case: str
     packages: tuple[str, ...]
     does: str
+    without: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -46,6 +47,10 @@ class Peer:
     @property
     def script(self) -> Path:
         return _HERE / f"{self.key}_.py"
+
+    def python(self) -> Path:
+        """The Python of its environment, which is made where it is not there yet."""
+        return environment(self.name, self.packages, without=self.without)
 
 
 _NUMPY = "numpy==2.4.6"
@@ -87,7 +92,13 @@ PEERS = (
         ("sae-lens==6.54.0", "torch=={torch}", "zarr==3.1.6", "ml-dtypes==0.6.0"),
         "dense throughout",
     ),
-    Peer("dictionary-learning", "sae", ("dictionary-learning==0.1.0", "torch=={torch}"), "dense throughout"),
+    Peer(
+        "dictionary-learning",
+        "sae",
+        ("dictionary-learning==0.1.0", "torch=={torch}"),
+        "dense throughout",
+        without=("torchvision",),
+    ),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
 )
 
@@ -121,12 +132,7 @@ def running(
     with ExitStack() as stack:
         yield {
             peer: stack.enter_context(
-                Rival(
-                    peer.name,
-                    environment(peer.name, peer.packages),
-                    peer.script,
-                    {**job, **(own or {}).get(peer.name, {})},
-                )
+                Rival(peer.name, peer.python(), peer.script, {**job, **(own or {}).get(peer.name, {})})
             )
             for peer in wanted(options, case)
         }

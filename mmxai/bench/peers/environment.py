@@ -29,24 +29,27 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmxai" / "peers"
 
 
-def environment(name: str, packages: Sequence[str], folder: Path | None = None) -> Path:
+def environment(
+    name: str, packages: Sequence[str], folder: Path | None = None, *, without: Sequence[str] = ()
+) -> Path:
     """The Python of the environment of a peer, made by venv and pip where it is not there yet.
 
-    Made anew where the pins or this Python changed. pip's own settings (index, cache) apply. Of two processes
-    that want it, one makes it and the other waits.
+    `without`: requirements of `packages` that are taken out again, as torchvision, whose usual build is for
+    CUDA and cannot be imported beside a torch that is not. Made anew where the pins or this Python changed.
+    pip's own settings (index, cache) apply. Of two processes that want it, one makes it and the other waits.
     """
     home = (folder or root()) / name
     home.parent.mkdir(parents=True, exist_ok=True)
     with open(home.with_name(f"{name}.lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _made(name, packages, home)
+        return _made(name, packages, without, home)
 
 
-def _made(name: str, packages: Sequence[str], home: Path) -> Path:
+def _made(name: str, packages: Sequence[str], without: Sequence[str], home: Path) -> Path:
     version = torch.__version__.partition("+")[0]
     pins = [package.format(torch=version) for package in packages]
     stamp = home / "mmxai.json"
-    wanted = {"python": sys.version, "packages": pins}
+    wanted = {"python": sys.version, "packages": pins} | ({"without": list(without)} if without else {})
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
         return python
@@ -59,5 +62,7 @@ def _made(name: str, packages: Sequence[str], home: Path) -> Path:
         command = [str(python), "-m", "pip", "install", "--quiet", *pins]
         if subprocess.run(command, stdout=sys.stderr).returncode != 0:
             raise PeerInstallError(f"peer {name}: pip could not install {', '.join(pins)} (see above)")
+    if without:
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *without], check=True)
     stamp.write_text(json.dumps(wanted))
     return python
