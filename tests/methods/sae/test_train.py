@@ -158,7 +158,7 @@ def test_dead_latents_are_revived(store, monkeypatch):
 
     def sunk(*args):
         beginning = begin(*args)
-        beginning.sae.b_enc[16:] = -0.5
+        beginning.sae.b_enc[16:] = -0.5 * beginning.sae.W_enc[0].norm()
         return beginning
 
     monkeypatch.setattr(training.init, "begin", sunk)
