@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mmxai.methods.sae.model import SAE
     from mmxai.store.reader import Store
 
-BLOCK_BYTES = 32 << 20  # of dense codes at a time
+BLOCK_BYTES = 16 << 20  # of dense codes at a time
 _PROBE_ROWS = 16384
 _SAMPLE = ROW_COLUMNS.index("sample")
 
