@@ -49,7 +49,7 @@ def adam(
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    by = tl.load(scale)
+    by = tl.load(scale + tl.zeros([BLOCK], tl.int32))
     mask = (at < width) & (by == by)
     at += tl.program_id(0).to(tl.int64) * width
     gradient = tl.load(g + at, mask=mask, other=0.0) * by

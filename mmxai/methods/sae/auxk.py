@@ -89,7 +89,7 @@ def _by_products(
 ) -> _Found:
     """Where many of the dead are active: `pre` itself becomes their activations. Equal ones stay together."""
     if k < len(rows):
-        least = pre.kthvalue(len(rows) - k + 1, dim=1, keepdim=True).values
+        least = pre.topk(k, sorted=False).values.amin(1, keepdim=True)
         pre.masked_fill_(pre < least, 0.0)
     acts = pre.clamp_(min=0)
     errors = torch.addmm(residual, acts, rows, beta=-1)
