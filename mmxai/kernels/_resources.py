@@ -126,20 +126,9 @@ def _code_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any],
     from mmxai.kernels.select_above._triton import above
 
     floats = (
-        "values",
-        "table",
-        "bias",
-        "base",
-        "target",
-        "twice",
-        "errors",
-        "d_values",
-        "d_pre",
-        "x",
-        "project",
+        "values table bias base target twice errors d_values d_pre x project g_dec g_enc g_bias w g m v out"
     )
-    floats += ("g_dec", "g_enc", "g_bias", "w", "g", "m", "v", "out")
-    types = dict.fromkeys(floats, "*fp32") | {"indices": "*i32", "offsets": "*i64", "width": "i32"}
+    types = dict.fromkeys(floats.split(), "*fp32") | {"indices": "*i32", "offsets": "*i64", "width": "i32"}
     yield "", decode, types, {"BLOCK": 1024}, 4
     errors = types | {"starts": "*i32", "losses": "*fp64", "groups": "i32"}
     yield "", error_rows, errors, {"BLOCK": 4096}, 8
