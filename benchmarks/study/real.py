@@ -41,11 +41,11 @@ def stories(folder: Path, size: Size) -> Row:
     sentences.write_text("".join(line.partition(" ")[2] + "\n" for line in labelled))  # without its label
     model, store, out = SHARED / "stories260K", folder / "acts.zarr", folder / "sae"
     home = out / TEXT_SITE
-    rows = str(size.rows)
+    rows = str(2 * size.rows)
     commands = [
         ["harvest", model, sentences, "--sites", TEXT_SITE, "--tokens", "text", "--store", store],
-        ["sae", "train", store, "--sites", TEXT_SITE, "--tokens", "text", "--latents", "1024", "--k", "16",
-         "--rows", rows, "--batch", "1024", "--lr", "1e-3", "--out", out],
+        ["sae", "train", store, "--sites", TEXT_SITE, "--tokens", "text", "--latents", "512", "--k", "8",
+         "--rows", rows, "--batch", "256", "--lr", "1e-3", "--out", out],
         ["sae", "eval", home, store, "--model", model, "--data", sentences],
     ]  # fmt: skip
     for command in commands:
@@ -70,7 +70,7 @@ def resnet(folder: Path, size: Size) -> Row:
     store, out = folder / "acts.zarr", folder / "sae"
     mmxai.harvest(model, images, sites=[MAP_SITE], store=store, batch_size=16, progress=False)
     with mmxai.open_store(store) as opened:
-        config = TrainConfig(sites=(MAP_SITE,), latents=512, k=8, rows=size.rows, batch=1024, lr=1e-3)
+        config = TrainConfig(sites=(MAP_SITE,), latents=512, k=8, rows=2 * size.rows, batch=256, lr=1e-3)
         (sae,) = train_sae(opened, config, out=out, part_of="0/1")
         home = out / MAP_SITE
         nulls = ("pca", "frozen", "seed")
