@@ -30,7 +30,7 @@ TARGETS = {
     "fvu_vs_best_peer": "<= 1.01",
     "peak_memory_vs_least_peer": "<= 1",
 }
-BATCHES, HELD, NATIVE_SECONDS = 60, 16_384, 45.0
+BATCHES, HELD, NATIVE_SECONDS = 40, 16_384, 40.0
 FULL = (
     Work("", 4096, 8192, 32, repeats=7, steps=BATCHES),
     Work("_aux", 4096, 8192, 32, repeats=3, dead=0.1),
