@@ -26,7 +26,7 @@ def show_sae(store: Store, world: ShapesWorld, model: str, out: Path, seed: int)
     name = store.path.stem
     (sae,) = train_sae(
         store, sites=SITE, tokens="patch", latents=_LATENTS, k=_K, batch=_BATCH, epochs=_EPOCHS, seed=seed,
-        out=out / f"sae-{name}",
+        log_every=10, out=out / f"sae-{name}",
     )  # fmt: skip
     home = out / f"sae-{name}" / SITE
     config = EvalConfig(nulls=("pca",), rows=32768, samples=512, seed=seed)

@@ -24,15 +24,16 @@ def curves(
     """Lines over `x`, one a series of (x, y); values that are not finite are left out.
 
     Long series are drawn as the mean of neighbouring points, with their range as a band. `log`: a logarithmic
-    vertical axis, of the positive values.
+    vertical axis, of the positive values, where they span a factor of 10 at least (of less it has no ticks).
     """
     drawn = {name: _thinned(*points, log=log) for name, points in series.items()}
     every = np.concatenate(list(drawn.values()), 1) if drawn else np.zeros((4, 0))
     if not every.shape[1]:
         return _svg([_text(WIDTH / 2, HEIGHT / 2, "no values", "middle")])
     low, high = float(every[2].min()), float(every[3].max())
+    log = log and high >= 10 * low
     if high == low:
-        low, high = (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
     across = Axis(float(every[0].min()), float(every[0].max()), _LEFT, WIDTH - _RIGHT)
     up = Axis(low, high, HEIGHT - _BOTTOM, _TOP, log)
     parts = _frame(across, up, x)

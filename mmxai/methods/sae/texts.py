@@ -31,6 +31,7 @@ from torch import nn
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.results import Result, axes, plain
+from mmxai.methods.sae.rows import trained_config
 
 if TYPE_CHECKING:
     import pandas
@@ -151,8 +152,19 @@ def near_texts(
     null = (nn.functional.normalize(path(drawn), dim=1) @ embedded.T).amax(1)
     own = path(sae.W_dec[torch.as_tensor(latents)].detach().float().cpu())
     cosine, index = (nn.functional.normalize(own, dim=1) @ embedded.T).topk(min(number, len(texts)), dim=1)
+    exact = path.exact and _pooled(sae)
+    how = path.how if exact else f"{path.how} It leaves out what comes after these rows: a guess, no name."
     null = null.sort().values
-    return NearTexts(latents, texts, index.numpy(), cosine.numpy(), null.numpy(), path.how, path.exact)
+    return NearTexts(latents, texts, index.numpy(), cosine.numpy(), null.numpy(), how, exact)
+
+
+def _pooled(sae: SAE) -> bool:
+    """Whether the tower's pooled token may be among the rows that the SAE is of: patches never are."""
+    known = sae.spec.identity
+    tokens = trained_config(sae.spec).get("tokens") or ",".join(
+        known.get("selection", {}).get("tokens") or ()
+    )
+    return not tokens or not set(tokens.split(",")) <= {"patch", "register"}
 
 
 class JointPath:
@@ -172,8 +184,6 @@ class JointPath:
         self.exact = last and site.rpartition(".")[2] in _EXACT
         first = "the block's own output matrix, " if self._matrices else ""
         self.how = f"Path: {first}the {tower} tower's final norm (its scale held fixed) and projection."
-        if not self.exact:
-            self.how += " It leaves out what comes after the site: a guess, no name."
 
     @staticmethod
     def missing(model: Model, sites: Sequence[str]) -> str | None:

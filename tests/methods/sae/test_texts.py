@@ -60,13 +60,25 @@ def test_a_neuron_goes_through_its_output_matrix_first(model):
     out = model.module.vision_model.encoder.layers[5].mlp.fc2.weight.detach()
     path = JointPath(model, ["vision.5.mlp_post"])
     torch.testing.assert_close(path(d), JointPath(model, [LAST])(d @ out.T))
-    assert "output matrix" in path.how and path.exact and "a guess" not in path.how
+    assert "output matrix" in path.how and path.exact
 
 
 def test_only_what_nothing_follows_is_exact(model):
-    for site, exact in {"vision.5.resid_mid": False, "vision.4.resid_post": False, LAST: True}.items():
-        path = JointPath(model, [site])
-        assert path.exact == exact and ("a guess" in path.how) != exact
+    def exact(site, identity):
+        spec = SAESpec("topk", 1, (site,), (192,), k=1, identity=identity)
+        sae = SAE.zeros(spec)
+        sae.W_dec.fill_(1)[:, 0] = 2
+        found = near_texts(sae, model, TEXTS, [0], directions=5)
+        assert ("a guess" in found.how) != found.exact
+        return found.exact
+
+    assert exact(LAST, {})
+    assert not exact("vision.5.resid_mid", {}) and not exact("vision.4.resid_post", {})
+    # What becomes of the last block's patches? Nothing: the class token is pooled.
+    for tokens, pooled in {"patch": False, "cls,patch": True, None: True}.items():
+        assert exact(LAST, {"train": {"config": {"tokens": tokens}}}) == pooled
+    assert not exact(LAST, {"selection": {"tokens": ["patch"]}})
+    assert exact(LAST, {"selection": {"tokens": None}})
 
 
 def test_a_trained_clip_names_known_directions():
