@@ -20,6 +20,7 @@ from mmxai.bench.machine import PACKAGE
 from mmxai.bench.options import Options
 from mmxai.bench.peers import running
 from mmxai.bench.peers._sae_ import serve
+from mmxai.kernels.topk_product import quicker
 
 OURS, PRODUCT, HALF = "ours", "product", "bfloat16 product"
 WORST_FVU = 0.9
@@ -89,8 +90,15 @@ def measure(
     def rate(timing: Timing) -> str:
         return f"{timing}, {work.rows / timing.median:,.0f} rows/s"
 
+    shape = torch.empty(1).expand(work.latents, job["width"])
+    direct = job["product"] == "float32" and quicker(shape[:1].to(job["device"]), shape, work.k)
+    without = ", which does without it (topk_product)" if direct else ""
     figures = [
-        figure("encoder_product_share", ratio(plain, mine), f"{work}: product {plain} of a step's {mine}"),
+        figure(
+            "encoder_product_share",
+            ratio(plain, mine),
+            f"{work}: product {plain} of a step's {mine}{without}",
+        ),
         figure("step_rows_per_second", work.rows / mine.median, f"{work}: {mine}"),
     ]
     for peer in rivals:
