@@ -78,6 +78,35 @@ class TestTopkProduct(KernelTests):
             assert torch.equal(values, ends[0][0]) and torch.equal(indices, ends[0][1])
 
 
+def candidates(x, w, k, rounded):
+    """How many latents a row the bound leaves, in float64: what C++ sums again."""
+    far, size = (torch.linalg.vector_norm(w - rounded(w), dim=1), torch.linalg.vector_norm(w, dim=1))
+    off = torch.linalg.vector_norm(x - rounded(x), dim=1, keepdim=True)
+    slack = off * size + torch.linalg.vector_norm(rounded(x), dim=1, keepdim=True) * far
+    sums = rounded(x) @ rounded(w).T
+    floor = (sums - slack).topk(k).values[:, -1:]
+    return float((sums + slack >= floor).sum(1).double().mean())
+
+
+def test_why_bfloat16_and_not_int8():
+    g = torch.Generator().manual_seed(0)
+    w = torch.nn.functional.normalize(torch.randn(8192, 768, generator=g, dtype=torch.float64), dim=1)
+    x = torch.randn(40, 768, generator=g, dtype=torch.float64)
+    tails = x.clamp(min=-0.17) * torch.randn(40, 768, generator=g, dtype=torch.float64).exp()
+
+    def bfloat16(a):
+        return a.bfloat16().double()
+
+    def int8(a):
+        by = a.abs().amax(1, keepdim=True) / 127
+        return (a / by).round() * by
+
+    for rows in (x, tails - tails.mean(0)):
+        assert candidates(rows, w, 32, bfloat16) < 2 * 32
+        assert candidates(rows, w, 32, int8) > 6 * 32
+    assert candidates(tails - tails.mean(0), w, 32, int8) > 1000
+
+
 @pytest.mark.parametrize(
     "wrong",
     [dict(x=torch.ones(3, 5)), dict(w=torch.ones(4)), dict(k=0), dict(k=9), dict(bias=torch.ones(3)),
