@@ -361,7 +361,7 @@ __global__ void __launch_bounds__(32 * kColumns) select(Capture job, List list, 
   Ranking ranking{shared[threadIdx.y], k, list.samples != nullptr};
   for (int j = lane; j < k; j += 32) {
     const int64_t at = j * width + column;
-    // What is not there has the greatest row, so that nothing loses to it.
+    // What is not there is -inf, which every finite value beats.
     const int64_t row = list.rows[at];
     ranking.entries[j] = {list.values[at] * sign, row, list.samples ? list.samples[at] : -1};
   }

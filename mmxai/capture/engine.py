@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mmxai.models.inputs import Inputs
 
 
+_WIDER = {torch.float16: "bfloat16 or float32", torch.bfloat16: "float32"}
+"""Where what overflowed may fit."""
+
 _SAMPLE = ROW_COLUMNS.index("sample")
 
 
@@ -62,7 +65,7 @@ class Packed:
             if int(count):
                 raise StorageOverflowError(
                     f"site {site}: {int(count)} finite values exceed the range of {self.acts[site].dtype} "
-                    f"and would be stored as inf; harvest with dtype bfloat16 or float32"
+                    f"and would be stored as inf; harvest with store_dtype {_WIDER[self.acts[site].dtype]}"
                 )
 
 
@@ -115,8 +118,9 @@ class Extractor:
     """Runs a model and packs the selected rows of the requested sites in the storage dtype.
 
     With `statistics` it keeps, of the values as stored, a `NeuronState` a site, on the model's device, until
-    `take_states`. On a GPU rows are copied to pinned memory beside the forward pass, and nothing waits but
-    `Packed.wait`. `seconds`: time spent packing and on statistics in the hooks; on a GPU, of asking for them.
+    `take_states`. On a GPU rows are copied to pinned memory beside the forward pass, and the hooks wait for
+    nothing (without statistics, for packing's overflow count); `Packed.wait` does. `seconds`: time spent
+    packing and on statistics in the hooks; on a GPU, of asking for them.
     """
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 import triton
 
@@ -12,8 +10,8 @@ from mmxai.kernels._tl import as_bits
 from mmxai.kernels.capture._passes import (
     INT8,
     Workspace,
-    can_overflow,
     depth,
+    finished,
     lists,
     passes,
     room,
@@ -54,10 +52,7 @@ def capture(
     scales: torch.Tensor | None,
     threads: int,
 ) -> int:
-    overflow = torch.zeros(1, dtype=torch.int64, device=x.device)
-    enqueue(x, index, out, state, row0, samples, scales, overflow)
-    # Reading the count waits for the GPU; where nothing can overflow there is nothing to wait for.
-    return int(overflow.item()) if can_overflow(x, out) else 0
+    return finished(enqueue, x, index, out, state, row0, samples, scales)
 
 
 def enqueue(
@@ -83,10 +78,8 @@ def enqueue(
         "SOURCE": FLOATS.index(x.dtype),
         "FLAT": x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1),
     }
-    # A graph replays one pass, whatever was seen by then.
-    runs: Iterable[tuple[int, int]] = [(0, count)]
-    if state is not None and cursor is None:
-        runs = passes(count, seen, held * room(state.k))
+    alone = state is None or cursor is not None  # a graph's passes are the same whatever was seen by then
+    runs = passes(count, count, 1) if state is None or alone else passes(count, seen, held * room(state.k))
     for start, stop in runs:
         n = stop - start
         layout = (n, width, start if index is None else 0, x.shape[1], x.stride(0), x.stride(1), x.stride(2))
