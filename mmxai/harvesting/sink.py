@@ -109,6 +109,7 @@ class WriterThread:
                     writing = _Part(self._store, part, self._report)
                 if states is not None:
                     writing.commit(content, states, self._producer)
+                    self._buffers.give_back_states(states)
                     writing = None
                 else:
                     for packed in content:

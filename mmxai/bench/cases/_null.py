@@ -38,7 +38,7 @@ def null_sink(model: Model, data: Decoded, sites: Sequence[str], *, stats: bool)
             for packed in extract(inputs):
                 extract.buffers.give_back(packed)
             if done % per_part == 0:
-                extract.take_states()
-        extract.take_states()
+                extract.buffers.give_back_states(extract.take_states())
+        extract.buffers.give_back_states(extract.take_states())
 
     return run
