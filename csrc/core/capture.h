@@ -83,7 +83,7 @@ class StripWalk {
     for (int64_t r0 = 0; r0 < rows; r0 += 32) {
       const int64_t n = std::min<int64_t>(32, rows - r0);
       const In* const* source = source_ + r0;
-      const bool neighbours = source[n - 1] - source[0] == n - 1;
+      const bool neighbours = consecutive(source, n);
       for (int64_t c = 0; c < width_; ++c) {
         const int64_t offset = (begin_ + c) * x_.value_stride;
         In* to = turned_ + r0 * padded_ + c;

@@ -43,6 +43,15 @@ int64_t pack_rows(const Grid<S>& x, const int64_t* index, int64_t begin, int64_t
   return overflow;
 }
 
+// Whether each address follows the one before: a run that can be read as one. Its ends do not tell: rows of an
+// expanded tensor are the same row again.
+template <class T>
+bool consecutive(const T* const* source, int64_t n) {
+  for (int64_t r = 1; r < n; ++r)
+    if (source[r] - source[r - 1] != 1) return false;
+  return true;
+}
+
 // The same where values of a row are not neighbours, as in a convolution's map: tiles are read along the tokens,
 // which usually are, and turned in the level-1 cache.
 template <class S, class D>
@@ -54,7 +63,7 @@ int64_t pack_turned(const Grid<S>& x, const int64_t* index, int64_t begin, int64
   for (int64_t r0 = begin; r0 < end; r0 += kRows) {
     const int64_t rows = std::min(kRows, end - r0);
     for (int64_t r = 0; r < rows; ++r) source[r] = x.row(index ? index[r0 + r] : r0 + r);
-    const bool neighbours = source[rows - 1] - source[0] == rows - 1;
+    const bool neighbours = consecutive(source, rows);
     for (int64_t d0 = 0; d0 < x.width; d0 += kValues) {
       const int64_t values = std::min(kValues, x.width - d0);
       for (int64_t d = 0; d < values; ++d) {

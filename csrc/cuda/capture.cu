@@ -23,7 +23,7 @@ constexpr float kSmall = 8.2718061255302767e-25f;  // 2^-80: a lesser sum of squ
 
 // Rows a thread loads before it uses the first: as many as its registers bear beside the figures.
 template <class S, class D>
-constexpr int kUnroll = std::is_same_v<S, F32> || std::is_same_v<S, D> ? 4 : 2;
+constexpr int kUnroll = std::is_same_v<S, F32> || (std::is_same_v<S, BF16> && std::is_same_v<D, BF16>) ? 4 : 2;
 
 struct I8 { using bits = int8_t; };
 struct None { using bits = uint8_t; };
@@ -361,7 +361,7 @@ __global__ void __launch_bounds__(32 * kColumns) select(Capture job, List list, 
   Ranking ranking{shared[threadIdx.y], k, list.samples != nullptr};
   for (int j = lane; j < k; j += 32) {
     const int64_t at = j * width + column;
-    // What is not there has the greatest row, so that nothing loses to it.
+    // What is not there is -inf, which every finite value beats.
     const int64_t row = list.rows[at];
     ranking.entries[j] = {list.values[at] * sign, row, list.samples ? list.samples[at] : -1};
   }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mmxai.models import Model
     from mmxai.models.inputs import Inputs
 
+
+_WIDER = {torch.float16: "bfloat16 or float32", torch.bfloat16: "float32"}
+"""Where what overflowed may fit."""
 
 _SAMPLE = ROW_COLUMNS.index("sample")
 
@@ -62,12 +65,13 @@ class Packed:
             if int(count):
                 raise StorageOverflowError(
                     f"site {site}: {int(count)} finite values exceed the range of {self.acts[site].dtype} "
-                    f"and would be stored as inf; harvest with dtype bfloat16 or float32"
+                    f"and would be stored as inf; harvest with store_dtype {_WIDER[self.acts[site].dtype]}"
                 )
 
 
 class Buffers:
-    """Staging memory that is used again: fresh pages cost a page fault for every 4 KiB written.
+    """Memory that is used again: fresh pages for staging cost a page fault for every 4 KiB written, and
+    states made anew for every part lie between the temporaries of the forward, which then grow the heap.
 
     `allocate(size, dtype)` makes more; an extractor on a GPU lets it be pinned.
     """
@@ -77,6 +81,7 @@ class Buffers:
             n, dtype=dtype
         )
         self._free: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._states: dict[str, list[NeuronState]] = defaultdict(list)
 
     def take(self, name: str, rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
         """A contiguous `[rows, width]` tensor with undefined content."""
@@ -93,6 +98,17 @@ class Buffers:
         for name, x in held:
             base = x if x._base is None else x._base
             self._free[name].append(base.view(-1))
+
+    def take_state(self, site: str) -> NeuronState | None:
+        """An empty one that was given back, if there is one."""
+        stock = self._states[site]
+        return stock.pop() if stock else None
+
+    def give_back_states(self, states: Mapping[str, NeuronState]) -> None:
+        """Call when nobody reads them any more."""
+        for site, state in states.items():
+            state.reset()
+            self._states[site].append(state)
 
 
 def _lost(site: str) -> str:
@@ -115,8 +131,9 @@ class Extractor:
     """Runs a model and packs the selected rows of the requested sites in the storage dtype.
 
     With `statistics` it keeps, of the values as stored, a `NeuronState` a site, on the model's device, until
-    `take_states`. On a GPU rows are copied to pinned memory beside the forward pass, and nothing waits but
-    `Packed.wait`. `seconds`: time spent packing and on statistics in the hooks; on a GPU, of asking for them.
+    `take_states`. On a GPU rows are copied to pinned memory beside the forward pass, and the hooks wait for
+    nothing (without statistics, for packing's overflow count); `Packed.wait` does. `seconds`: time spent
+    packing and on statistics in the hooks; on a GPU, of asking for them.
     """
 
     def __init__(
@@ -206,7 +223,7 @@ class Extractor:
     def _state(self, site: str, x: torch.Tensor) -> NeuronState | None:
         options = self.statistics
         if options is not None and site not in self._states:
-            self._states[site] = NeuronState(
+            self._states[site] = self.buffers.take_state(site) or NeuronState(
                 x.shape[-1], options.k, bottom=options.bottom, per_sample=options.per_sample, device=x.device
             )
         return self._states.get(site)

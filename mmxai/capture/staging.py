@@ -35,7 +35,6 @@ class Staging:
         self._slots: dict[str, list[_Slot]] = defaultdict(lambda: [_Slot() for _ in range(SLOTS)])
         self._batch = 0
         self._begun: Any = None
-        self._nbytes = 0
 
     def pinned(self, size: int, dtype: torch.dtype) -> torch.Tensor:
         """Memory on the host that the device can copy to by itself; keep it, for it is slow to get."""
@@ -66,15 +65,14 @@ class Staging:
             out.copy_(source, non_blocking=True)
             slot.copied = self._event()
             slot.copied.record(self._side)
-        self._nbytes += source.nbytes
 
     def flush(self) -> Transfer:
         """Ends a batch: what was copied since the last call."""
         done = self._event(timing=True)
         with self._torch.stream(self._side):
             done.record(self._side)
-        transfer = Transfer(self._begun, done, self._nbytes)
-        self._begun, self._nbytes = None, 0
+        transfer = Transfer(self._begun, done)
+        self._begun = None
         self._batch += 1
         return transfer
 
@@ -85,16 +83,11 @@ class Staging:
 class Transfer:
     """The copies of one batch; `wait` before the bytes are used."""
 
-    def __init__(self, begun: Any, done: Any, nbytes: int):
-        self._begun, self._done, self.nbytes = begun, done, nbytes
+    def __init__(self, begun: Any, done: Any):
+        self._begun, self._done = begun, done
 
     def wait(self) -> None:
         self._done.synchronize()
-
-    @property
-    def ready(self) -> bool:
-        """Would `wait` return at once?"""
-        return bool(self._done.query())
 
     @property
     def seconds(self) -> float:

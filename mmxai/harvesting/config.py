@@ -24,8 +24,8 @@ class HarvestConfig:
     """One row a sample: 'mean', 'last', or the mean over grid cells 'y0,x0,y1,x1'."""
     store_dtype: Literal["bfloat16", "float16", "float32", "int8", "topk"] = "bfloat16"
     """Data type on disk. A value that does not fit float16 is an error, never a stored inf. int8: half of
-    bfloat16, a scale a row, columns that are very large in the first samples looked at kept apart. topk: the
-    --topk values of largest magnitude of each row. Both read as bfloat16."""
+    bfloat16, a scale a row, columns that are very large in a few samples looked at first kept apart. topk:
+    the --topk values of largest magnitude of each row. Both read as bfloat16."""
     topk: int | None = None
     """Values kept of each row with --store-dtype topk."""
     batch_size: int | Literal["auto"] = "auto"

@@ -11,7 +11,7 @@ class Clock:
 
     wall: float = 0.0
     forward: float = 0.0  # the model, with its hooks
-    capture: float = 0.0  # of it, in the hooks: packing and statistics
+    capture: float = 0.0  # of it, in the hooks: packing and statistics; on a GPU, asking for them
     copy: float = 0.0  # from a GPU to the CPU, beside the model
     wait_data: float = 0.0  # the model waited for decoded samples
     wait_disk: float = 0.0  # the model waited for room in the writer's queue
@@ -25,7 +25,8 @@ class HarvestReport:
 
     rows: row space -> rows written by this run. parts: in the plan (None: not known before the data
     ends). resumed: parts that were there before; written: by this run; others: committed meanwhile by other
-    workers; elsewhere: parts left to other live workers. nbytes: activation bytes written.
+    workers; elsewhere: parts left to other live workers. nbytes: activation bytes written; staged: of
+    them as the hooks pack them, which for int8 and topk sites is bfloat16.
     """
 
     store: str
@@ -33,6 +34,7 @@ class HarvestReport:
     skipped: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     nbytes: int = 0
+    staged: int = 0
     read: int = 0
     parts: int | None = None
     resumed: int = 0
@@ -67,7 +69,10 @@ class HarvestReport:
             f"parts      {parts}",
             f"time       {wall:.1f} s: {self.samples / wall:,.0f} samples/s, {rows / wall:,.0f} rows/s, "
             f"{size(self.nbytes / wall)}/s",
-            f"shares     compute {c.forward / wall:.0%} (packing and statistics {c.capture / wall:.1%}), "
+            f"shares     compute {c.forward / wall:.0%}"
+            # A GPU packs behind the hooks' back, and what they take says nothing of it.
+            + ("" if c.copy else f" (packing and statistics {c.capture / wall:.1%})")
+            + ", "
             f"waiting for data {c.wait_data / wall:.0%}, "
             f"waiting for the disk {c.wait_disk / wall:.0%}; beside them, decoding {c.decode / wall:.0%}, "
             + (f"copying {c.copy / wall:.0%}, " if c.copy else "")
@@ -78,8 +83,12 @@ class HarvestReport:
                 f"rates      decode {self.samples / c.decode:,.0f} samples/s a thread, "
                 f"forward {self.samples / c.forward:,.0f} samples/s"
                 + "".join(
-                    f", {what} {size(self.nbytes / seconds)}/s"
-                    for what, seconds in (("pack", c.capture), ("copy", c.copy), ("write", c.write))
+                    f", {what} {size(nbytes / seconds)}/s"
+                    for what, nbytes, seconds in (
+                        ("pack", self.staged, 0.0 if c.copy else c.capture),
+                        ("copy", self.staged, c.copy),
+                        ("write", self.nbytes, c.write),
+                    )
                     if seconds > 1e-3 * wall
                 )
             )

@@ -15,7 +15,7 @@ from mmxai.stats import state_arrays
 
 if TYPE_CHECKING:
     from mmxai.kernels.capture import NeuronState
-    from mmxai.store import PartWriter, StoreWriter
+    from mmxai.store import StoreWriter
 
 QUEUE_BYTES = 256 << 20
 """Packed activations that may wait for the disk; one batch is always let in, however large."""
@@ -106,9 +106,10 @@ class WriterThread:
             while (queued := self._next()) is not None:
                 (part, content, states), nbytes = queued
                 if writing is None:
-                    writing = _Part(self._store.part(part), part, self._report)
+                    writing = _Part(self._store, part, self._report)
                 if states is not None:
                     writing.commit(content, states, self._producer)
+                    self._buffers.give_back_states(states)
                     writing = None
                 else:
                     for packed in content:
@@ -129,10 +130,10 @@ class WriterThread:
 class _Part:
     """One part being written."""
 
-    def __init__(self, writer: PartWriter, part: int, report: HarvestReport):
-        self._writer, self._number, self._report = writer, part, report
+    def __init__(self, store: StoreWriter, part: int, report: HarvestReport):
+        self._writer, self._plan, self._number, self._report = store.part(part), store.plan, part, report
         self._rows: dict[str, int] = {}
-        self._nbytes = 0
+        self._staged = 0
 
     def write(self, packed: Packed) -> None:
         packed.wait()
@@ -142,7 +143,7 @@ class _Part:
         self._writer.write(packed.space, packed.rows, packed.acts)
         self._report.clock.write += time.perf_counter() - start
         self._rows[packed.space] = self._rows.get(packed.space, 0) + len(packed.rows)
-        self._nbytes += sum(x.nbytes for x in packed.acts.values())
+        self._staged += sum(x.nbytes for x in packed.acts.values())
 
     def commit(self, records: list[dict[str, Any]], states: _States, producer: dict[str, Any]) -> None:
         start = time.perf_counter()
@@ -155,9 +156,10 @@ class _Part:
         report = self._report
         if self._writer.commit(records, stats, producer):
             report.written += 1
-            report.nbytes += self._nbytes
+            report.staged += self._staged
             for space, rows in self._rows.items():
                 report.rows[space] = report.rows.get(space, 0) + rows
+                report.nbytes += rows * sum(site.row_bytes for site in self._plan.sites_of(space))
         report.clock.write += time.perf_counter() - start
 
     def abort(self) -> None:

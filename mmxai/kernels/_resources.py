@@ -60,9 +60,13 @@ def triton_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]
     names = ("float32", "bfloat16", "float16", "int8", "none")
     for source, target in ((1, 1), (0, 1), (0, 0), (2, 2), (1, 3), (0, 4)):
         kinds = {"SOURCE": source, "TARGET": target}
-        unroll = 1 if target == 3 else host.UNROLL
-        tile = {**kinds, "UNROLL": unroll, "LANES": host.LANES, "COLS": host.COLS, "ROOM": room(16)}
         for bottom in (False, True):
+            tile = {
+                "UNROLL": host.unroll(target, bottom),
+                "LANES": host.LANES,
+                "COLS": host.COLS,
+                "ROOM": room(16),
+            }
             gates = {
                 f"{side}{part}": kind
                 for side in ("top", "bottom")
@@ -76,7 +80,7 @@ def triton_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]
             if not bottom:
                 types |= dict.fromkeys(("bottom", "bottom_counts", "bottom_found", "index"), "")
             name = f"{names[source]}-{names[target]}{' bottom, index' if bottom else ''}"
-            yield name, capture_tiles, types, {**tile, "FLAT": not bottom, "STATS": True}, warps
+            yield name, capture_tiles, types, {**kinds, **tile, "FLAT": not bottom, "STATS": True}, warps
     common = {"x": "*i16", "index": "*i64", **_LAYOUT}
     bf16 = {"SOURCE": 1, "TARGET": 1, "FLAT": False}
     types = {**common, "overflow": "*i64", "tallies": "*i64", **figures, "depth": "i32"}

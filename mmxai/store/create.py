@@ -57,6 +57,10 @@ def create_store(
     `write`, which should then be a fair sample.
     """
     specs = tuple(_specs(sites, dtype, topk, outliers or {}, space))
+    if topk is not None and all(s.dtype != "topk" for s in specs):
+        raise ArgumentError(f"create_store: got topk={topk}, expected a site of dtype topk with it")
+    if strange := sorted(set(outliers or {}) - {s.name for s in specs}):
+        raise ArgumentError(f"create_store: got outliers of {', '.join(strange)}, expected sites it makes")
     return StoreAppender(
         Path(path), specs, append=append, samples_per_part=samples_per_part, rows_per_sample=rows_per_sample,
         statistics=statistics, identity=identity or {}, notes=notes or {}, durable=durable,

@@ -19,33 +19,35 @@ def sample_quantiles(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 
 
 def exact_quantiles(
-    passes: Callable[[], Iterable[torch.Tensor]], finite: torch.Tensor, levels: torch.Tensor
+    passes: Callable[[], Iterable[torch.Tensor]], width: int, levels: torch.Tensor
 ) -> torch.Tensor:
-    """The same of rows that come in blocks: float32 `[len(levels), D]`.
+    """The same of rows that come in blocks `[n, width]`: float32 `[len(levels), width]`.
 
-    `passes()` yields all rows, the same each time, in a dtype of 16 or 32 bits; `finite` int64 `[D]`: finite
-    values of each column. A radix selection: each pass settles 8 bits of the order statistics wanted, two
-    passes for 16 bits and four for 32. Holds a block and 4 KiB a column and level.
+    `passes()` yields all rows, the same each time, in a dtype of 16 or 32 bits. A radix selection: each pass
+    settles 8 bits of the order statistics wanted, two passes for 16 bits and four for 32; the first counts
+    the finite values too. Holds a block and about 11 KiB a column and level, however many the rows.
     """
+    dtype = None
+    counts = torch.zeros((1, width, 1 << _DIGIT), dtype=torch.int64)
+    for block in passes():
+        dtype = block.dtype
+        _count(block, torch.zeros((1, width), dtype=torch.int64), 8 * dtype.itemsize - _DIGIT, counts)
+    if dtype is None:
+        return torch.full((len(levels), width), torch.nan)
+    finite = counts[0].sum(1)
     low, high, weight = _ranks(levels, finite)
     ranks = torch.stack([low, high], 1).flatten(0, 1)  # the two of a level side by side: often one search
+    counts = counts.expand(len(ranks), -1, -1)
     prefix, below = torch.zeros_like(ranks), torch.zeros_like(ranks)
-    dtype, shift = None, None
-    while shift is None or shift > 0:
-        counts = torch.zeros((*ranks.shape, 1 << _DIGIT), dtype=torch.int64)
-        for block in passes():
-            if shift is None:
-                dtype, shift = block.dtype, 8 * block.dtype.itemsize
-            _count(block, prefix, shift - _DIGIT, counts)
-        if shift is None:  # no rows
-            break
-        shift -= _DIGIT
+    for shift in range(8 * dtype.itemsize - _DIGIT, -1, -_DIGIT):
+        if shift < 8 * dtype.itemsize - _DIGIT:
+            counts = torch.zeros((*ranks.shape, 1 << _DIGIT), dtype=torch.int64)
+            for block in passes():
+                _count(block, prefix, shift, counts)
         upto = counts.cumsum(2)
-        digit = (upto <= (ranks - below)[..., None]).sum(2).clamp(max=(1 << _DIGIT) - 1)
-        below += (upto - counts).gather(2, digit[..., None])[..., 0]
-        prefix = prefix << _DIGIT | digit
-    if dtype is None:
-        return torch.full((len(levels), len(finite)), torch.nan)
+        digit = (upto <= (ranks - below)[..., None]).sum(2, keepdim=True).clamp(max=(1 << _DIGIT) - 1)
+        below += (upto.gather(2, digit) - counts.gather(2, digit))[..., 0]
+        prefix = prefix << _DIGIT | digit[..., 0]
     values = _value_of(prefix, dtype)
     return _between(values[::2], values[1::2], weight, finite)
 
@@ -54,11 +56,13 @@ def _ranks(levels: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, tor
     last = (count - 1).clamp(min=0)
     at = levels[:, None] * last
     low = at.floor().to(torch.int64)
-    return low, torch.minimum(low + 1, last), (at - low).to(torch.float32)
+    return low, torch.minimum(low + 1, last), at - low
 
 
 def _between(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    return torch.where(count == 0, torch.nan, a + (b - a) * weight)
+    wide = a.double()  # the distance of two float32 may be no float32
+    between = (wide + (b.double() - wide) * weight).to(torch.float32)
+    return torch.where(count == 0, torch.nan, between)
 
 
 def _count(block: torch.Tensor, prefix: torch.Tensor, shift: int, counts: torch.Tensor) -> None:

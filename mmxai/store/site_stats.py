@@ -74,7 +74,9 @@ class SiteStats:
         the site has no more. By the Dvoretzky-Kiefer-Wolfowitz inequality with Massart's constant (1990)
         the level of the value returned is, for one neuron, within e of q with probability at least
         1 - 2 exp(-2 rows e^2): within 0.0064 at 99% for the default of 65,536 rows. `exact=True` reads the
-        whole site in place of a sample, twice (four times in float32), in bounded memory.
+        whole site in place of a sample, twice (four times in float32), in memory that does not grow with it.
+        Of an int8 or topk site both are of what was kept (of topk, with its zeros), where the other
+        statistics are of what was seen.
         """
         several = not isinstance(q, (int, float))
         levels = torch.tensor(list(q) if not isinstance(q, (int, float)) else [q], dtype=torch.float64)
@@ -83,7 +85,7 @@ class SiteStats:
         table = self._view.site_table(self.site)
         n = table.num_rows
         if exact:
-            out = exact_quantiles(lambda: self._blocks(table), self.finite, levels)
+            out = exact_quantiles(lambda: self._blocks(table), table.width, levels)
             return out if several else out[0]
         chosen = np.sort(Permutation(n, seed)(range(rows))) if n > rows else np.arange(n)
         values = self._view.gather(table, chosen)

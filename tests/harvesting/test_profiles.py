@@ -39,6 +39,7 @@ def test_int8_finds_the_outlier_column(loud, world, plain, tmp_path):
         assert torch.equal(want[:, 5], got[:, 5])
         want[:, 5] = got[:, 5] = 0
         assert ((want - got).abs() <= want.abs().amax(1, keepdim=True) / 127 * 0.50001).all()
+        assert report.nbytes == sum(small[s].nbytes for s in small) and report.staged == store[SITE].nbytes
         for name in ("mean", "var", "topk_values", "topk_rows"):
             assert torch.equal(getattr(store.stats[SITE], name), getattr(small.stats[SITE], name))
 

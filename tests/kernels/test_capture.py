@@ -5,10 +5,12 @@ import torch
 from mmxai.errors import ArgumentError
 from mmxai.kernels import capture as module
 from mmxai.kernels._args import FLOATS
+from mmxai.kernels._dispatch import unavailable
 from mmxai.kernels.capture import NeuronState, capture
+from mmxai.kernels.capture._passes import depth, passes
 from mmxai.kernels.pack import pack
 from tests.kernels.conformance import KernelTests, numbers, poisoned, values
-from tests.kernels.test_pack import KEEPS, LAYOUTS, on_device
+from tests.kernels.test_pack import KEEPS, LAYOUTS, back_and_forth, on_device
 
 OUTPUTS = (*FLOATS, torch.int8, None)
 OPTIONS = {"rows": {}, "both ends": {"bottom": True}, "samples": {"bottom": True, "per_sample": True}}
@@ -291,3 +293,27 @@ def test_bad_arguments(arguments, options):
 def test_bad_states(width, k):
     with pytest.raises(ArgumentError, match="expected width"):
         NeuronState(width, k)
+
+
+@pytest.mark.parametrize("source", FLOATS)
+def test_rows_of_an_expanded_map(source):
+    x, keep = back_and_forth()
+    x = x.to(source)
+    want, _ = run(x, keep, torch.bfloat16, "reference")
+    for backend in ("cpu", "numba"):
+        if backend in module.OP.backends("cpu") and unavailable(backend) is None:
+            got, _ = run(x, keep, torch.bfloat16, backend)
+            for one, other in zip(got, want, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_a_launch_takes_so_many_rows():
+    runs = list(passes(100_000_000, 0, 64))
+    assert [a for a, _ in runs[1:]] == [b for _, b in runs[:-1]] and runs[-1][1] == 100_000_000
+    assert max(-(-(b - a) // depth(b - a, 32)) for a, b in runs) <= 65_535
+
+
+def test_what_packing_alone_does_not_take():
+    x, out = torch.ones(1, 4, 2), torch.empty(4, 2)
+    with pytest.raises(ArgumentError, match="expected neither"):
+        capture(x, None, out, None, 0, scales=torch.ones(4))

@@ -110,3 +110,34 @@ def test_bad_arguments():
         Recorder(torch.empty(1, 6, dtype=torch.int8), NeuronState(6), 0)
     with pytest.raises(ArgumentError, match="expected the same"):
         capture_later(torch.ones(1, 2, 5), None, None, state, 9, torch.zeros(1, dtype=torch.int64))
+
+
+def test_rows_in_any_order():
+    x = rows(0).transpose(1, 2).contiguous().transpose(1, 2)
+    index = torch.tensor([0, 2, 1, *range(3, 32)], device=DEVICE)
+    out = torch.empty(32, 6, dtype=torch.float32, device=DEVICE)
+    capture_later(
+        x, index, out, NeuronState(6, 3, device=DEVICE), 0, torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    )
+    assert torch.equal(out, x.reshape(80, 6)[index])
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (torch.arange(4, dtype=torch.int32), "index is torch.int32"),
+        (torch.arange(8)[::2], "expected contiguous"),
+        (torch.tensor([0, 80]), "from 0 to 80, x has 80 rows"),
+        (torch.tensor([-1, 3]), "from -1 to 3"),
+    ],
+)
+def test_a_bad_index(index, message):
+    with pytest.raises(ArgumentError, match=message):
+        capture_later(rows(0).cpu(), index, None, NeuronState(6), 0, torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_recorder_of_another_batch():
+    with pytest.raises(ArgumentError, match=r"expected contiguous \(120, 6\)"):
+        recorder()(torch.zeros(3, 40, 6, device=DEVICE))
+    with pytest.raises(ArgumentError, match=r"expected contiguous \(80, 5\)"):
+        recorder()(torch.zeros(2, 40, 5, device=DEVICE))

@@ -24,6 +24,14 @@ KEEPS = {
 }
 
 
+def back_and_forth():
+    """(x, keep): an expanded map whose kept rows go back and forth, though their ends are a run's."""
+    x = values((1, 40, 5), torch.float32).transpose(1, 2).contiguous().transpose(1, 2).expand(2, -1, -1)
+    keep = torch.zeros(2, 40, dtype=torch.bool)
+    keep[0, [0, 5]] = keep[1, 2:32] = True
+    return x, keep
+
+
 class TestPack(KernelTests):
     op = module.OP
 
@@ -69,6 +77,13 @@ class TestPack(KernelTests):
     def test_nothing(self, backend, shape):
         out = torch.empty(shape[0] * shape[1], shape[2], dtype=torch.bfloat16, device=backend[1])
         assert pack(torch.empty(shape, device=backend[1]), None, out, backend=backend[0]) == 0
+
+    def test_rows_of_an_expanded_map(self, backend):
+        name, device = backend
+        x, keep = back_and_forth()
+        out = torch.empty(32, 5, device=device)
+        pack(on_device(x, device), keep.to(device), out, backend=name)
+        assert numbers(out).tolist() == numbers(x[keep]).tolist()
 
 
 def on_device(x, device):

@@ -303,3 +303,27 @@ def test_plans_and_stores_of_floats_are_what_they_were() -> None:
     assert plan.hash == "fd2ba0b9583b2a2582210fdc736f5ffe494c1db69846fc4629bdfc51cf3c70da"
     mark = plan.arrays["vision.embeds"].document(3)
     assert mark["attributes"] == {"mmxai": {"kind": "site", "space": "vision.pooled"}}
+
+
+def test_exact_quantiles_are_of_what_was_kept(tmp_path: Path) -> None:
+    x = rows(200)
+    x[::2, 0], x[:10, 1] = torch.nan, torch.inf
+    write(tmp_path / "s", x, "int8", outliers={"a": []})
+    with open_store(tmp_path / "s") as store:
+        kept = store["a"][:].float().numpy()
+        for exact in (False, True):
+            got = store.stats["a"].quantile([0.0, 0.3, 1.0], exact=exact).numpy()
+            np.testing.assert_allclose(got, np.quantile(kept, [0.0, 0.3, 1.0], axis=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "bfloat16", "topk": 4}, "got topk=4"),
+        ({"dtype": "int8", "outliers": {"typo": [1]}}, "got outliers of typo"),
+        ({"dtype": "bfloat16", "outliers": {"a": [1]}}, "got outlier columns with dtype"),
+    ],
+)
+def test_options_that_nothing_takes(tmp_path: Path, options, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        create_store(tmp_path / "s", {"a": 8}, **options)

@@ -22,7 +22,10 @@ def null_sink(model: Model, data: Decoded, sites: Sequence[str], *, stats: bool)
 
     The path it is given stays unused.
     """
-    inputs = model.collate([model.encode(data[i]) for i in range(BATCH)])
+    batches = [
+        model.collate([model.encode(data[i]) for i in range(start, start + BATCH)])
+        for start in range(0, len(data) - BATCH + 1, BATCH)
+    ]
     estimate = mmxai.harvest(model, data, sites=list(sites), batch_size=BATCH, dry_run=True, store=UNUSED)
     if not isinstance(estimate, Estimate):
         raise TypeError(f"a dry run returned {type(estimate).__name__}")
@@ -31,11 +34,11 @@ def null_sink(model: Model, data: Decoded, sites: Sequence[str], *, stats: bool)
     extract = Extractor(model, model.resolve(sites), Selection(), torch.bfloat16, chosen)
 
     def run(path: Path) -> None:
-        for batch in range(len(data) // BATCH):
+        for done, inputs in enumerate(batches, 1):
             for packed in extract(inputs):
                 extract.buffers.give_back(packed)
-            if (batch + 1) % per_part == 0:
-                extract.take_states()
-        extract.take_states()
+            if done % per_part == 0:
+                extract.buffers.give_back_states(extract.take_states())
+        extract.buffers.give_back_states(extract.take_states())
 
     return run

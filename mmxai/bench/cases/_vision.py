@@ -55,7 +55,7 @@ class Decoded(Source):
 
     def __init__(self, count: int, size: int):
         self._count = count
-        self.pixels = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
+        self.pixels = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Decoded(Source):
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(str(index), tensors={"pixel_values": self.pixels[index % BATCH]}, digest="0")
+        return Sample(str(index), tensors={"pixel_values": self.pixels[index]}, digest="0")
 
 
 def harvest(model: Model, data: Decoded, path: Path, stats: bool = True) -> None:

@@ -53,8 +53,8 @@ def _against_forward(folder: Path, suffix: str, model: Model, count: int, option
 
     def forward(path: Path) -> None:
         with torch.no_grad():
-            for _ in range(count // BATCH):
-                model.module(pixel_values=data.pixels)
+            for pixels in data.pixels.split(BATCH):
+                model.module(pixel_values=pixels)
 
     def kept(path: Path) -> None:
         nonlocal stored
@@ -71,7 +71,7 @@ def _against_forward(folder: Path, suffix: str, model: Model, count: int, option
     timings = interleave_paths(folder, works, options.repeats(5))
     base = timings["forward"]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.module(pixel_values=data.pixels)
+        model.module(pixel_values=data.pixels[:BATCH])
     floor = operations_floor(counter.get_total_flops() * (count // BATCH), multiply_rate())
     floor = f"forward {base} of {count} pictures, its floor {floor}"
 
@@ -119,7 +119,7 @@ def _grown(which: str, count: int, folder: str) -> int:
     model = clip_tiny() if which == "tiny" else clip_base()
     data = Decoded(count, model.config.image_size)
     with torch.no_grad():
-        model.module(pixel_values=data.pixels)
+        model.module(pixel_values=data.pixels[:BATCH])
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _status("VmRSS")
     with tempfile.TemporaryDirectory(dir=folder) as path:

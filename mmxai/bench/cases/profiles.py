@@ -106,7 +106,7 @@ def _layer(
             ),
             Figure(f"{name}_error", error(stores[dtype], x), None,
                    "root mean square error over root mean square, the median column's",
-                   "0.0017: rounding to bfloat16"),
+                   "0: the bfloat16 rows"),
         ]  # fmt: skip
     for store in stores.values():
         store.close()

@@ -160,7 +160,7 @@ class Rival:
     def agree(self, expected: Mapping[str, float], tolerance: float = 0.0) -> None:
         """Raise unless the peer's answers are ours, to a relative `tolerance`."""
         for name, value in self.answer().items():
-            if not abs(value - expected[name]) <= tolerance * max(1.0, abs(expected[name])):
+            if not abs(value - expected[name]) <= tolerance * abs(expected[name]):
                 raise UnequalWorkError(f"{self.name}: {name} is {value}, ours {expected[name]}")
 
     def _ask(self, message: Mapping[str, Any]) -> Any:

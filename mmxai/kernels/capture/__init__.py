@@ -48,6 +48,10 @@ def capture(
     standard deviations, however large values or their offset are. `state` is spoilt if a call raises.
     """
     if state is None and out is not None and out.dtype != torch.int8:
+        if samples is not None or scales is not None:
+            raise ArgumentError(
+                f"capture: got samples or scales without state, out {out.dtype}; expected neither"
+            )
         return pack(x, keep, out, threads=threads, backend=backend)
     index = None
     if keep is not None:
@@ -84,7 +88,10 @@ def check(
     if state is None and (out is None or out.dtype != torch.int8):
         raise ArgumentError("capture: got neither int8 out nor state, expected one at least")
     batch, tokens, width = x.shape
-    count = batch * tokens if index is None else len(index)
+    count = batch * tokens
+    if index is not None:
+        _check_index(index, count)
+        count = len(index)
     _check_out(out, scales, count, width)
     _check_state(state, samples, row0, count, width)
     given = [t for t in (index, out, scales, samples) if t is not None]
@@ -94,6 +101,18 @@ def check(
             f"capture: x is on {x.device}, the others on {sorted(map(str, others))}; expected one cpu or cuda"
         )
     return count if width else 0
+
+
+def _check_index(index: torch.Tensor, rows: int) -> None:
+    if index.dtype != torch.int64 or index.ndim != 1 or not index.is_contiguous():
+        raise ArgumentError(
+            f"capture: index is {index.dtype} {tuple(index.shape)}, expected contiguous torch.int64 (N,)"
+        )
+    # On a GPU looking would wait for it.
+    if index.device.type == "cpu" and len(index) and not 0 <= int(index.min()) <= int(index.max()) < rows:
+        raise ArgumentError(
+            f"capture: index goes from {int(index.min())} to {int(index.max())}, x has {rows} rows"
+        )
 
 
 def _check_out(out: torch.Tensor | None, scales: torch.Tensor | None, count: int, width: int) -> None:

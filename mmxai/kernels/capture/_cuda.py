@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from mmxai.kernels import _native
 from mmxai.kernels._args import FLOATS
 from mmxai.kernels.capture._passes import (
     Workspace,
-    can_overflow,
     depth,
+    finished,
     lists,
     passes,
     room,
@@ -38,10 +37,7 @@ def capture(
     scales: torch.Tensor | None,
     threads: int,
 ) -> int:
-    overflow = torch.zeros(1, dtype=torch.int64, device=x.device)
-    enqueue(x, index, out, state, row0, samples, scales, overflow)
-    # Reading the count waits for the GPU; where nothing can overflow there is nothing to wait for.
-    return int(overflow.item()) if can_overflow(x, out) else 0
+    return finished(enqueue, x, index, out, state, row0, samples, scales)
 
 
 def enqueue(
@@ -60,10 +56,8 @@ def enqueue(
     module = _native.cuda().loaded()
     count = x.shape[0] * x.shape[1] if index is None else len(index)
     seen = 0 if state is None else state.count
-    # A graph replays one pass, whatever was seen by then.
-    runs: Iterable[tuple[int, int]] = [(0, count)]
-    if state is not None and cursor is None:
-        runs = passes(count, seen, room(state.k))
+    alone = state is None or cursor is not None  # a graph's passes are the same whatever was seen by then
+    runs = passes(count, count, 1) if state is None or alone else passes(count, seen, room(state.k))
     with torch.cuda.device(x.device):
         stream = torch.cuda.current_stream().cuda_stream
         for start, stop in runs:

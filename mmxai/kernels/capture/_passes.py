@@ -9,7 +9,7 @@ column once more, on the device: nothing waits for the host, and nothing is lost
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -20,6 +20,8 @@ DEPTH = 512
 """Most rows of a tile, whose figures are sums in float32."""
 
 MOST_ROWS = 1 << 30
+MOST_TILES = 65_535
+"""Of a launch: the y extent of a grid."""
 
 INT8, NOTHING = 3, 4
 """What is written, beside the places of `FLOATS`."""
@@ -46,10 +48,11 @@ def room(k: int) -> int:
 
 
 def passes(count: int, seen: int, first: int) -> Iterator[tuple[int, int]]:
-    """Runs of `count` rows, each no longer than all before it (and `seen`); the first may be `first`."""
+    """Runs of `count` rows, each no longer than all before it (and `seen`); the first may be `first`; none
+    longer than a launch can take."""
     start = 0
     while start < count:
-        stop = min(count, start + max(first, seen + start))
+        stop = min(count, start + min(max(first, seen + start), DEPTH * MOST_TILES))
         yield start, stop
         start = stop
 
@@ -58,6 +61,26 @@ def depth(n: int, multiple: int) -> int:
     """Rows of a tile: tiles of one size, at most DEPTH, a multiple of `multiple`."""
     tiles = -(-n // DEPTH)
     return -(-n // (tiles * multiple)) * multiple
+
+
+Enqueue = Callable[..., None]
+
+
+def finished(
+    enqueue: Enqueue,
+    x: torch.Tensor,
+    index: torch.Tensor | None,
+    out: torch.Tensor | None,
+    state: NeuronState | None,
+    row0: int,
+    samples: torch.Tensor | None,
+    scales: torch.Tensor | None,
+) -> int:
+    """`enqueue`, and its overflow count."""
+    overflow = torch.zeros(1, dtype=torch.int64, device=x.device)
+    enqueue(x, index, out, state, row0, samples, scales, overflow)
+    # Reading the count waits for the GPU; where nothing can overflow there is nothing to wait for.
+    return int(overflow.item()) if can_overflow(x, out) else 0
 
 
 class Workspace:

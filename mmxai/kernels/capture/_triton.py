@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 import triton
 
@@ -12,8 +10,8 @@ from mmxai.kernels._tl import as_bits
 from mmxai.kernels.capture._passes import (
     INT8,
     Workspace,
-    can_overflow,
     depth,
+    finished,
     lists,
     passes,
     room,
@@ -25,12 +23,17 @@ from mmxai.kernels.capture._triton_tiles import capture_tiles, mend, row_scales
 from mmxai.kernels.capture.state import NeuronState
 
 UNROLL, LANES, COLS = 4, 4, 256
-"""What a program holds at once: UNROLL x LANES rows of COLS columns, 32 values a thread."""
+"""What a program holds at once: at most UNROLL x LANES rows of COLS columns, 32 values a thread."""
 
 COLUMNS = 4
 """Columns whose lists a warp brings up to date."""
 
 SMALL = {"num_warps": 4, "enable_fp_fusion": True}
+
+
+def unroll(kind: int, bottom: bool) -> int:
+    """Of UNROLL, what registers bear: exact division (int8) takes some, and so does a second list."""
+    return 1 if kind == INT8 else UNROLL // 2 if bottom else UNROLL
 
 
 def supports(
@@ -49,10 +52,7 @@ def capture(
     scales: torch.Tensor | None,
     threads: int,
 ) -> int:
-    overflow = torch.zeros(1, dtype=torch.int64, device=x.device)
-    enqueue(x, index, out, state, row0, samples, scales, overflow)
-    # Reading the count waits for the GPU; where nothing can overflow there is nothing to wait for.
-    return int(overflow.item()) if can_overflow(x, out) else 0
+    return finished(enqueue, x, index, out, state, row0, samples, scales)
 
 
 def enqueue(
@@ -72,16 +72,14 @@ def enqueue(
     seen = 0 if state is None else state.count
     kind = target(out)
     stored = out if out is None or kind == INT8 else as_bits(out)
-    unroll = 1 if kind == INT8 else UNROLL  # exact division takes registers
+    held = unroll(kind, state is not None and state.bottom)
     bits, width = as_bits(x), x.shape[2]
     kinds = {
         "SOURCE": FLOATS.index(x.dtype),
         "FLAT": x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1),
     }
-    # A graph replays one pass, whatever was seen by then.
-    runs: Iterable[tuple[int, int]] = [(0, count)]
-    if state is not None and cursor is None:
-        runs = passes(count, seen, unroll * room(state.k))
+    alone = state is None or cursor is not None  # a graph's passes are the same whatever was seen by then
+    runs = passes(count, count, 1) if state is None or alone else passes(count, seen, held * room(state.k))
     for start, stop in runs:
         n = stop - start
         layout = (n, width, start if index is None else 0, x.shape[1], x.stride(0), x.stride(1), x.stride(2))
@@ -93,7 +91,7 @@ def enqueue(
             row_scales[(n,)](bits, rows, steps, *layout, **kinds, COLS=across, **SMALL)
         deep = depth(n, UNROLL * LANES)
         grid = (triton.cdiv(width, COLS), triton.cdiv(n, deep))
-        tile = {"TARGET": kind, "UNROLL": unroll, "LANES": LANES, "COLS": COLS}
+        tile = {"TARGET": kind, "UNROLL": held, "LANES": LANES, "COLS": COLS}
         if state is None:
             capture_tiles[grid](
                 bits, rows, place, steps, overflow, *[None] * 9, *layout, deep,
@@ -118,9 +116,7 @@ def enqueue(
             DEPTH=32, COLS=32, **SMALL,
         )  # fmt: skip
         whose = None if samples is None else samples[start:stop]
-        _select(
-            state, work, bits, rows, whose, layout, row0 + start, cursor, {**kinds, "TARGET": kind}, unroll
-        )
+        _select(state, work, bits, rows, whose, layout, row0 + start, cursor, {**kinds, "TARGET": kind}, held)
 
 
 def _select(
@@ -133,12 +129,12 @@ def _select(
     row0: int,
     cursor: torch.Tensor | None,
     kinds: dict[str, int],
-    unroll: int,
+    held: int,
 ) -> None:
     k2 = max(2, triton.next_power_of_2(state.k))
     for i, (sign, values, rows, owner) in enumerate(lists(state)):
         select[(triton.cdiv(state.width, COLUMNS),)](
             bits, index, samples, work.numbers[i], work.found[i], values, rows, owner,
             *layout, row0, cursor, state.k, SIGN=sign, **kinds, K=k2, ROOM=room(state.k),
-            UNROLL=unroll, LANES=LANES, STEP=max(64, k2), COLS=COLUMNS, **{**SMALL, "num_warps": 1},
+            UNROLL=held, LANES=LANES, STEP=max(64, k2), COLS=COLUMNS, **{**SMALL, "num_warps": 1},
         )  # fmt: skip

@@ -93,7 +93,7 @@ def capture_operator(
     state.tallies, state.moments, state.extremes = tallies, moments, extremes
     state.top_values, state.top_rows, state.top_samples = top_values, top_rows, top_samples
     state.bottom_values, state.bottom_rows, state.bottom_samples = bottom_values, bottom_rows, bottom_samples
-    count = x.shape[0] * x.shape[1] if index is None else len(index)
+    count = check(x, index, out, state, 0, samples, None)
     if count:
         _run(x, index, out, state, 0, samples, None, overflow, cursor, "auto")
     cursor += count

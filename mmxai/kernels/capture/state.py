@@ -47,25 +47,32 @@ class NeuronState:
             )
         self.width, self.k, self.bottom, self.per_sample = width, k, bottom, per_sample
         self.device = torch.device(device)
-        self.count = 0
-        self.next_row = 0
 
-        def lists(empty: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-            shape = (k, width)
-            values = torch.full(shape, empty, dtype=torch.float32, device=device)
-            rows = torch.full(shape, -1, dtype=torch.int64, device=device)
-            return values, rows, rows.clone() if per_sample else None
+        def held(rows: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty((rows, width), dtype=dtype, device=device)
 
-        self.tallies = torch.zeros((4, width), dtype=torch.int64, device=device)
-        self.moments = torch.zeros((2, width), dtype=torch.float64, device=device)
-        self.extremes = torch.empty((2, width), dtype=torch.float32, device=device)
+        self.tallies = held(4, torch.int64)
+        self.moments = held(2, torch.float64)
+        self.extremes = held(2, torch.float32)
+        self.top_values, self.top_rows = held(k, torch.float32), held(k, torch.int64)
+        self.top_samples = held(k, torch.int64) if per_sample else None
+        self.bottom_values = held(k, torch.float32) if bottom else None
+        self.bottom_rows = held(k, torch.int64) if bottom else None
+        self.bottom_samples = held(k, torch.int64) if bottom and per_sample else None
+        self.reset()
+
+    def reset(self) -> None:
+        """As before the first row."""
+        self.count = self.next_row = 0
+        self.tallies.zero_()
+        self.moments.zero_()
         self.extremes[self.MIN], self.extremes[self.MAX] = torch.inf, -torch.inf
-        self.top_values, self.top_rows, self.top_samples = lists(-torch.inf)
-        self.bottom_values: torch.Tensor | None = None
-        self.bottom_rows: torch.Tensor | None = None
-        self.bottom_samples: torch.Tensor | None = None
-        if bottom:
-            self.bottom_values, self.bottom_rows, self.bottom_samples = lists(torch.inf)
+        self.top_values.fill_(-torch.inf)
+        if self.bottom_values is not None:
+            self.bottom_values.fill_(torch.inf)
+        for ids in (self.top_rows, self.top_samples, self.bottom_rows, self.bottom_samples):
+            if ids is not None:
+                ids.fill_(-1)
 
     @property
     def finite(self) -> torch.Tensor:
