@@ -24,7 +24,7 @@ def test_demo(out, capsys):
     for _, concept, hits, of, base in notes:
         assert f"{concept}: {hits} of the top {of} pictures, {base}% of all" in page
     assert page.count('class="heat"') > 50 and "counted on the truth" in page
-    fvu, null = map(float, re.search(r"FVU +(\S+) +(\S+)", said)[1:3])
+    fvu, null = map(float, re.search(r"FVU +(\S+) +(\S+)", said).groups())
     assert 0 < fvu < 1 and 0 < null < 1
     pages = (out / "sae/index.html").read_text()
     assert (

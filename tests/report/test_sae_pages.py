@@ -133,6 +133,8 @@ def test_a_name_that_random_directions_get_too_is_not_shown(pages):
 def test_texts_are_shown_around_their_top_token(held, pages):
     page = next((pages / "text/latents").glob("*.html")).read_text()
     assert "<mark>&lt;t" in page and "<img" not in page and "of its total" in page
+    assert "top token" in page and 'id="heat"' not in page
+    assert 'id="heat"' not in (pages / "text/index.html").read_text()
 
 
 def test_figures_stand_beside_those_of_the_nulls(pages, tmp_path):
