@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mmxai.cli import sae_show
 from mmxai.methods.sae import train_sae
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SITE = "vision.3.mlp_post"
 _EPOCHS, _LATENTS, _K, _BATCH = 4, 1024, 16, 2048  # half a minute on two cores, with all that follows
-_SHOWN = 24
+_SHOWN, _HELD_OUT = 24, 300
 
 
 def show_sae(store: Store, world: ShapesWorld, model: str, out: Path, seed: int) -> Path:
@@ -29,7 +29,9 @@ def show_sae(store: Store, world: ShapesWorld, model: str, out: Path, seed: int)
         log_every=10, out=out / f"sae-{name}",
     )  # fmt: skip
     home = out / f"sae-{name}" / SITE
-    config = EvalConfig(nulls=("pca",), rows=32768, samples=512, seed=seed)
+    # A tenth of few pictures would be too few to score concepts on; the table then says what it is of.
+    split: Literal["test"] | None = "test" if len(world) >= _HELD_OUT else None
+    config = EvalConfig(split=split, nulls=("pca",), rows=32768, samples=512, seed=seed)
     found = evaluate(sae, store, config, truth=Truth.of_world(world))
     found.save(home / "eval.json")
     print(indent(f"{sae}\n{found}", "   "))
