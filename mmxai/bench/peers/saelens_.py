@@ -1,6 +1,6 @@
 """SAELens: dense products throughout; its trainer's whole step.
 
-Variants: `sparse` uses its sparse activations, `compiled` compiles its forward pass.
+Variant `compiled` compiles its forward pass.
 """
 
 import torch
@@ -14,9 +14,7 @@ def prepare(job):
 
 
 def make(job, first):
-    config = TopKTrainingSAEConfig(
-        d_in=job["width"], d_sae=job["latents"], k=job["k"], use_sparse_activations=job["variant"] == "sparse"
-    )
+    config = TopKTrainingSAEConfig(d_in=job["width"], d_sae=job["latents"], k=job["k"])
     sae = TopKTrainingSAE(config)
     rate = 3e-4 if job["native"] else rate_of(job)
     settings = SAETrainerConfig(
