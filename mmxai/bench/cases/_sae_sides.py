@@ -22,7 +22,8 @@ from mmxai.bench.peers import running
 from mmxai.bench.peers._sae_ import serve
 from mmxai.kernels.topk_product import quicker
 
-OURS, PRODUCT, HALF = "ours", "product", "bfloat16 product"
+OURS, PRODUCT, HALF = "ours", "product", "product in bfloat16"
+MEMORY_STEPS = 3
 WORST_FVU = 0.9
 """A side that leaves more than this share of the variance has not trained."""
 
@@ -81,8 +82,9 @@ def measure(
     mine, plain = timings[OURS], timings[PRODUCT]
     # Choosing latents takes a product, which need not be float32 (`topk_product`). Reconstruction, the codes'
     # gradient and those of both matrices take k latents a row each.
-    least = min(plain.median, timings[HALF].median) + plain.median * 4 * work.k / work.latents
-    floor = f"{seconds_text(least)}: the encoder's product in bfloat16, four sparse ones of k latents a row"
+    quick = HALF if timings[HALF].median < plain.median else PRODUCT
+    least = timings[quick].median + plain.median * 4 * work.k / work.latents
+    floor = f"{seconds_text(least)}: the encoder's {quick}, four sparse ones of k latents a row"
 
     def figure(name: str, value: float, detail: str, floor: str = floor) -> Figure:
         return Figure(f"{work.prefix}{name}{work.suffix}", value, targets.get(name), detail, floor)
@@ -107,7 +109,7 @@ def measure(
         figures.append(figure(f"step_vs_{peer.key}", ratio(theirs, mine), detail))
     if answers:
         figures.append(figure("fvu_vs_best_peer", *_loss(answers), "FVU of the best trainer at equal rows"))
-        figures.append(figure("peak_memory_vs_least_peer", *_memory(work, job, answers, folder)))
+        figures.append(figure("peak_memory_vs_least_peer", *_memory(job, folder, options)))
     return figures
 
 
@@ -124,16 +126,23 @@ def _loss(answers: Answers) -> tuple[float, str]:
     return losses[OURS] / best, f"on held-out rows, after {answers[OURS]['rows']:,.0f}: {shown}"
 
 
-def _memory(work: Work, job: Mapping[str, Any], answers: Answers, folder: Path) -> tuple[float, str, str]:
-    """Growth of a process from before the SAE is made to the end of training, over the least peer's."""
+def _memory(job: Mapping[str, Any], folder: Path, options: Options) -> tuple[float, str, str]:
+    """Growth of a fresh process from before the SAE is made to the end of a few steps, over the least peer's.
+
+    Peers run as they are: a compiler's memory is none of theirs.
+    """
     file = folder / "job.json"
     file.write_text(json.dumps(job))
-    command = [sys.executable, "-m", "mmxai.bench.cases._sae_ours", str(file), str(job["preload"] + 2)]
+    command = [sys.executable, "-m", "mmxai.bench.cases._sae_ours", str(file), str(MEMORY_STEPS)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=PACKAGE.parent)
     mine = json.loads(done.stdout.splitlines()[-1])["memory"]
-    theirs = {name: answer["memory"] for name, answer in answers.items() if name != OURS}
+    theirs = {}
+    with running(options, "sae", job) as rivals:
+        for peer, rival in rivals.items():
+            rival.run("finish", MEMORY_STEPS)
+            theirs[peer.key] = rival.answer()["memory"]
     shown = ", ".join(f"{name} {value / 2**20:,.0f} MiB" for name, value in theirs.items())
-    both = 4 * 2 * job["width"] * work.latents
+    both = 4 * 2 * job["width"] * job["latents"]
     return (
         mine / min(theirs.values()),
         f"ours {mine / 2**20:,.0f} MiB; {shown}",

@@ -60,6 +60,7 @@ def serve(
             step()
 
     def train_for(seconds: float) -> None:
+        finish(done + 2)  # in which what is compiled is compiled; the clock begins after
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             step()

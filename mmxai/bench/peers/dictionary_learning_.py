@@ -15,19 +15,17 @@ def prepare(job):
 def make(job, first):
     trainer = TopKTrainer(
         steps=1 << 30, activation_dim=job["width"], dict_size=job["latents"], k=job["k"], layer=0,
-        lm_name="x", device="cpu", warmup_steps=10, lr=None if job["native"] else rate_of(job),
+        lm_name="x", device="cpu", warmup_steps=10 if job["native"] else 0,
+        lr=None if job["native"] else rate_of(job),
     )  # fmt: skip
     trainer.ae.b_dec.data = geometric_median(first)
     if job["variant"] == "compiled":
         trainer.loss = torch.compile(trainer.loss)
-    done = 0
 
     def step(x):
-        nonlocal done
-        done += 1  # never 0, at which it would find the median again
         if job["dead"]:
             trainer.num_tokens_since_fired[dead_of(job)] = trainer.dead_feature_threshold
-        trainer.update(done, x)
+        trainer.update(1, x)  # at 0 it would find the median again; a number that changes is compiled anew
 
     def reconstruct(x):
         with torch.no_grad():
