@@ -109,6 +109,7 @@ def _live(
 ) -> Live | str:
     """What to run the model on and what to measure; or why nothing can be."""
     from mmxai.data.objects import MapSource
+    from mmxai.errors import SelectionError
     from mmxai.methods.sae.evaluate import Live
     from mmxai.methods.sae.recovered import next_token_loss, similarity
     from mmxai.methods.sae.rows import selection_of
@@ -116,8 +117,12 @@ def _live(
 
     spec = sae.spec
     space = store[spec.sites_in[0]].space
+    harvested = space.partition(".")[0]  # of its pooled rows, too
     options = selection_of(spec, config.eval.split)
-    samples, _ = chosen_rows(store, space, config.live_samples, config.eval.seed, options)
+    try:
+        samples, _ = chosen_rows(store, space, config.live_samples, config.eval.seed, options)
+    except SelectionError as error:
+        return str(error)
     picked = [source[int(i)] for i in samples]
     metrics: dict[str, Any] = {}
     if {"vision.embeds", "text.embeds"} <= set(model.sites()):
@@ -127,12 +132,12 @@ def _live(
         if not all(s.has_image and s.text for s in picked):
             return "the data are no pictures with texts; a CLIP's similarity is that of a pair"
         for tower in model.towers:
-            if model.modality(tower) == "text" and tower != space:
+            if model.modality(tower) == "text" and tower != harvested:
                 model.set_texts(tower, long="truncate")
         metrics["similarity"] = similarity
-        if world is not None and space == "vision":
+        if world is not None and harvested == "vision":
             metrics[_COLOURS] = _zero_shot(model, world, samples)
-    elif space == "text" and _generates(model):
+    elif harvested == "text" and _generates(model):
         metrics["loss"] = next_token_loss
     else:
         return f"{model.name} has no joint embeddings and no next token; in Python any metric will do"

@@ -53,7 +53,7 @@ def run(config: Config) -> int:
 
     from mmxai.errors import ArgumentError
     from mmxai.methods.sae.config import sweep
-    from mmxai.methods.sae.train import train_sae
+    from mmxai.methods.sae.train import train_each
 
     if (config.store is None) == (config.live is None):
         raise ArgumentError("sae train: got a store and --live, or neither, expected one of them")
@@ -69,9 +69,11 @@ def run(config: Config) -> int:
         source = LiveOrigin(
             model, config.live[1], buffer=config.buffer, batch_size=config.live_batch, context=config.context
         )
-    saes = train_sae(source, configs, out=config.out, part_of=config.part_of, track=config.track)
-    for sae in saes:
-        train = sae.spec.identity["train"]
-        print(f"{sae}, {train['steps']:,} steps of {train['config']['batch']:,} rows")
-    print(f"{len(saes)} in {config.out}; `mmxai sae eval` measures them")
+    count = 0
+    for _, saes in train_each(source, configs, out=config.out, part_of=config.part_of, track=config.track):
+        for sae in saes:
+            train = sae.spec.identity["train"]
+            print(f"{sae}, {train['steps']:,} steps of {train['config']['batch']:,} rows")
+        count += len(saes)
+    print(f"{count} in {config.out}; `mmxai sae eval` measures them")
     return OK

@@ -41,5 +41,9 @@ def test_sweeps():
     for axis in ("k", "depth=3", "batch=1,2"):
         with pytest.raises(ArgumentError, match="expected NAME"):
             sweep(TrainConfig(), (axis,))
+    for axis in ("k=2.5", "decay=none", "prefixes=8", "frozen=some"):
+        with pytest.raises(ArgumentError, match="sae train: got"):
+            sweep(TrainConfig(), (axis,))
+    assert [c.normalise for c in sweep(TrainConfig(), ("normalise=none,variance",))] == ["none", "variance"]
     with pytest.raises(ArgumentError, match="same twice"):
         variants([TrainConfig(), TrainConfig()])

@@ -7,11 +7,15 @@ import pytest
 import torch
 
 import mmxai
-from mmxai.cli import main
+from mmxai.cli import main, sae_eval
 from mmxai.cli._harvested import again, world_of
+from mmxai.data.objects import MapSource
 from mmxai.errors import ArgumentError
+from mmxai.methods.sae import load_sae
+from mmxai.methods.sae.evaluate import EvalConfig
 from mmxai.shapes import ShapesWorld
 from mmxai.shapes.export import export_folder
+from mmxai.store.select import split_of
 from tests.harvesting.conftest import save_tiny_clip
 from tests.models.tokenizers_ import word_tokenizer
 
@@ -72,6 +76,71 @@ def test_eval_of_what_does_not_fit(made, capsys, tmp_path):
     assert "expected some" in capsys.readouterr().err
     assert main(["sae", "eval", sae, store, "--nulls", "", "--rows", "500"]) == 0
     assert "over 500 rows" in capsys.readouterr().out
+
+
+def eval_parts(sae, store, home, **options):
+    """What `run` gives `_live`: config, SAE, model, samples, world."""
+    config = sae_eval.Config(sae=str(sae), store="", eval=EvalConfig(**options))
+    sae = load_sae(sae)
+    data = f"{home}/world/images"
+    model = mmxai.load_model(str(home / "clip"))
+    return config, sae, model, again(model, data, store, sae.spec.sites).samples, world_of(store, data)
+
+
+class Noted:
+    """Samples, and which were asked for."""
+
+    def __init__(self, samples):
+        self.samples, self.asked = samples, []
+
+    def __getitem__(self, i):
+        self.asked.append(i)
+        return self.samples[i]
+
+
+def test_the_model_sees_held_out_samples_only(made):
+    with mmxai.open_store(made / "acts.zarr") as store:
+        config, sae, model, samples, world = eval_parts(made / "sae" / SITE, store, made)
+        noted = Noted(samples)
+        live = sae_eval._live(model, noted, world, store, sae, config)
+    held = np.flatnonzero(split_of(np.arange(320), (0.8, 0.1, 0.1)) == 2)
+    assert sorted(noted.asked) == held.tolist() and len(held) >= 20
+    keys = [sample.key for batch in live.batches for sample in batch]
+    captioned = MapSource(world)
+    assert keys == [captioned[int(i)].key for i in held]
+
+
+def test_eval_of_few_samples(made, capsys, tmp_path):
+    """Four held-out pictures: FVU is measured, concepts and what is recovered are named as missing."""
+    home, store = made, f"{tmp_path}/few.zarr"
+    data = f"{home}/world/images"
+    assert main([
+        "harvest", f"{home}/clip", data, "--sites", SITE, "--store", store, "--tokens", "patch",
+        "--limit", "40",
+    ]) == 0  # fmt: skip
+    capsys.readouterr()
+    args = ["--model", f"{home}/clip", "--data", data, "--nulls", "pca", "--out", f"{tmp_path}/eval.json"]
+    assert main(["sae", "eval", f"{home}/sae/{SITE}", store, *args]) == 0
+    shown = capsys.readouterr().out
+    assert "missing: concepts" in shown and "missing: recovered" in shown and "at least 16" in shown
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert found["metrics"]["rows"] > 0 and set(found["nulls"]) == {"pca"} and not found["recovered"]
+
+
+def test_a_pooled_site(made, capsys):
+    """The rows of `vision.embeds` are not the patches'; what the tower sees is measured all the same."""
+    home, store, site = made, f"{made}/pooled.zarr", "vision.embeds"
+    data = f"{home}/world/images"
+    assert main(["harvest", f"{home}/clip", data, "--sites", site, "--store", store]) == 0
+    assert main([
+        "sae", "train", store, "--sites", site, "--latents", "32", "--k", "4", "--batch", "64", "--out",
+        f"{home}/pooled",
+    ]) == 0  # fmt: skip
+    args = [f"{home}/pooled/{site}", store, "--model", f"{home}/clip", "--data", data, "--nulls", ""]
+    capsys.readouterr()
+    assert main(["sae", "eval", *args]) == 0
+    shown = capsys.readouterr().out
+    assert "similarity recovered" in shown and "zero-shot colour" in shown and "missing" not in shown
 
 
 def test_encode_and_take_latents_as_units(made, capsys):

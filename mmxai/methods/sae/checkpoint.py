@@ -21,15 +21,15 @@ VERSION = 1
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """The run's lock, which the system frees when its holder dies; CheckpointError where another has it."""
+    """The lock beside `path`; the system frees it when its holder dies. CheckpointError where it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
-                f"{path}: another process is training this, expected one at a time; wait for it, or give "
-                "another --out"
+                f"{path}: another process is training this, expected one at a time; wait for it, or train "
+                "into another folder"
             ) from None
         yield
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from itertools import product
 from math import inf
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mmxai.errors import ArgumentError
@@ -104,8 +105,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("sites", "sites_out", "prefixes"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        self._check_words()
+            if isinstance(value, Iterable):
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        self._check_kinds()
 
         def wrong(names: tuple[str, ...], fits: Callable[[Any], bool], expected: str) -> None:
             given = {n: v for n in names if (v := getattr(self, n)) is not None and not fits(v)}
@@ -128,12 +130,10 @@ class TrainConfig:
         if self.skip and not self.sites_out:
             raise ArgumentError("sae train: got skip without sites_out; only a transcoder has a skip path")
 
-    def _check_words(self) -> None:
-        for name, words in _words().items():
-            given = getattr(self, name)
-            if isinstance(given, str) and given not in words:
-                expected = f"one of {', '.join(words)}" if words else "a number"
-                raise ArgumentError(f"sae train: got {name} = {given!r}, expected {expected}")
+    def _check_kinds(self) -> None:
+        for name, hint in _hints().items():
+            if not _fits(given := getattr(self, name), hint):
+                raise ArgumentError(f"sae train: got {name} = {given!r}, expected {_said(hint)}")
 
     def nested(self) -> tuple[int, ...]:
         """The prefixes of a matryoshka, else none."""
@@ -160,17 +160,37 @@ class TrainConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "none"}
+
+
 @cache
-def _words() -> dict[str, tuple[str, ...]]:
-    """Field -> the words that it takes, of all fields that do not take any text."""
-    hints = get_type_hints(TrainConfig)
-    return {name: _literals(hint) for name, hint in hints.items() if str not in (hint, *get_args(hint))}
+def _hints() -> dict[str, Any]:
+    return get_type_hints(TrainConfig)
 
 
-def _literals(hint: Any) -> tuple[str, ...]:
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type: of `_KINDS`, words, a tuple of one kind, or any of several."""
+    if hint in _KINDS:
+        kinds = (int, float) if hint is float else hint
+        return isinstance(value, kinds) and isinstance(value, bool) == (hint is bool)
+    parts = get_args(hint)
     if get_origin(hint) is Literal:
-        return tuple(get_args(hint))
-    return tuple(word for part in get_args(hint) for word in _literals(part))
+        return isinstance(value, str) and value in parts
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
+    return any(_fits(value, part) for part in parts)
+
+
+def _said(hint: Any) -> str:
+    """The type of a field in words."""
+    if hint in _KINDS:
+        return _KINDS[hint]
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(parts)}" if len(parts) > 1 else str(parts[0])
+    if get_origin(hint) is tuple:
+        return f"a tuple of which each is {_said(parts[0])}"
+    return " or ".join(_said(part) for part in parts)
 
 
 def sweep(config: TrainConfig, axes: tuple[str, ...]) -> list[TrainConfig]:
@@ -181,7 +201,8 @@ def sweep(config: TrainConfig, axes: tuple[str, ...]) -> list[TrainConfig]:
         if not equals or name in SHARED or name not in {f.name for f in fields(config)}:
             able = sorted({f.name for f in fields(config)} - set(SHARED))
             raise ArgumentError(f"sweep: got {axis!r}, expected NAME=VALUE,VALUE with a name of {able}")
-        values.append([(name, _value(part)) for part in text.split(",")])
+        hint = _hints()[name]
+        values.append([(name, part if _fits(part, hint) else _value(part)) for part in text.split(",")])
     return [replace(config, **dict(chosen)) for chosen in product(*values)]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mmxai.errors import ArgumentError
+from mmxai.errors import ArgumentError, SelectionError
 from mmxai.methods.sae.concepts import Concepts, score_concepts
 from mmxai.methods.sae.measures import Measures, Metrics
 from mmxai.methods.sae.nulls import NULLS, Trainer, config_of, make_null, untrainable
@@ -23,7 +23,7 @@ from mmxai.methods.sae.rows import (
     spliced_tokens,
     trained_split,
 )
-from mmxai.methods.sae.seen import FEWEST_SAMPLES
+from mmxai.methods.sae.seen import FEWEST_SAMPLES, chosen_rows
 from mmxai.methods.sae.truth import Truth
 
 if TYPE_CHECKING:
@@ -161,6 +161,9 @@ def evaluate(
     if live is not None and (pool := store.plan.identity.get("selection", {}).get("pool")) is not None:
         missing["recovered"] = f"rows were pooled ({pool}) when harvested: the model has none such to replace"
         live = None
+    if truth is not None and (few := _too_few(sae, store, config)) is not None:
+        missing["concepts"] = few
+        truth = None
     say("measuring")
     metrics, mean = measure({"sae": sae}, store, config)
     l0 = metrics["sae"].l0
@@ -173,6 +176,9 @@ def evaluate(
         )  # fmt: skip
     here = {name: s for name, s in made.items() if name != "untrained"}
     metrics |= measure({n: s for n, s in here.items() if n != "sae"}, store, config)[0]
+    alone = {name: s for name, s in made.items() if name == "untrained"}
+    if untrained is not None:
+        metrics |= measure(alone, untrained, config)[0]
     survived: dict[str, dict[str, Recovered]] = {}
     if live is not None:
         say("splicing into the model")
@@ -182,12 +188,11 @@ def evaluate(
     concepts: dict[str, Concepts] = {}
     if truth is not None:
         say("concepts")
-        concepts = _concepts(here, store, truth, config, metrics)
-    if "untrained" in made and untrained is not None:
-        alone = {"untrained": made["untrained"]}
-        metrics |= measure(alone, untrained, config)[0]
-        if truth is not None:
-            concepts |= _concepts(alone, untrained, truth, config, metrics)
+        samples = _samples(sae, store, config, metrics)
+        chosen = {"samples": samples, "seed": config.seed} | selection_of(spec, config.split)
+        concepts = score_concepts(here, store, truth, **chosen)
+        if untrained is not None and alone:
+            concepts |= score_concepts(alone, untrained, truth, **chosen)
     every = {
         name: Evaluation(name, metrics[name], survived.get(name, {}), concepts.get(name)) for name in made
     }
@@ -223,20 +228,22 @@ def measure(
     return {name: m.result() for name, m in measures.items()}, next(iter(measures.values())).mean
 
 
-def _concepts(
-    saes: Mapping[str, SAE],
-    store: Store,
-    truth: Truth,
-    config: EvalConfig,
-    metrics: Mapping[str, Metrics],
-) -> dict[str, Concepts]:
-    spec = next(iter(saes.values())).spec
-    options = selection_of(spec, config.split)
+def _samples(sae: SAE, store: Store, config: EvalConfig, metrics: Mapping[str, Metrics]) -> int:
+    """How many samples concepts are scored on: the same for the SAE and all its nulls."""
     # Early L1 runs have thousands of active latents a row: fewer samples then, which the result tells.
-    each = store[spec.sites_in[0]].shape[0] / max(1, len(store.samples))
-    entries = each * sum(metrics[name].l0 for name in saes)
-    samples = min(config.samples, max(FEWEST_SAMPLES, int(ENTRIES / max(1.0, entries))))
-    return score_concepts(saes, store, truth, samples=samples, seed=config.seed, **options)
+    each = store[sae.spec.sites_in[0]].shape[0] / max(1, len(store.samples))
+    entries = each * sum(one.l0 for one in metrics.values())
+    return min(config.samples, max(FEWEST_SAMPLES, int(ENTRIES / max(1.0, entries))))
+
+
+def _too_few(sae: SAE, store: Store, config: EvalConfig) -> str | None:
+    """Why concepts cannot be scored, before hours of nulls rather than after."""
+    space = store[sae.spec.sites_in[0]].space
+    try:
+        chosen_rows(store, space, config.samples, config.seed, selection_of(sae.spec, config.split))
+    except SelectionError as error:
+        return str(error)
+    return None
 
 
 def _possible(sae: SAE, config: EvalConfig, untrained: Store | None) -> tuple[list[str], dict[str, str]]:

@@ -26,6 +26,7 @@ import torch
 
 from mmxai.errors import ArgumentError, SAEFormatError
 from mmxai.kernels.crc32c import crc32c
+from mmxai.methods.sae import checkpoint, files
 from mmxai.methods.sae.config import TrainConfig
 from mmxai.methods.sae.model import SAE, load_sae
 from mmxai.methods.sae.pca import pca_sae
@@ -93,7 +94,7 @@ def make_null(
 
     l0: of the SAE, which the PCA keeps to. untrained: a store of the same sites and data, harvested with
     `rerandomised`. folder: where nulls are kept, so that a second evaluation finds them; one made for
-    another SAE or other rows is made anew.
+    another SAE or other rows is made anew. CheckpointError where another process is making it.
     """
     if name not in NULLS:
         raise ArgumentError(f"nulls: got {name!r}, expected some of {NULLS}")
@@ -107,29 +108,47 @@ def make_null(
     else:
         # Not of l0, which moves with the rows measured, nor of the device: training takes hours.
         recipe["train"] = {k: v for k, v in config_of(sae, rows).to_json().items() if k != "device"}
-    home = None if folder is None else folder / name
-    if home is not None and _recipe(home) == recipe:
-        return load_sae(home)
-    run = None if home is None else home / f"run-{crc32c(json.dumps(recipe, sort_keys=True).encode()):08x}"
-    if name == "pca":
-        made = pca_sae(sae.spec, k, training_rows(sae.spec, source, _PCA_ROWS))
-    else:
-        made = _trained(name, source, config_of(sae, rows, l0), train, run)
-    if home is not None and run is not None:
+
+    def made(run: Path | None) -> SAE:
+        if name == "pca":
+            return pca_sae(sae.spec, k, training_rows(sae.spec, source, _PCA_ROWS))
+        return _trained(name, source, config_of(sae, rows, l0), train, run)
+
+    if folder is None:
+        return made(None)
+    home = folder / name
+    run = home / f"run-{crc32c(json.dumps(recipe, sort_keys=True).encode()):08x}"
+    if (found := _kept(home, recipe)) is not None:
+        return found
+    with checkpoint.held(home / files.WEIGHTS):
+        if (found := _kept(home, recipe)) is not None:  # made while this process came here
+            return found
+        found = made(run)
         # First of all the old recipe goes: no crash may leave it beside new weights.
         (home / RECIPE).unlink(missing_ok=True)
-        made.save(home)
+        found.save(home)
         staged = home / f"{RECIPE}.tmp"
         staged.write_text(json.dumps(recipe) + "\n")
-        staged.replace(home / RECIPE)
+        files.replace(staged, home / RECIPE)
         if run.exists():
             shutil.rmtree(run)
-    return made
+    return found
+
+
+def _kept(home: Path, recipe: Mapping[str, Any]) -> SAE | None:
+    """The null in `home` if it is of this recipe, also once it is read: another process may replace it."""
+    if _recipe(home) != recipe:
+        return None
+    found = load_sae(home)
+    return found if _recipe(home) == recipe else None
 
 
 def _recipe(home: Path) -> Any:
-    path = home / RECIPE
-    return json.loads(path.read_text()) if path.is_file() else None
+    """None where there is none that can be read."""
+    try:
+        return json.loads((home / RECIPE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _trained(name: str, store: Store, config: TrainConfig, train: Trainer | None, run: Path | None) -> SAE:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mmxai.capture.select import Selection
 from mmxai.errors import ArgumentError
-from mmxai.methods.sae.results import Result, axes, lines_of, number
+from mmxai.methods.sae.results import Result, axes, lines_of, number, plain
 from mmxai.models.inputs import Inputs
 from mmxai.types import ROW_COLUMNS
 
@@ -64,8 +64,8 @@ class Recovered(Result):
         return (self.spliced - ablated) / lost if abs(lost) > 2 * error else float("nan")
 
     def to_json(self) -> dict[str, Any]:
-        shares = {"recovered": self.recovered, "zero_recovered": self.zero_recovered}
-        return super().to_json() | {k: v if v == v else None for k, v in shares.items()}
+        shares = {"recovered": plain(self.recovered), "zero_recovered": plain(self.zero_recovered)}
+        return super().to_json() | shares
 
     def summary(self) -> str:
         values = (self.clean, self.spliced, self.mean_ablated, self.zero_ablated, self.recovered)

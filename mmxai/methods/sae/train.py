@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mmxai.errors import ArgumentError, MmxaiError
+from mmxai.errors import ArgumentError, CheckpointError, MmxaiError
 from mmxai.methods.sae import checkpoint, init
 from mmxai.methods.sae.config import TrainConfig, variants
 from mmxai.methods.sae.data import Acts, Feed, Origin, StoreOrigin
@@ -32,7 +32,8 @@ from mmxai.share import share
 from mmxai.store import Store, open_store
 
 RUNS = "runs"
-_FREE = ("sites", "log_every", "save_every", "at_once", "device")  # what may change when a run goes on
+# What may change when a run goes on; of sites that are trained side by side `_check_elsewhere` sees.
+_FREE = ("sites", "log_every", "save_every", "at_once", "device")
 
 
 def train_sae(
@@ -56,12 +57,28 @@ def train_sae(
     Returns the SAEs, site by site. Raises UnknownSiteError, RowSpaceError, SelectionError, ArgumentError,
     CheckpointError before the first step; NonFiniteError at a batch with NaN, or where a loss is none.
     """
+    trained = train_each(source, config, out=out, part_of=part_of, track=track, progress=progress, **options)
+    return [sae for _, saes in sorted(trained, key=lambda one: one[0]) for sae in saes]
+
+
+def train_each(
+    source: Store | Origin | str | Path,
+    config: TrainConfig | Sequence[TrainConfig] | None = None,
+    *,
+    out: str | Path | None = None,
+    part_of: str | None = None,
+    track: Sequence[str] = (),
+    progress: bool | None = None,
+    **options: Any,
+) -> Iterator[tuple[int, list[SAE]]]:
+    """`train_sae` for those who do not keep all weights: the SAEs of a site once they are trained, and which
+    site of this worker's it is (sites of one row space follow each other)."""
     configs = _configs(config, options)
     check_trackers(track)
     _check_device(configs[0].device)
     rank, world = share(part_of)
     folder = None if out is None else Path(out)
-    with _origin(source) as origin:
+    with _origin(source) as origin, ExitStack() as held:
         jobs = jobs_of(origin, configs[0])
         for job in jobs:  # what cannot be is said before anything is read
             for one in configs:
@@ -71,12 +88,39 @@ def train_sae(
         runs = [_Run(origin, group, configs, folder, track, progress) for group in groups]
         for run in runs:
             run.check()
-        saes: dict[str, list[SAE]] = {}
+        if folder is not None:
+            for job in mine:
+                held.enter_context(checkpoint.held(_checkpoint(folder, job.name)))
+            _check_elsewhere(folder, runs)
+        places = {job.name: i for i, job in enumerate(mine)}
+        left = len(mine)
         for run in runs:
-            saes |= run.train()
-            if run.stopped and len(saes) < len(mine):
+            trained = run.train()
+            for name in list(trained):
+                left -= 1
+                yield places[name], trained.pop(name)
+            if run.stopped and left:
                 raise KeyboardInterrupt(f"stopped after {run.name}")
-    return [sae for job in mine for sae in saes[job.name]]
+
+
+def _checkpoint(folder: Path, name: str) -> Path:
+    return folder / RUNS / f"{name}.safetensors"
+
+
+def _check_elsewhere(folder: Path, runs: Sequence[_Run]) -> None:
+    """CheckpointError where another run's checkpoint has a site of these: it would be trained anew, and its
+    SAE replaced."""
+    own = {(job.sites_in, job.sites_out): run for run in runs for job in run.group}
+    for path in sorted((folder / RUNS).glob("*.safetensors")):
+        state = checkpoint.read(path)
+        for member in [] if state is None else state["trainees"]:
+            spec = SAESpec.from_json(member["spec"], path)
+            run = own.get((spec.sites_in, spec.sites_out))
+            if run is not None and run.path != path:
+                raise CheckpointError(
+                    f"{path}: got {', '.join(spec.sites_in)} trained in this run, expected it in {run.name}; "
+                    "give --sites and --at-once as they were then, or another --out"
+                )
 
 
 class _Run:
@@ -95,10 +139,9 @@ class _Run:
         self.track, self.progress = track, progress
         self.config = configs[0]
         self.name = group[0].name if len(group) == 1 else f"{group[0].name}+{len(group) - 1}"
-        self.path = None if folder is None else folder / RUNS / f"{self.name}.safetensors"
+        self.path = None if folder is None else _checkpoint(folder, self.name)
         self.step, self.before = 0, 0.0
         self.stopped = False
-        self.workspace = Workspace()
 
     def check(self) -> None:
         """Raises what would end the run before its first step; asked of all runs before any begins."""
@@ -111,8 +154,7 @@ class _Run:
 
     def train(self) -> dict[str, list[SAE]]:
         """Job name -> its SAEs, a config each."""
-        held = nullcontext() if self.path is None else checkpoint.held(self.path)
-        with held, closing(self._feed()) as feed:
+        with closing(self._feed()) as feed:
             self.steps = _steps(self.config, feed)
             trainees = self._resumed(feed) or self._begun(feed)
             if self.step < self.steps:
@@ -179,6 +221,7 @@ class _Run:
         self.start = time.monotonic()
         for trainee in trainees:
             trainee.logs = self._logs(trainee)
+        workspace = Workspace()  # not longer than the run, however many sites follow
         bar = tqdm(
             total=self.steps, initial=self.step, unit=" steps", desc=self.name, dynamic_ncols=True,
             disable=not (sys.stderr.isatty() if self.progress is None else self.progress),
@@ -192,7 +235,7 @@ class _Run:
                     except (MmxaiError, OSError):
                         self._save(trainees, standing)  # as after the last whole step
                         raise
-                    self._step(batch, trainees, bar)
+                    self._step(batch, trainees, bar, workspace)
                     last = self.step == self.steps
                     if stopped or last or self.step % self.config.save_every == 0:
                         self._save(trainees, feed.state_dict())
@@ -204,7 +247,7 @@ class _Run:
                 for log in trainee.logs:
                     log.close()
 
-    def _step(self, batch: Acts, trainees: Sequence[Trainee], bar: Any) -> None:
+    def _step(self, batch: Acts, trainees: Sequence[Trainee], bar: Any, workspace: Workspace) -> None:
         made: dict[Any, torch.Tensor] = {}
 
         def acts(sites: tuple[str, ...], scales: tuple[float, ...]) -> torch.Tensor:
@@ -217,7 +260,7 @@ class _Run:
         for trainee in trainees:
             spec = trainee.sae.spec
             x, target = acts(spec.sites_in, spec.scale), acts(spec.sites_out, spec.scale_out)
-            losses = trainee.step(x, target, self.step, self.workspace)
+            losses = trainee.step(x, target, self.step, workspace)
             if log:
                 entry = trainee.entry(self.step + 1, target, losses)
                 entry["seconds"] = round(self._seconds(), 3)

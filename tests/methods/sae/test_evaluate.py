@@ -3,16 +3,21 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import mmxai
-from mmxai.errors import ArgumentError, RowSpaceError, UnknownSiteError
+from mmxai.errors import ArgumentError, CheckpointError, RowSpaceError, UnknownSiteError
+from mmxai.methods.sae import checkpoint, rows, seen
+from mmxai.methods.sae import evaluate as evaluation
 from mmxai.methods.sae.evaluate import EvalConfig, Live, evaluate
 from mmxai.methods.sae.model import SAE, load_sae
 from mmxai.methods.sae.nulls import config_of, make_null
 from mmxai.methods.sae.rows import spliced_tokens
 from mmxai.methods.sae.spec import SAESpec
+from mmxai.methods.sae.truth import Truth
+from mmxai.store.select import split_of
 from tests.methods.sae.planted import SITE, orthonormal, sae_of, sparse_codes, store_of, world_store
 
 
@@ -125,15 +130,84 @@ def test_sites_of_two_row_spaces(tmp_path):
         evaluate(SAE.zeros(spec), store)
 
 
-def test_held_out_rows_only(planted):
+def seen_samples(monkeypatch, module):
+    """The samples of whatever rows `module` takes from batches."""
+    found: set[int] = set()
+    take = module.inputs_and_targets
+
+    def noting(spec, batch):
+        found.update(batch.rows.sample.tolist())
+        return take(spec, batch)
+
+    monkeypatch.setattr(module, "inputs_and_targets", noting)
+    return found
+
+
+def test_held_out_samples_only(planted, monkeypatch):
     store, directions = planted
-    found = evaluate(sae_of(directions, k=3), store, EvalConfig(nulls=(), split="test"))
-    whole = evaluate(sae_of(directions, k=3), store, EvalConfig(nulls=(), split=None))
-    few = evaluate(sae_of(directions, k=3), store, EvalConfig(nulls=(), split=None, rows=100))
-    assert found.metrics.rows < 120 and whole.metrics.rows == 400 and few.metrics.rows == 100
+    sae = sae_of(directions, k=3)
+    concepts = Truth.of_table(["even"], np.arange(100)[:, None] % 2 == 0)
+    train, val, test = (
+        {int(s) for s in np.flatnonzero(split_of(np.arange(100), (0.8, 0.1, 0.1)) == i)} for i in range(3)
+    )
+    assert min(len(train), len(val), len(test)) > 0 and len(train | val | test) == 100
+    measured = seen_samples(monkeypatch, evaluation)
+    scored = seen_samples(monkeypatch, seen)
+    learnt = seen_samples(monkeypatch, rows)
+    monkeypatch.setattr(seen, "FEWEST_SAMPLES", 2)
+    found = evaluate(sae, store, EvalConfig(nulls=("pca",)), truth=concepts)
+    assert measured == test and scored == test and learnt == train
+    assert found.metrics.rows == 4 * len(test) == found.nulls["pca"].metrics.rows
+    assert found.concepts.samples == len(test)
+    whole = evaluate(sae, store, EvalConfig(nulls=(), split=None))
+    few = evaluate(sae, store, EvalConfig(nulls=(), split=None, rows=100))
+    assert whole.metrics.rows == 400 and few.metrics.rows == 100
 
 
-def test_concepts_and_the_untrained_model(tmp_path):
+def test_too_few_samples_for_concepts_lose_nothing_else(tmp_path):
+    directions = orthonormal(16)
+    with store_of(tmp_path / "s", sparse_codes(60, 16, 3) @ directions) as store:
+        said: list = []
+        concepts = Truth.of_table(["even"], np.arange(15)[:, None] % 2 == 0)
+        found = evaluate(
+            sae_of(directions, k=3), store, EvalConfig(split=None, nulls=("pca",)), truth=concepts,
+            say=said.append,
+        )  # fmt: skip
+    assert "got 15 samples" in found.missing["concepts"] and "concepts" not in said
+    assert found.metrics.rows == 60 and found.nulls["pca"].metrics.rows == 60 and found.concepts is None
+
+
+def test_two_evaluations_do_not_make_the_same_null(planted, tmp_path):
+    store, directions = planted
+    trained: list = []
+    options = {"l0": 3, "rows": 4096, "train": stand_in(trained), "folder": tmp_path}
+    sae = sae_of(directions, k=3)
+    with checkpoint.held(tmp_path / "seed/sae.safetensors"):
+        with pytest.raises(CheckpointError, match="another process"):
+            make_null("seed", sae, store, **options)
+        assert not trained
+        make_null("frozen", sae, store, **options)
+    first = make_null("seed", sae, store, **options)
+    with checkpoint.held(tmp_path / "seed/sae.safetensors"):  # what is kept is read all the same
+        assert torch.equal(make_null("seed", sae, store, **options).W_dec, first.W_dec)
+    assert len(trained) == 2
+
+
+def test_a_torn_recipe_is_none(planted, tmp_path):
+    store, directions = planted
+    trained: list = []
+    options = {"l0": 3, "rows": 4096, "train": stand_in(trained), "folder": tmp_path}
+    make_null("seed", sae_of(directions, k=3), store, **options)
+    recipe = tmp_path / "seed/recipe.json"
+    good = recipe.read_text()
+    for torn in ("", good[:20]):
+        recipe.write_text(torn)
+        make_null("seed", sae_of(directions, k=3), store, **options)
+        assert recipe.read_text() == good
+    assert len(trained) == 3
+
+
+def test_concepts_and_the_untrained_model(tmp_path, monkeypatch):
     store, truth = world_store(tmp_path / "s", pictures=96)
     kinds = store[SITE].width
     untrained, _ = world_store(tmp_path / "u", pictures=96)
@@ -148,6 +222,13 @@ def test_concepts_and_the_untrained_model(tmp_path):
     null = found.nulls["untrained"]
     assert found.concepts.means()["IoU"] == 1 and null.concepts.means()["IoU"] < 0.7
     assert "IoU" in repr(found) and not found.missing
+    assert found.concepts.samples == null.concepts.samples == 64
+
+    # Where the active latents leave room for fewer, the untrained model's are no others: 65 rows a picture.
+    room = 65 * 40 * (found.metrics.l0 + null.metrics.l0)
+    monkeypatch.setattr(evaluation, "ENTRIES", int(room) + 1)
+    again = evaluate(sae, store, config, truth=truth, untrained=untrained, train=train)
+    assert again.concepts.samples == again.nulls["untrained"].concepts.samples == 40
 
 
 def test_how_it_was_trained(planted):

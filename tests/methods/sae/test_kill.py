@@ -21,7 +21,7 @@ def drive(*args):
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])["kills"]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def curve(folder):
@@ -31,9 +31,11 @@ def curve(folder):
 
 def test_killed_again_and_again(tmp_path):
     store = make_store(tmp_path / "acts.zarr")
-    assert drive(store, tmp_path / "straight", 0, 0, *ARCHES) == 0
-    kills = drive(store, tmp_path / "killed", 15, 1, *ARCHES)
-    assert kills >= 4, "the training ended before it could be killed; make it longer"
+    assert drive(store, tmp_path / "straight", 0, 0, *ARCHES)["begun"] == [[0, 0]]
+    told = drive(store, tmp_path / "killed", 15, 1, *ARCHES)
+    assert all(found == began for found, began in told["begun"]), "begun anew beside a checkpoint"
+    inside = {began for _, began in told["begun"] if 0 < began < told["steps"]}
+    assert told["kills"] >= 4 and len(inside) >= 2, f"hardly interrupted: {told}"
     for arch in ARCHES:
         straight, killed = (tmp_path / run / "t.0.x" / f"arch{arch}" for run in ("straight", "killed"))
         assert curve(straight) == curve(killed) and len(curve(killed)) > 10

@@ -156,6 +156,9 @@ def test_damaged_files(tmp_path):
     weights.write_bytes(data)
     with pytest.raises(SAEFormatError, match="checksum"):
         load_sae(tmp_path)
+    weights.write_bytes(b"")
+    with pytest.raises(SAEFormatError, match="checksum 00000000"):
+        load_sae(tmp_path)
 
 
 def test_public_names():

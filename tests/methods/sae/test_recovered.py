@@ -1,5 +1,6 @@
 """Splicing into a tiny CLIP: an SAE that loses nothing, one that knows only the mean, losses by hand."""
 
+import json
 import math
 
 import pytest
@@ -83,7 +84,7 @@ def test_the_mean_alone_recovers_nothing(measured, clip, world):
     assert "recovered" in repr(one) and one.to_json()["recovered"] == pytest.approx(0, abs=1e-3)
 
 
-def test_nothing_can_be_recovered_of_nothing_lost():
+def test_nothing_can_be_recovered_of_nothing_lost(tmp_path):
     """What ablation costs must stand out of its noise before anything is divided by it."""
     plain = dict(metric="m", items=9, clean=1.0, spliced=0.9, zero_ablated=0.5, stderr=0.01, zero_stderr=0.1)
     clear = Recovered(**plain, mean_ablated=0.8, mean_stderr=0.09)
@@ -91,6 +92,11 @@ def test_nothing_can_be_recovered_of_nothing_lost():
     unclear = Recovered(**plain, mean_ablated=0.8, mean_stderr=0.11)
     assert math.isnan(unclear.recovered) and unclear.to_json()["recovered"] is None
     assert "too little" in unclear.line() and "too little" not in clear.line()
+    ends = Recovered(**{**plain, "spliced": math.inf}, mean_ablated=0.8, mean_stderr=0.09)
+    assert (
+        math.isinf(ends.recovered)
+        and json.loads(ends.save(tmp_path / "x.json").read_text())["recovered"] is None
+    )
 
 
 def test_only_the_rows_it_knows_are_replaced(clip, world):

@@ -1,6 +1,7 @@
 """Training from a store: it learns, resumes to the last digit, shares batches, refuses bad input early."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -222,13 +223,20 @@ def test_bfloat16_product(store):
         ({"lr": -1.0}, ArgumentError, "positive"),
         ({"lr": float("inf")}, ArgumentError, "positive"),
         ({"lr": float("nan")}, ArgumentError, "positive"),
-        ({"k": "many"}, ArgumentError, "k = 'many', expected a number"),
+        ({"k": "many"}, ArgumentError, "k = 'many', expected a whole number or none"),
+        ({"k": 2.5}, ArgumentError, "k = 2.5, expected a whole number"),
+        ({"batch": True}, ArgumentError, "batch = True, expected a whole number"),
+        ({"skip": 1}, ArgumentError, "expected true or false"),
+        ({"decay": None}, ArgumentError, "decay = None, expected a number"),
+        ({"prefixes": 8}, ArgumentError, "expected a tuple of which each is a whole number"),
+        ({"prefixes": (8.0, 64)}, ArgumentError, "expected a tuple"),
+        ({"sites": None}, ArgumentError, "each is text"),
         ({"beta2": 1.0}, ArgumentError, "below 1"),
         ({"warmup": -1}, ArgumentError, "0 or more"),
         ({"center": "median"}, ArgumentError, "expected one of mean, geometric_median, zero"),
         ({"normalise": "layer"}, ArgumentError, "expected one of variance, none"),
         ({"arch": "topk2"}, ArgumentError, "batchtopk"),
-        ({"window": "all"}, ArgumentError, "expected one of auto"),
+        ({"window": "all"}, ArgumentError, "expected a whole number or auto or none"),
         ({"device": "gpu"}, ArgumentError, "device 'gpu'"),
         ({"track": ("mlflow",)}, ArgumentError, "mlflow"),
         ({"sites_out": ("t.*.x",)}, ArgumentError, "one of each"),
@@ -259,6 +267,47 @@ def test_two_processes_do_not_train_the_same(store, tmp_path):
     with lock, pytest.raises(CheckpointError, match="another process"):
         train_sae(store, out=tmp_path, **SMALL)
     assert train_sae(store, out=tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_site_that_another_trains_is_named_before_any_is_trained(store, tmp_path, at_once):
+    lock = training.checkpoint.held(tmp_path / "runs/t.1.x.safetensors")
+    options = {**SMALL, "sites": ("t.*.x",), "at_once": at_once}
+    with lock, pytest.raises(CheckpointError, match="another process"):
+        train_sae(store, out=tmp_path, **options)
+    assert not (tmp_path / "t.0.x").exists()
+    assert len(train_sae(store, out=tmp_path, **options)) == 2
+
+
+def test_sites_trained_side_by_side_are_not_trained_anew_apart(store, tmp_path):
+    options = {**SMALL, "sites": ("t.*.x",), "out": tmp_path}
+    train_sae(store, at_once=2, **options)
+    kept = (tmp_path / "t.1.x/sae.safetensors").read_bytes()
+    for other in ({"at_once": 1}, {"at_once": 2, "sites": ("t.1.x",)}):
+        with pytest.raises(CheckpointError, match=r"t\.\d\.x trained in this run.*at-once"):
+            train_sae(store, **{**options, **other, "seed": 1})
+    assert (tmp_path / "t.1.x/sae.safetensors").read_bytes() == kept
+    assert len(train_sae(store, at_once=2, **options)) == 2  # has ended, goes on as it was
+
+
+def test_site_by_site_in_bounded_memory(store, tmp_path, monkeypatch):
+    made = []
+
+    class Noted(training.Workspace):
+        def __init__(self):
+            assert not any(one() for one in made), "the last run's buffers are still held"
+            super().__init__()
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(training, "Workspace", Noted)
+    each = training.train_each(store, out=tmp_path, **{**SMALL, "sites": ("t.*.x",)})
+    place, (first,) = next(each)
+    assert place == 0 and first.spec.sites_in == ("t.0.x",) and not (tmp_path / "t.1.x").exists()
+    gone = weakref.ref(first)
+    del first
+    place, (second,) = next(each)
+    assert place == 1 and second.spec.sites_in == ("t.1.x",) and gone() is None and len(made) == 2
+    assert not list(each)
 
 
 def test_a_loss_that_is_none_leaves_the_last_checkpoint(store, tmp_path, monkeypatch):
