@@ -25,7 +25,7 @@ from mmxai.errors import ArgumentError, SAEFormatError
 from mmxai.methods.sae.interop.gated import ungated
 from mmxai.methods.sae.interop.parts import positive_int, read_json, take
 from mmxai.methods.sae.interop.pickled import read_pickled
-from mmxai.methods.sae.interop.plain import Plain
+from mmxai.methods.sae.interop.plain import Plain, unit_rows
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 _LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
@@ -59,17 +59,13 @@ def read(path: Path) -> Plain:
     ours = config.get("mmxai") or {}
     made = _READERS[kind](tensors, file)
     made = {"centred": kind not in ("AutoEncoderNew", "JumpReluAutoEncoder")} | made
-    found = Plain(
+    return Plain(
         **made,
         site_in=ours.get("site_in") or _site(trainer),
         identity=ours.get("identity")
         or {k: trainer[k] for k in ("lm_name", "layer") if trainer.get(k) is not None},
         notes=f"read from dictionary_learning, {kind}",
     )
-    if kind == "AutoEncoder":  # its `from_pretrained` does so too
-        norms = found.W_dec.float().norm(dim=1)
-        return found if torch.allclose(norms, torch.ones_like(norms)) else found.unit(norms)
-    return found
 
 
 def write(sae: Plain, path: Path) -> None:
@@ -158,7 +154,10 @@ def _matrices(
 
 def _standard(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
     made, (bias,) = _linear(tensors, path, "bias")
-    return made | {"b_dec": bias}
+    made |= {"b_dec": bias}
+    norms = made["W_dec"].float().norm(dim=1)
+    # As its `from_pretrained` does, where they are not of length 1 already.
+    return made if torch.allclose(norms, torch.ones_like(norms)) else unit_rows(made)
 
 
 def _new(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:

@@ -14,6 +14,21 @@ from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.spec import WITH_K, Arch, SAESpec
 
 RowNorm = Literal["none", "layer_norm"]
+SHORTEST = 1e-8
+"""What a decoder row is divided by at least, as SAELens has it."""
+
+
+def unit_rows(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights by their names in `Plain`, the same function: decoder rows of length 1, latents as much larger.
+
+    A row of zeros, which stands for a latent that reconstructs nothing, stays one. Thresholds are left alone.
+    """
+    norms = found["W_dec"].float().norm(dim=1).clamp(min=SHORTEST)
+    return dict(found) | {
+        "W_enc": found["W_enc"].float() * norms[:, None],
+        "b_enc": found["b_enc"].float() * norms,
+        "W_dec": found["W_dec"].float() / norms[:, None],
+    }
 
 
 @dataclass(frozen=True)
@@ -61,16 +76,11 @@ class Plain:
         shift = (self.W_enc.double() @ self.b_dec.double()).float()
         return replace(self, centred=centred, b_enc=self.b_enc.float() + (shift if centred else -shift))
 
-    def unit(self, norms: torch.Tensor) -> Plain:
-        """The same function with latents `norms` `[M]` times as large and decoder rows as much shorter."""
-        norms = norms.float()
-        return replace(
-            self,
-            W_enc=self.W_enc.float() * norms[:, None],
-            b_enc=self.b_enc.float() * norms,
-            W_dec=self.W_dec.float() / norms[:, None],
-            threshold=None if self.threshold is None else self.threshold.float() * norms,
-        )
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all its tensors: float32 once one of them was folded, else what they came in."""
+        tensors = (self.W_enc, self.b_enc, self.W_dec, self.b_dec, self.threshold, self.W_skip)
+        return reduce(torch.promote_types, (t.dtype for t in tensors if t is not None))
 
     def sae(self) -> SAE:
         """As an SAE; ArgumentError where its parts do not fit each other."""
@@ -78,7 +88,6 @@ class Plain:
             name: getattr(self, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")
         }
         tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
-        dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
         out = self.site_out or self.site_in
         spec = SAESpec(
             self.arch,
@@ -97,7 +106,7 @@ class Plain:
             identity=dict(self.identity),
             notes=self.notes,
         )
-        return SAE(spec, **{name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()})
+        return SAE(spec, **{name: tensor.to(self.dtype).contiguous() for name, tensor in tensors.items()})
 
     def refuse_row_norm(self, layout: str) -> None:
         """ArgumentError where rows are normalised, for a layout that cannot say so."""

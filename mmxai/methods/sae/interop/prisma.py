@@ -37,15 +37,18 @@ def read(path: Path) -> Plain:
     if not isinstance(config, dict):
         raise SAEFormatError(f"{file}: got weights without a configuration, expected {CONFIG} beside them")
     norm = config.get("normalize_activations") or "none"
-    if norm not in ("none", "layer_norm", "expected_average_only_in"):  # the last is left to its caller
-        raise SAEFormatError(f"{file}: got normalize_activations = {norm!r}, expected none or layer_norm")
+    if norm not in ("none", "layer_norm"):
+        raise SAEFormatError(
+            f"{file}: got normalize_activations = {norm!r}, expected none or layer_norm: the factor of the "
+            "rows is no part of a checkpoint; fold it into the weights first"
+        )
     transcoder = bool(config.get("is_transcoder"))
     made = _transcoder(inside, file) if transcoder else _weights(config, inside, file)
     hook = config.get("hook_point") or f"blocks.{_layer(config)}.{config.get('layer_subtype')}"
     out = f"blocks.{config.get('out_hook_point_layer')}.{config.get('layer_out_subtype')}"
     return Plain(
         **made | _activation(config, made.get("arch", "relu"), file),
-        row_norm="layer_norm" if norm == "layer_norm" else "none",
+        row_norm=norm,
         site_in=site_of(hook, "vision"),
         site_out=site_of(out, "vision") if transcoder else "",
         identity={k: config[k] for k in ("model_name", "dataset_name") if config.get(k) is not None},

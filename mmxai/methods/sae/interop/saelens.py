@@ -19,7 +19,7 @@ from mmxai.errors import ArgumentError, SAEFormatError
 from mmxai.methods.sae.interop.gated import ungated
 from mmxai.methods.sae.interop.hooks import hook_of, site_of
 from mmxai.methods.sae.interop.parts import positive_int, read_json, read_tensors, take
-from mmxai.methods.sae.interop.plain import Plain
+from mmxai.methods.sae.interop.plain import Plain, unit_rows
 
 CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
 VERSION = "6.54.0"
@@ -49,7 +49,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Plain:
     """The SAE in folder `path`; SAEFormatError where it computes what no architecture of ours does."""
-    config = _current(read_json(path / CONFIG))
+    config = _current(read_json(path / CONFIG), path / CONFIG)
     tensors = _upright(read_tensors(path / WEIGHTS), path)
     about = config.get("metadata") or {}
     ours = about.get("mmxai") or {}
@@ -81,7 +81,7 @@ def write(sae: Plain, path: Path) -> None:
         tensors["threshold"] = sae.threshold
     if "skip" in architecture and sae.W_skip is not None:
         tensors["W_skip"] = sae.W_skip
-    dtype = sae.W_enc.dtype
+    dtype = sae.dtype
     about: dict[str, Any] = {
         "sae_lens_version": VERSION,
         "hook_name": hook_of(sae.site_in),
@@ -122,10 +122,15 @@ def _architecture(sae: Plain) -> str:
     return {"topk": "topk", "relu": "standard"}.get(sae.arch, "jumprelu")
 
 
-def _current(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as from version 6 on."""
+def _current(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration as from version 6 on, which has no activation_fn: the architecture tells it."""
     config = {_RENAMED.get(k, k): v for k, v in config.items()}
-    if config.get("activation_fn") == "topk":
+    activation = config.get("activation_fn") or "relu"
+    if activation not in ("relu", "topk"):
+        raise SAEFormatError(
+            f"{path}: got activation_fn = {activation!r}, expected relu or topk: ours has no other"
+        )
+    if activation == "topk":
         config["architecture"] = "topk"
         config.setdefault("k", (config.get("activation_fn_kwargs") or {}).get("k"))
     if isinstance(config.get("normalize_activations"), bool):
@@ -189,7 +194,7 @@ def _weights(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pat
     if "topk_threshold" in found:
         found["threshold"] = found.pop("topk_threshold").float().expand(len(found["b_enc"]))
     if config.get("rescale_acts_by_decoder_norm", False):
-        found = _unit(found)
+        found = unit_rows(found)  # it chooses latents as if rows were of length 1
     return found
 
 
@@ -197,16 +202,6 @@ def _prefixes(config: dict[str, Any], latents: int) -> tuple[int, ...]:
     """SAELens adds the last one where it is not given."""
     widths = tuple(config.get("matryoshka_widths") or ())
     return widths if widths[-1:] == (latents,) else (*widths, latents)
-
-
-def _unit(found: dict[str, Any]) -> dict[str, Any]:
-    """Latents are chosen as if decoder rows had length 1, which making them so comes to."""
-    norms = found["W_dec"].float().norm(dim=1).clamp(min=1e-8)
-    return found | {
-        "W_enc": found["W_enc"].float() * norms[:, None],
-        "b_enc": found["b_enc"].float() * norms,
-        "W_dec": found["W_dec"].float() / norms[:, None],
-    }
 
 
 def _scale(config: dict[str, Any], path: Path) -> float:

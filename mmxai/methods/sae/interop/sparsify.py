@@ -83,5 +83,5 @@ def write(sae: Plain, path: Path) -> None:
         "mmxai": {"site_in": sae.site_in, "site_out": sae.site_out, "identity": dict(sae.identity)},
     }
     path.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.to(sae.W_enc.dtype).contiguous() for k, v in tensors.items()}, path / WEIGHTS)
+    save_file({k: v.to(sae.dtype).contiguous() for k, v in tensors.items()}, path / WEIGHTS)
     (path / CONFIG).write_text(json.dumps(config, indent=1) + "\n")

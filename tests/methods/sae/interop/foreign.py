@@ -33,7 +33,7 @@ def saelens(folder, x):
         x = x - w["b_dec"]
     lengths = torch.ones(len(w["W_dec"]))
     if config.get("rescale_acts_by_decoder_norm"):
-        lengths = w["W_dec"].norm(dim=-1)
+        lengths = w["W_dec"].norm(dim=-1).clamp(min=1e-8)
     if kind == "gated":
         open_ = (x @ w["W_enc"] + w["b_gate"] > 0).float()
         f = open_ * (x @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]).relu()

@@ -66,6 +66,17 @@ def test_a_dictionary_of_an_older_version(tmp_path, x):  # noqa: F811
     agree(old, x, *foreign.dictionary_learning(tmp_path, x))
 
 
+def test_a_latent_that_reconstructs_nothing(tmp_path, x):  # noqa: F811
+    """A decoder column of zeros has no length to be divided by."""
+    tensors = {name: tensor.clone() for name, tensor in DICTIONARIES["AutoEncoder"][0].items()}
+    tensors["decoder.weight"][:, 3] = 0
+    torch.save(tensors, tmp_path / "ae.pt")
+    sae = read_sae(tmp_path)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), (torch.arange(M) != 3).float())
+    _, out = foreign.dictionary_learning(tmp_path, x, "AutoEncoder")
+    torch.testing.assert_close(sae(x), out, atol=1e-5, rtol=1e-5)
+
+
 PRISMA = {
     "is_transcoder": False, "architecture": "standard", "activation_fn_str": "relu",
     "activation_fn_kwargs": {}, "normalize_activations": "layer_norm", "hook_point_layer": 9,
@@ -93,6 +104,14 @@ def test_prisma(name, tmp_path, x):  # noqa: F811
     sae = read_sae(tmp_path)
     assert sae.spec.sites_in == ("vision.9.resid_post",)
     agree(sae, x, *foreign.prisma(config, tensors, x))
+
+
+def test_prisma_with_a_factor_that_is_not_there(tmp_path):
+    torch.save(draw(**BASE), tmp_path / "weights.pt")
+    config = PRISMA | {"normalize_activations": "expected_average_only_in"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SAEFormatError, match="'expected_average_only_in', expected none or layer_norm"):
+        read_sae(tmp_path)
 
 
 def test_prisma_with_a_python_object_inside(tmp_path, x, monkeypatch):  # noqa: F811

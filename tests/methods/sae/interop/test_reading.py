@@ -83,6 +83,14 @@ def test_saelens(name, tmp_path, x):
     agree(sae, x, *foreign.saelens(folder, x))
 
 
+def test_saelens_latent_that_reconstructs_nothing(tmp_path, x):
+    tensors = draw(**BASE)
+    tensors["W_dec"][3] = 0
+    config = {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
+    folder = saelens_folder(tmp_path, config, tensors)
+    agree(read_sae(folder), x, *foreign.saelens(folder, x))
+
+
 def test_saelens_before_version_six(tmp_path, x):
     old = {
         "d_in": D, "d_sae": M, "dtype": "torch.float32", "hook_point": "blocks.7.hook_mlp_out",
@@ -112,6 +120,7 @@ def test_saelens_checkpoint_with_its_scale(tmp_path, x):
     [
         ({"architecture": "temporal"}, draw(**BASE), "architecture 'temporal'"),
         ({"architecture": "topk"}, draw(**BASE), "k = None"),
+        ({"activation_fn_str": "tanh-relu"}, draw(**BASE), "activation_fn = 'tanh-relu'"),
         ({"architecture": "standard"}, draw(**BASE, more=(M,)), "'more'"),
         ({"architecture": "jumprelu"}, draw(**BASE), "'threshold'"),
         ({"architecture": "standard", "normalize_activations": "covariance_whitening"}, draw(**BASE), "wh"),

@@ -110,6 +110,30 @@ def test_bfloat16_stays_where_nothing_is_folded(tmp_path, x):
 
 
 @pytest.mark.parametrize(
+    ("layout", "spec"),
+    [
+        ("sparsify", SPECS["uncentred"]),
+        ("sparsify", SPECS["topk"]),
+        ("saelens", SPECS["topk"]),
+        ("saelens", SAESpec("relu", M, skip=True, **ONE)),
+        ("saelens", TRANSCODERS["jumprelu_skip"]),
+    ],
+    ids=["centred", "scaled", "saelens", "uncentred", "transcoder"],
+)
+def test_bfloat16_becomes_float32_where_something_is_folded(layout, spec, tmp_path, x):
+    """A bias that makes up for another centre, rounded to 8 bits, would move every latent."""
+    sae = filled(spec).to(dtype=torch.bfloat16)
+    write_sae(sae, tmp_path, layout)
+    exact = sae.to(dtype=torch.float32)
+    latents, out = getattr(foreign, layout)(tmp_path, x)
+    torch.testing.assert_close(latents, exact.encode_dense(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out, exact(x), atol=1e-5, rtol=1e-5)
+    back = read_sae(tmp_path)
+    assert back.dtype == torch.float32
+    torch.testing.assert_close(back(x), out, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("spec", "layout", "says"),
     [
         (SAESpec("topk", M, ("a", "b"), (D, D), k=K), "saelens", "crosscoder"),
