@@ -6,15 +6,20 @@ import subprocess
 import threading
 import time
 import venv
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from mmxai.bench import Options
+from mmxai.bench import Options, peers
 from mmxai.bench.cases import CASES
 from mmxai.bench.figures import UnequalWorkError
 from mmxai.bench.peers import PEERS, PeerError, Rival, peers_of, running, wanted
 from mmxai.bench.peers.environment import PeerInstallError, environment
+
+FOLDER = Path(peers.__file__).parent
+SCRIPTS = sorted({*FOLDER.glob("*_.py"), FOLDER / "_serve.py"} - {FOLDER / "__init__.py"})
+"""What runs in an environment of a peer: their scripts, what these share and what runs them."""
 
 SCRIPT = """
 import sys
@@ -128,14 +133,20 @@ def test_packages_that_cannot_be_had(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda p: p.name)
-def test_peers_are_pinned_and_import_nothing_of_ours(peer):
+def test_peers_are_pinned(peer):
     assert peer.case in CASES
     assert peer.packages and all("==" in package for package in peer.packages)
+    assert peer.script in SCRIPTS
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_what_runs_in_a_peer_imports_nothing_of_ours(script):
     names = set()
-    for node in ast.walk(ast.parse(peer.script.read_text())):
+    for node in ast.walk(ast.parse(script.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None and node.level == 0
             names.add(node.module)
     assert not [name for name in names if name.split(".")[0] == "mmxai"]
 

@@ -48,7 +48,7 @@ def read(path: Path) -> Plain:
     out = f"blocks.{config.get('out_hook_point_layer')}.{config.get('layer_out_subtype')}"
     return Plain(
         **made | _activation(config, made.get("arch", "relu"), file),
-        row_norm=norm,
+        row_norm="layer_norm" if norm == "layer_norm" else "none",
         site_in=site_of(hook, "vision"),
         site_out=site_of(out, "vision") if transcoder else "",
         identity={k: config[k] for k in ("model_name", "dataset_name") if config.get(k) is not None},
