@@ -111,7 +111,7 @@ def test_the_model_sees_held_out_samples_only(made):
 
 
 def test_eval_of_few_samples(made, capsys, tmp_path):
-    """Four held-out pictures: FVU is measured, concepts and what is recovered are named as missing."""
+    """Two held-out pictures: FVU is measured, concepts and what is recovered are named as missing."""
     home, store = made, f"{tmp_path}/few.zarr"
     data = f"{home}/world/images"
     assert main([
