@@ -18,6 +18,13 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
 CPU_FLAGS = ["-std=c++17", "-O3", "-g0", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+BF16_PROBE = """#include <immintrin.h>
+__attribute__((target("avx512f,avx512bf16"))) __m512 probe(__m512 sum, __m512i x) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)x);
+}
+int runs() { return __builtin_cpu_supports("avx512bf16"); }
+"""
 GPUS = ("80", "90", "100")  # Ampere, Hopper, Blackwell
 
 
@@ -43,7 +50,7 @@ def nvcc() -> str | None:
 
 def extensions() -> list[Extension]:
     found = [cpu_extension("_cpu_base", [])]
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    if X86:
         found.append(cpu_extension("_cpu_v3", ["-march=x86-64-v3"]))
     if nvcc():
         sources = ["csrc/bind/cuda.cpp", *sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))]
@@ -72,6 +79,7 @@ class Build(build_ext):
         import pybind11
 
         failures: dict[str, str] = {}
+        bf16 = X86 and self.knows_bf16()
         for extension in list(self.extensions):
             extension.include_dirs.append(pybind11.get_include())
             name = extension.name.rpartition(".")[2]
@@ -79,6 +87,8 @@ class Build(build_ext):
                 if name == "_cuda":
                     self.build_cuda(extension)
                 else:
+                    if bf16:
+                        extension.define_macros.append(("MMXAI_TOPK_PRODUCT", "1"))
                     self.build_cpu(extension)
             except (BaseError, CCompilerError, OSError) as error:
                 failures[name] = f"it did not compile: {error}"
@@ -87,6 +97,19 @@ class Build(build_ext):
         if failures and os.environ.get("MMXAI_REQUIRE_NATIVE") == "1":
             raise CompileError(f"MMXAI_REQUIRE_NATIVE=1, and these did not build: {failures}")
         self.failures = failures
+
+    def knows_bf16(self) -> bool:
+        """Whether compiler and assembler know AVX512-BF16: an old assembler fails under a new compiler."""
+        folder = Path(self.build_temp)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / "bf16_probe.cpp"
+            probe.write_text(BF16_PROBE)
+            self.compiler.compile([str(probe)], output_dir=str(folder / "probe"), extra_postargs=CPU_FLAGS)
+        except (BaseError, CCompilerError, OSError) as error:
+            self.warn(f"topk_product is left out, AVX512-BF16 does not compile here: {error}")
+            return False
+        return True
 
     def build_cpu(self, extension: Extension) -> None:
         """One source, several objects: each extension gets its own folder for them."""

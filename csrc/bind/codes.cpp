@@ -127,19 +127,20 @@ int64_t topk_product_scratch(int64_t rows, int64_t latents, int64_t width, int t
   return Plan(rows, latents, width, threads).size();
 }
 
-void topk_product(const Dense<float>& x, const Dense<float>& w, const Dense<float>& bias, const py::object& values,
-                  const py::object& indices, const py::object& scratch, int threads) {
+int64_t topk_product(const Dense<float>& x, const Dense<float>& w, const Dense<float>& bias, const py::object& values,
+                     const py::object& indices, const py::object& scratch, int threads) {
   require(topk_product_runs(), "this processor has no AVX512-BF16");
   require(x.ndim() == 2 && w.ndim() == 2 && w.shape(1) == x.shape(1) && bias.size() == w.shape(0), "shapes differ");
   require(py::isinstance<Dense<float>>(values) && threads >= 1, "expected values (rows, k) and threads");
   const int64_t rows = x.shape(0), latents = w.shape(0), width = x.shape(1);
   const int64_t k = py::reinterpret_borrow<Dense<float>>(values).shape(1);
-  require(k >= 1 && k <= kGroups / 2 && k <= latents && latents <= INT32_MAX, "expected 1 <= k <= 128, the latents");
+  require(k >= 1 && k <= kGroups / 2, "expected 1 <= k <= 128");
+  require(latents >= kGroups && latents <= INT32_MAX, "expected 256 latents or more");
   const TopkProduct job{x.data(), w.data(), bias.data(), rows, latents, width, k, tensor<float>(values, {rows, k}),
                         tensor<int32_t>(indices, {rows, k}),
                         tensor<float>(scratch, {topk_product_scratch(rows, latents, width, threads)})};
   py::gil_scoped_release release;
-  mmxai::topk_product(job, threads);
+  return mmxai::topk_product(job, threads);
 }
 #endif
 

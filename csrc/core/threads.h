@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -102,14 +103,30 @@ class Pool {
   int size_ = 0;
 };
 
-// work(i) for each i in [0, tasks), in any order, on at most `threads` threads. `work` does not throw.
+// work(i) for each i in [0, tasks), in any order, on at most `threads` threads. The first exception, such as that of
+// memory that is not to be had, reaches the caller when all tasks have ended.
 template <class Work>
 void parallel_for(int64_t tasks, int threads, Work work) {
   if (threads <= 1 || tasks <= 1) {
     for (int64_t i = 0; i < tasks; ++i) work(i);
     return;
   }
-  Pool::here().run([](void* context, int64_t i) { (*static_cast<Work*>(context))(i); }, &work, tasks, threads);
+  struct Guarded {
+    Work& work;
+    std::atomic<bool> failed{false};
+    std::exception_ptr error{};
+
+    static void run(void* context, int64_t i) {
+      auto& self = *static_cast<Guarded*>(context);
+      try {
+        self.work(i);
+      } catch (...) {
+        if (!self.failed.exchange(true)) self.error = std::current_exception();
+      }
+    }
+  } guarded{work};
+  Pool::here().run(&Guarded::run, &guarded, tasks, threads);
+  if (guarded.error) std::rethrow_exception(guarded.error);
 }
 
 }  // namespace mmxai

@@ -1,27 +1,18 @@
 // The k largest of every row of x . w^T + bias, without that product in float32.
-//
 // The product is taken in bfloat16, in which a processor with AVX512-BF16 multiplies several times as fast. Its
 // distance from the true one is bounded: with x' and w' the rounded vectors, |x . w - x' . w'| <= |x - x'| |w| +
 // |x'| |w - w'| (Cauchy-Schwarz), plus what float32 loses while it adds. A latent whose bound from above is below k
 // others' bounds from below is not among the k largest; of the few that remain the products are taken again in
 // float32. So the choice is proven, and the values are float32's own. Rows for which nothing can be proven (NaN,
-// infinities) are done in float32 from the start.
+// infinities), or of which too many latents remain (all are equal, say), are done in float32.
+// setup.py defines MMXAI_TOPK_PRODUCT where compiler and assembler know the instructions.
 #pragma once
 
-#if defined(__clang__)
-#define MMXAI_KNOWS_BF16 (__clang_major__ >= 14)
-#elif defined(__GNUC__)
-#define MMXAI_KNOWS_BF16 (__GNUC__ >= 11)
-#else
-#define MMXAI_KNOWS_BF16 0
-#endif
-
-#if defined(__x86_64__) && MMXAI_KNOWS_BF16
-#define MMXAI_TOPK_PRODUCT 1
-
+#ifdef MMXAI_TOPK_PRODUCT
 #include <immintrin.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -39,7 +30,6 @@
 #define MMXAI_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
 
 namespace mmxai {
-
 inline bool topk_product_runs() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512dq"); }
 
 struct TopkProduct {
@@ -47,12 +37,13 @@ struct TopkProduct {
   int64_t rows, latents, width, k;
   float* values;     // (rows, k)
   int32_t* indices;  // (rows, k)
-  float* scratch;    // Plan::size() of them, on a multiple of 64 bytes
+  float* scratch;    // Plan::size() of them
 };
 
 constexpr int64_t kTile = 6, kPanel = 64;  // rows and latents whose sums fit the registers together
 constexpr int64_t kMostRows = 240;         // whose bfloat16 fit the second-level cache beside a panel
 constexpr int64_t kChunk = 4096;           // latents whose sums for so many rows fit the third
+constexpr int64_t kTogether = 4;           // rows done in float32 side by side
 
 // How the scratch is divided: the rounded w, and for each task its rows' rounded x and sums. Bfloat16 lie in pairs of
 // neighbours along the width, a panel's pairs of one place side by side.
@@ -78,8 +69,8 @@ struct Rounded {
   float off, length;
 };
 
-// The distance of a sum from the true one is at most row.off * latent.length + row.length * latent.off + row.rest ...
-// of one latent, or the largest of a panel's.
+// How far a row's sum with one latent, or with any of a panel's, may be from the true one: `of(row)`. `off` has what
+// adding up loses of the product, `bias` what it loses of the bias.
 struct Slack {
   float off = 0, length = 0, bias = 0;
 
@@ -196,7 +187,7 @@ MMXAI_BF16 inline void candidates_of(const float* sums, int64_t n, float floor, 
   }
 }
 
-// A little below the k-th largest of kGroups numbers: halving finds it sooner than sorting.
+// A little below the k-th largest of kGroups finite numbers: halving finds it sooner than sorting.
 MMXAI_BF16 inline float below_kth(const float* x, int64_t k) {
   __m512 most = _mm512_set1_ps(-INFINITY), least = _mm512_set1_ps(INFINITY);
   for (int64_t i = 0; i < kGroups; i += 16) {
@@ -205,12 +196,6 @@ MMXAI_BF16 inline float below_kth(const float* x, int64_t k) {
     least = _mm512_min_ps(least, v);
   }
   float low = _mm512_reduce_min_ps(least), high = _mm512_reduce_max_ps(most);
-  if (!(low > -INFINITY)) {  // fewer latents than groups
-    float sorted[kGroups];
-    std::copy_n(x, kGroups, sorted);
-    std::nth_element(sorted, sorted + k - 1, sorted + kGroups, std::greater<>());
-    return sorted[k - 1];
-  }
   for (int step = 0; step < 12; ++step) {
     const float middle = low + (high - low) / 2;
     int64_t reached = 0;
@@ -227,9 +212,10 @@ class ProductRows {
   ProductRows(const TopkProduct& job, const Plan& plan, const Weights& weights, float* scratch)
       : job_(job), plan_(plan), weights_(weights), sums_(scratch),
         inputs_(reinterpret_cast<uint32_t*>(scratch + plan.sums())), rounded_(plan.slice), slack_(plan.slice),
-        maxima_(plan.slice * kGroups), bias_(kPanel), found_(plan.slice), held_(Selection::room(job.k)) {}
+        maxima_(plan.slice * kGroups), bias_(kPanel), plain_(plan.slice), found_(plan.slice),
+        held_(kTogether * Selection::room(job.k)) {}
 
-  void run(int64_t first, int64_t count) {
+  int64_t run(int64_t first, int64_t count) {
     x_ = job_.x + first * job_.width;
     values_ = job_.values + first * job_.k;
     indices_ = job_.indices + first * job_.k;
@@ -238,6 +224,7 @@ class ProductRows {
     std::fill(inputs_ + count * plan_.pairs, inputs_ + tiles * kTile * plan_.pairs, 0u);
     for (int64_t r = 0; r < count; ++r)
       rounded_[r] = round_row(x_ + r * job_.width, job_.width, inputs_ + r * plan_.pairs);
+    for (int64_t r = 0; r < count; ++r) plain_[r] = !(rounded_[r].length < 1e15f);  // true of a NaN
     for (int64_t chunk = 0; chunk < job_.latents; chunk += kChunk) {
       const int64_t n = std::min(kChunk, job_.latents - chunk);
       multiply(chunk, n, tiles);
@@ -246,11 +233,10 @@ class ProductRows {
     for (int64_t r = 0; r < count; ++r) prune(r);
     multiply_again(count);
     for (int64_t r = 0; r < count; ++r) choose(r);
+    return static_cast<int64_t>(order_.size()) + plain_rows(count) * job_.latents;
   }
 
  private:
-  bool proven(int64_t r) const { return weights_.finite && rounded_[r].length < 1e15f; }
-
   void multiply(int64_t chunk, int64_t n, int64_t tiles) {
     const auto* packed = reinterpret_cast<const uint32_t*>(job_.scratch);
     for (int64_t at = 0; at < n; at += kPanel) {
@@ -268,15 +254,22 @@ class ProductRows {
 
   // Adds the latents of a chunk that may be among the k largest, by what is known so far.
   void gather(int64_t r, int64_t chunk, int64_t n) {
-    if (!proven(r)) return;
+    const size_t most = 16 * job_.k + kPanel;  // memory is bounded, and many one by one cost more than the row
+    if (plain_[r]) return;
     const float floor = below_kth(maxima_.data() + r * kGroups, job_.k);
-    for (int64_t at = 0; at < n; at += kPanel)
+    for (int64_t at = 0; at < n; at += kPanel) {
       candidates_of(sums_ + r * kChunk + at, std::min(kPanel, n - at),
                     floor - weights_.panels[(chunk + at) / kPanel].of(rounded_[r]), chunk + at, found_[r]);
+      if (found_[r].size() <= most) continue;
+      prune(r);
+      if (found_[r].size() <= most / 2) continue;
+      plain_[r] = true;
+      return found_[r].clear();
+    }
   }
 
   void prune(int64_t r) {
-    if (!proven(r)) return;
+    if (plain_[r]) return;
     const auto slack = [&](const Candidate& c) { return weights_.latents[c.latent].of(rounded_[r]); };
     lows_.clear();
     for (const Candidate& c : found_[r]) lows_.push_back(c.sum - slack(c));
@@ -305,19 +298,10 @@ class ProductRows {
     }
   }
 
-  void choose(int64_t r) {
-    if (proven(r)) {
-      choose(r, found_[r]);
-      return found_[r].clear();
-    }
-    std::vector<Candidate> all(job_.latents);
-    for (int64_t m = 0; m < job_.latents; ++m)
-      all[m] = {dot(x_ + r * job_.width, job_.w + m * job_.width, job_.width) + job_.bias[m], static_cast<int32_t>(m)};
-    choose(r, all);
-  }
-
   // Candidates are in the order of latents, so that ties go to the lower one.
-  void choose(int64_t r, const std::vector<Candidate>& found) {
+  void choose(int64_t r) {
+    if (plain_[r]) return;
+    std::vector<Candidate>& found = found_[r];
     Selection best(held_.data(), job_.k);
     for (size_t i = 0; i < found.size(); ++i) {
       best.add(static_cast<int64_t>(i), order_of(bits_of(found[i].sum)));
@@ -330,13 +314,49 @@ class ProductRows {
       values_[r * job_.k + i] = c.sum;
       indices[i] = c.latent;
     }
+    found.clear();
+  }
+
+  float sum_of(int64_t r, int64_t m) const {
+    return dot(x_ + r * job_.width, job_.w + m * job_.width, job_.width) + job_.bias[m];
+  }
+
+  // Rows of which nothing is proven, and how many these are: all sums in float32, a row of w for several at once.
+  int64_t plain_rows(int64_t count) {
+    int64_t done = 0, n = 0, rows[kTogether];
+    for (int64_t r = 0; r < count; ++r) {
+      if (plain_[r]) rows[n++] = r;
+      if (n < kTogether && r + 1 < count) continue;
+      choose_of_all(rows, n);
+      done += n;
+      n = 0;
+    }
+    return done;
+  }
+
+  void choose_of_all(const int64_t* rows, int64_t n) {
+    uint64_t* held = held_.data();
+    const int64_t room = Selection::room(job_.k), k = job_.k;
+    static_assert(kTogether == 4);
+    Selection best[] = {{held, k}, {held + room, k}, {held + 2 * room, k}, {held + 3 * room, k}};
+    for (int64_t m = 0; n > 0 && m < job_.latents; ++m)
+      for (int64_t i = 0; i < n; ++i) {
+        const int32_t order = order_of(bits_of(sum_of(rows[i], m)));
+        if (best[i].begun() && order <= best[i].last()) continue;
+        best[i].add(m, order);
+        best[i].cut_if_full();
+      }
+    for (int64_t i = 0; i < n; ++i) {
+      int32_t* indices = indices_ + rows[i] * k;
+      best[i].write(indices);
+      for (int64_t j = 0; j < k; ++j) values_[rows[i] * k + j] = sum_of(rows[i], indices[j]);
+    }
   }
 
   struct Wanted {
     Candidate* candidate;
     int32_t row;
   };
-
   const TopkProduct& job_;
   const Plan& plan_;
   const Weights& weights_;
@@ -347,28 +367,32 @@ class ProductRows {
   int32_t* indices_ = nullptr;
   std::vector<Rounded> rounded_;
   std::vector<float> slack_, maxima_, bias_, lows_;
+  std::vector<uint8_t> plain_;  // nothing is proven of this row
   std::vector<std::vector<Candidate>> found_;
   std::vector<uint64_t> held_;
   std::vector<int32_t> starts_;
   std::vector<Wanted> order_;
 };
 
-inline void topk_product(const TopkProduct& job, int threads) {
+// Returns how many products it took again in float32; -1: a weight or bias is not finite (or past 1e15), of no row
+// anything can be proven, and nothing was done.
+inline int64_t topk_product(const TopkProduct& job, int threads) {
   const Plan plan(job.rows, job.latents, job.width, threads);
   const Weights weights(job, plan, threads);
-  std::atomic<int64_t> next{0};
+  if (!weights.finite) return -1;
+  std::atomic<int64_t> next{0}, again{0};
   // A task a thread, which takes slices as they come: each then needs one piece of scratch.
   parallel_for(threads, threads, [&](int64_t thread) {
     ProductRows rows(job, plan, weights, job.scratch + plan.weights() + thread * plan.own());
     for (int64_t slice; (slice = next.fetch_add(1)) < plan.tasks;) {
       const int64_t first = slice * plan.slice;
-      if (first < job.rows) rows.run(first, std::min(plan.slice, job.rows - first));
+      if (first < job.rows) again += rows.run(first, std::min(plan.slice, job.rows - first));
     }
   });
+  return again;
 }
 
 }  // namespace mmxai
-
 #if !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif

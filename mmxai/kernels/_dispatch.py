@@ -1,8 +1,9 @@
 """Choosing the backend of an op.
 
 A backend of an op exists if its file `_<backend>.py` exists beside the op's `reference.py`. Whether this
-machine can run that backend at all is asked here, once; whether it takes these arguments is declared by the
-file's `supports(...) -> None | reason`. `auto` passes over a backend only for such a reason, a backend asked
+machine can run that backend at all is asked here, once; where an op wants more of it than its backend does,
+the file of a compiled one says so in `unavailable() -> None | reason`. Whether it takes these arguments is
+declared by `supports(...) -> None | reason`. `auto` passes over a backend only for such a reason, one asked
 for by name runs or raises, and whatever a running kernel raises reaches the caller.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,9 @@ from mmxai.kernels import _native
 
 ORDER = {"cpu": ("cpu", "numba", "reference"), "cuda": ("cuda", "triton", "reference")}
 """Backends in order of preference, by the device the data is on."""
+
+COMPILED = ("cpu", "cuda")
+"""Backends that are compiled extensions, which may have been compiled without an op."""
 
 _FOLDER = Path(__file__).parent
 
@@ -84,11 +89,19 @@ class Op:
             self.skipped[candidate] = reason
         raise BackendError(f"{self.name}: no backend takes these arguments: {self.skipped}")
 
+    def unavailable(self, backend: str) -> str | None:
+        """Why this machine cannot run `backend` of this op, whatever the arguments, or None."""
+        reason = unavailable(backend)
+        if reason is not None or backend not in COMPILED:
+            return reason
+        own: Callable[[], str | None] | None = getattr(self._module(backend), "unavailable", None)
+        return own() if own else None
+
     def _refusal(self, backend: str, device: str, args: tuple[Any, ...]) -> str | None:
         existing = self._existing(device)
         if backend not in existing:
             return f"for data on {device} there are {', '.join(existing)}"
-        return unavailable(backend) or self._module(backend).supports(*args)
+        return self.unavailable(backend) or self._module(backend).supports(*args)
 
     def _existing(self, device: str) -> list[str]:
         if device not in self._listed:
@@ -107,8 +120,9 @@ def status() -> list[OpStatus]:
     lines = []
     for name in sorted(p.parent.name for p in _FOLDER.glob("*/reference.py")):
         for device in ORDER:
-            backends = Op(name).backends(device)
-            reasons = {b: unavailable(b) for b in backends}
+            op = Op(name)
+            backends = op.backends(device)
+            reasons = {b: op.unavailable(b) for b in backends}
             if device == "cuda":
                 if backends == ["reference"]:
                     continue

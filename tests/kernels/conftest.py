@@ -37,6 +37,9 @@ def backend(request, monkeypatch):
         monkeypatch.setattr(_native, "cpu", lambda: native)
         unavailable.cache_clear()
         request.addfinalizer(unavailable.cache_clear)
+        reason = request.cls.op.unavailable("cpu")
+        if reason is not None:
+            pytest.skip(reason)
     elif device == "cuda" and _native.cuda_devices() == 0:
         pytest.skip("no CUDA device")
     elif unavailable(name) is not None:

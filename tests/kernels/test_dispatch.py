@@ -49,6 +49,32 @@ def test_a_machine_without_it(op, monkeypatch):
         op.pick("cpu", "cpu", 2)
 
 
+def test_an_op_that_wants_more_of_the_machine(op, monkeypatch):
+    op.modules["cpu"].unavailable = lambda: "no such instruction"
+    assert op.pick("auto", "cpu", 2) is op.modules["numba"]
+    assert op.skipped == {"cpu": "no such instruction"}
+    with pytest.raises(BackendError, match='"cpu" cannot run: no such instruction'):
+        op.pick("cpu", "cpu", 2)
+    lines = [s for s in status() if s.op == "topk_product" and s.device == "cpu"]
+    assert [(s.backend, s.reason, s.selected) for s in lines] == [
+        ("cpu", "no such instruction", False), ("numba", None, True), ("reference", None, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "native, reason",
+    [(SimpleNamespace(), "not compiled in"),
+     (SimpleNamespace(topk_product=None, topk_product_runs=lambda: False), "this processor has no AVX512"),
+     (SimpleNamespace(topk_product=None, topk_product_runs=lambda: True), None)],
+)  # fmt: skip
+def test_why_there_is_no_topk_product(native, reason, monkeypatch):
+    monkeypatch.setattr(_native, "cpu", lambda: _native.Native(native, "v3", None))
+    monkeypatch.setattr(_dispatch, "unavailable", lambda backend: None)
+    line = next(s for s in status() if (s.op, s.device, s.backend) == ("topk_product", "cpu", "cpu"))
+    assert line.available == line.selected == (reason is None)
+    assert (reason or "") in (line.reason or "")
+
+
 def test_exceptions_propagate(op):
     def broken(x):
         raise ZeroDivisionError("in supports")

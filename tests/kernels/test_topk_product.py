@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from mmxai.errors import ArgumentError
+from mmxai.kernels import _native
 from mmxai.kernels import topk_product as module
-from mmxai.kernels.topk_product import topk_product
+from mmxai.kernels.topk_product import quicker, topk_product
 from mmxai.kernels.topk_rows import topk_rows
 from tests.kernels.conformance import KernelTests, numbers
 
@@ -46,13 +47,25 @@ class TestTopkProduct(KernelTests):
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), 3e38])
     def test_what_is_not_finite(self, backend, bad, where):
         given = {"x": whole((20, 30), 9, 0), "w": whole((700, 30), 9, 1), "bias": whole((700,), 9, 2)}
-        given[where].view(-1)[::151] = bad
+        if where == "w":  # in a few latents: else nothing finite is left among the largest
+            given["w"][[3, 200, 650], 5] = bad
+        else:
+            given[where].view(-1)[::151] = bad
         x, w, bias = given.values()
         want = topk_rows(x @ w.T, 16, bias=bias, backend="reference")
         got = run(x, w, 16, bias, backend)
         torch.testing.assert_close(got[0], want[0], rtol=1e-6, atol=1e-4, equal_nan=True)
         clear = want[0].isfinite() & (want[0].abs() < 1e30)
-        assert torch.equal(got[1][clear], want[1][clear])
+        assert clear.any() and torch.equal(got[1][clear], want[1][clear])
+
+    @pytest.mark.parametrize("rows", [1, 3, 9])
+    def test_rows_of_which_every_latent_could_be_chosen(self, backend, rows):
+        x = torch.cat([torch.zeros(rows, 40), whole((5, 40), 9, 0)])
+        w, bias = whole((3000, 40), 9, 1), torch.ones(3000)
+        want = topk_rows(x @ w.T, 20, bias=bias, backend="reference")
+        got = run(x, w, 20, bias, backend)
+        assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+        assert got[1][0].tolist() == list(range(20))
 
     @pytest.mark.parametrize("kind", ["normal", "heavy", "tiny", "large", "lone"])
     def test_none_is_missed(self, backend, kind):
@@ -78,11 +91,41 @@ class TestTopkProduct(KernelTests):
             assert torch.equal(values, ends[0][0]) and torch.equal(indices, ends[0][1])
 
 
-def candidates(x, w, k, rounded):
-    """How many latents a row the bound leaves, in float64: what C++ sums again."""
+def summed_again(x, w, bias, k):
+    """How many latents a row the C++ sums again; -1: a weight is not finite."""
+    reason = module.OP.unavailable("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+    native = _native.cpu().loaded()
+    size = native.topk_product_scratch(len(x), *w.shape, 2)
+    out = torch.empty(len(x), k), torch.empty(len(x), k, dtype=torch.int32), torch.empty(size)
+    count = native.topk_product(*(a.numpy() for a in (x, w, bias, *out)), 2)
+    return count / len(x) if count >= 0 else count
+
+
+def test_weights_that_are_not_finite_cost_no_product():
+    x, w, bias = torch.randn(9, 30), torch.randn(600, 30), torch.zeros(600)
+    assert 0 < summed_again(x, w, bias, 5) < 600
+    assert summed_again(torch.zeros(9, 30), w, bias, 5) == 600
+    w[3, 4] = torch.inf
+    assert summed_again(x, w, bias, 5) == -1
+    w[3, 4], bias[7] = 0, torch.nan
+    assert summed_again(x, w, bias, 5) == -1
+
+
+def test_few_rows_are_not_worth_it():
+    reason = module.OP.unavailable("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+    w = torch.zeros(2000, 16)
+    assert quicker(torch.zeros(8, 16), w, 4) and not quicker(torch.zeros(7, 16), w, 4)
+
+
+def candidates(x, w, k, rounded, loose=1):
+    """How many latents a row the bound leaves, in float64; `loose`: the bound is so many times too large."""
     far, size = (torch.linalg.vector_norm(w - rounded(w), dim=1), torch.linalg.vector_norm(w, dim=1))
     off = torch.linalg.vector_norm(x - rounded(x), dim=1, keepdim=True)
-    slack = off * size + torch.linalg.vector_norm(rounded(x), dim=1, keepdim=True) * far
+    slack = loose * (off * size + torch.linalg.vector_norm(rounded(x), dim=1, keepdim=True) * far)
     sums = rounded(x) @ rounded(w).T
     floor = (sums - slack).topk(k).values[:, -1:]
     return float((sums + slack >= floor).sum(1).double().mean())
@@ -102,7 +145,10 @@ def test_why_bfloat16_and_not_int8():
         return (a / by).round() * by
 
     for rows in (x, tails - tails.mean(0)):
-        assert candidates(rows, w, 32, bfloat16) < 2 * 32
+        least = candidates(rows, w, 32, bfloat16)
+        mine = summed_again(rows.float(), w.float(), torch.zeros(len(w)), 32)
+        assert least < 2 * 32 and 0.98 * least < mine < 1.1 * least
+        assert candidates(rows, w, 32, bfloat16, loose=10) > 4 * 32  # such a bound would be seen above
         assert candidates(rows, w, 32, int8) > 6 * 32
     assert candidates(tails - tails.mean(0), w, 32, int8) > 1000
 

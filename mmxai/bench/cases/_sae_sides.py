@@ -93,7 +93,8 @@ def measure(
         return f"{timing}, {work.rows / timing.median:,.0f} rows/s"
 
     shape = torch.empty(1).expand(work.latents, job["width"])
-    direct = job["product"] == "float32" and quicker(shape[:1].to(job["device"]), shape, work.k)
+    rows = shape[:1].to(job["device"]).expand(work.rows, -1)
+    direct = job["product"] == "float32" and quicker(rows, shape, work.k)
     without = ", which does without it (topk_product)" if direct else ""
     figures = [
         figure(

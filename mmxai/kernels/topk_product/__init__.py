@@ -12,6 +12,8 @@ from mmxai.kernels._dispatch import Op
 from mmxai.kernels._threads import thread_count
 
 OP = Op("topk_product")
+LEAST_ROWS = 8
+"""From so many rows on rounding all of `w` is worth it."""
 
 
 def topk_product(
@@ -55,4 +57,4 @@ def _fresh(count: int) -> torch.Tensor:
 
 def quicker(x: torch.Tensor, w: torch.Tensor, k: int) -> bool:
     """Whether there is a way that is quicker than the product in float32."""
-    return not OP.pick("auto", x.device.type, x, w, k).__name__.endswith("reference")
+    return len(x) >= LEAST_ROWS and not OP.pick("auto", x.device.type, x, w, k).__name__.endswith("reference")

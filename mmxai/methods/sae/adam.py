@@ -46,7 +46,8 @@ class Adam:
     ) -> None:
         """Updates `weights` in place by `gradients`, of norm `norm` (float64 `[]`), clipped to `clip`.
 
-        `unit`: the decoder's rows become unit vectors. Where `norm` is not finite nothing is changed.
+        `unit`: the decoder's rows become unit vectors. Where `norm` is not finite neither weights nor moments
+        are changed; `steps` counts it, for whoever looked first would wait for a GPU.
         """
         self.steps += 1
         # As torch.nn.utils.clip_grad_norm_ has it; never read here, for on a GPU that would wait.

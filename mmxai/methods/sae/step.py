@@ -137,20 +137,6 @@ class StepResult:
         return self._numbers[4] / max(1, len(self.row_losses))
 
 
-def encode(
-    weights: Weights,
-    arch: Arch,
-    x: torch.Tensor,
-    *,
-    centred: bool,
-    workspace: Workspace | None = None,
-    product: str = "float32",
-) -> Codes:
-    """The codes of `x` `[B, D]`; see `gradients` for the options."""
-    workspace = workspace or Workspace()
-    return _encode(weights, arch, _centre(weights, x, centred, workspace), workspace, product, None)[1]
-
-
 def gradients(
     weights: Weights,
     arch: Arch,
@@ -263,10 +249,10 @@ def _norm(g: torch.Tensor) -> torch.Tensor:
 
 def _centre(weights: Weights, x: torch.Tensor, centred: bool, workspace: Workspace) -> torch.Tensor:
     width = weights.W_enc.shape[1]
-    if x.ndim != 2 or x.shape[1] != width or x.dtype != torch.float32 or not x.is_contiguous():
+    if x.ndim != 2 or not len(x) or x.shape[1] != width or x.dtype != torch.float32 or not x.is_contiguous():
         raise ArgumentError(
             f"sae step: x is {x.dtype} of shape {tuple(x.shape)}, expected contiguous float32 of shape "
-            f"(B, {width})"
+            f"(B, {width}), with B at least 1"
         )
     if not centred:
         return x

@@ -15,7 +15,7 @@ from mmxai.methods.sae.auxk import AuxK
 from mmxai.methods.sae.config import TrainConfig
 from mmxai.methods.sae.init import Beginning
 from mmxai.methods.sae.schedule import Schedule
-from mmxai.methods.sae.step import gradients
+from mmxai.methods.sae.step import step as learn
 from mmxai.methods.sae.workspace import Workspace
 
 DEAD_AFTER = 10_000_000  # rows, as OpenAI's, sparsify and dictionary_learning have it
@@ -48,13 +48,13 @@ class Trainee:
         """
         spec, config = self.sae.spec, self.config
         self.arch.ramp = self.schedule.ramp(step)
-        found, result = gradients(
-            self.sae, self.arch, x, target, scale=1 / (len(x) * self.spread), centred=bool(spec.centred),
-            aux=self._aux(), frozen=("W_dec",) if config.frozen == "decoder" else (), workspace=workspace,
+        result = learn(
+            self.sae, self.arch, x, target, self.adam, lr=self.schedule.rate(step),
+            scale=1 / (len(x) * self.spread), centred=bool(spec.centred), clip=config.clip, aux=self._aux(),
+            frozen=("W_dec",) if config.frozen == "decoder" else (), workspace=workspace,
             product=config.product,
         )  # fmt: skip
-        # Before the figures are read, which on a GPU waits; where the norm is none Adam changes nothing.
-        self.adam.step(self.sae, found, self.schedule.rate(step), norm=result.norm, clip=config.clip)
+        # The weights are updated before the figures are read, which on a GPU waits.
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise NonFiniteError(
                 f"{self.name}: got a loss of {result.loss} and a gradient of length {result.grad_norm} at "

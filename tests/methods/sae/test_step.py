@@ -12,9 +12,9 @@ from mmxai.kernels.select_above import select_above
 from mmxai.kernels.topk_rows import topk_rows
 from mmxai.methods.sae import workspace as rule
 from mmxai.methods.sae.adam import Adam
-from mmxai.methods.sae.arch import topk
+from mmxai.methods.sae.arch import batchtopk, topk
 from mmxai.methods.sae.auxk import AuxK
-from mmxai.methods.sae.step import CodeGradient, Workspace, encode, gradients, step
+from mmxai.methods.sae.step import CodeGradient, Workspace, gradients, step
 
 ROWS, D, M, K = 60, 24, 160, 6
 L1, WIDTH, L0 = 0.003, 0.4, 0.002
@@ -326,6 +326,25 @@ def test_without_the_product(aux, monkeypatch):
         close(found[name], tensor, name)
 
 
+def test_ties_of_a_batch_do_not_depend_on_its_blocks():
+    g = torch.Generator().manual_seed(0)
+    weights, _, target = make(TopK())
+    weights.W_enc = torch.randint(-1, 2, (M, D), generator=g).float()
+    weights.b_enc = torch.zeros(M)
+    x = torch.randint(-1, 2, (ROWS, D), generator=g).float()
+    ends = []
+    for block_rows in (ROWS, 1, 2, 17):
+        arch = batchtopk.BatchTopK(K)
+        for _ in range(2):  # without a guess, and with one
+            result = gradients(
+                weights, arch, x, target, scale=1.0, centred=False, workspace=Workspace(block_rows)
+            )[1]
+            ends.append(result.codes)
+    assert len(ends[0].values) > ROWS * K and len(ends[0].values.unique()) < 20
+    for codes in ends[1:]:
+        assert torch.equal(codes.dense(), ends[0].dense())
+
+
 def test_steps_repeat_to_the_bit():
     ends = []
     for _ in range(2):
@@ -350,10 +369,11 @@ def test_bfloat16_products():
 
 def test_bad_arguments():
     weights, x, target = make(TopK())
-    with pytest.raises(ArgumentError, match=r"expected contiguous float32 of shape \(B, 24\)"):
-        encode(weights, TopK(), x[:, :5], centred=False)
+    for wrong in (x[:, :5], x[:0]):
+        with pytest.raises(ArgumentError, match=r"expected contiguous float32 of shape \(B, 24\), with B at"):
+            gradients(weights, TopK(), wrong, target[: len(wrong)], scale=1.0, centred=False)
     with pytest.raises(ArgumentError, match="expected one of"):
-        encode(weights, TopK(), x, centred=True, product="float64")
+        gradients(weights, TopK(), x, target, scale=1.0, centred=True, product="float64")
     with pytest.raises(ArgumentError, match="AuxK expects more"):
         aux = AuxK(torch.arange(5), 2)
         gradients(weights, TopK((20, M)), x, target, scale=1.0, centred=True, aux=aux, prefix_weights=[1, 0])

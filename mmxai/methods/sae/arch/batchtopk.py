@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmxai.kernels.codes import Codes
@@ -63,7 +64,9 @@ class Choice:
             self._thin()
             self._arch.guess = 0.9 * self._cut
             return
-        self._add(select_above(product, self._cut, bias=bias))
+        # As in `_thin`: what equals the cut is kept, or a batch's codes would depend on its blocks.
+        below = max(0.0, float(np.nextafter(np.float32(self._cut), np.float32(-np.inf))))
+        self._add(select_above(product, below, bias=bias))
         if self._held > SLACK * self._wanted:
             self._thin()
 
