@@ -54,7 +54,8 @@ def extensions() -> list[Extension]:
         found.append(cpu_extension("_cpu_v3", ["-march=x86-64-v3"]))
     if nvcc():
         sources = ["csrc/bind/cuda.cpp", *sorted(str(p) for p in Path("csrc/cuda").glob("*.cu"))]
-        found.append(Extension("mmxai._cuda", sources, language="c++"))
+        headers = [str(p) for p in Path("csrc/cuda").glob("*h")]
+        found.append(Extension("mmxai._cuda", sources, depends=headers, language="c++"))
     return found
 
 

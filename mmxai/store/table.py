@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +43,7 @@ class _Group:
     broken: dict[int, CorruptPartError]
 
 
-class Matrix:
+class Matrix(ABC):
     """Rows `[num_rows, width]` over the parts of a snapshot, read as `dtype`, `row_bytes` a row in all.
 
     `parts` int64 `[P]`: part numbers; `rows` int64 `[P]`: their valid rows; `starts` int64 `[P + 1]`: the
@@ -59,12 +60,12 @@ class Matrix:
     starts: np.ndarray
 
     @property
-    def pieces(self) -> Sequence[Table]:
-        raise NotImplementedError
+    @abstractmethod
+    def pieces(self) -> Sequence[Table]: ...
 
+    @abstractmethod
     def assemble(self, pieces: Sequence[PartTable]) -> PartTable | EncodedTable:
         """What to gather from, of a table that holds the same rows of each of `pieces`."""
-        raise NotImplementedError
 
     @property
     def num_rows(self) -> int:

@@ -11,33 +11,16 @@ from mmxai.kernels._args import FLOATS
 from mmxai.kernels.capture._passes import (
     Workspace,
     depth,
-    finished,
     lists,
     passes,
     room,
+    supports,
     target,
-    too_long,
+    waiting,
 )
 from mmxai.kernels.capture.state import NeuronState
 
-
-def supports(
-    x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor | None, state: NeuronState | None
-) -> str | None:
-    return too_long(x)
-
-
-def capture(
-    x: torch.Tensor,
-    index: torch.Tensor | None,
-    out: torch.Tensor | None,
-    state: NeuronState | None,
-    row0: int,
-    samples: torch.Tensor | None,
-    scales: torch.Tensor | None,
-    threads: int,
-) -> int:
-    return finished(enqueue, x, index, out, state, row0, samples, scales)
+__all__ = ["capture", "enqueue", "supports"]
 
 
 def enqueue(
@@ -73,6 +56,9 @@ def enqueue(
                 work = Workspace(state, n, deep)
                 rows |= _statistics(state, work, row0 + start, seen + stop, cursor)
             module.capture(rows)
+
+
+capture = waiting(enqueue)
 
 
 def _statistics(

@@ -37,7 +37,9 @@ def can_overflow(x: torch.Tensor, out: torch.Tensor | None) -> bool:
     return out is not None and out.dtype not in (torch.int8, torch.float32, x.dtype)
 
 
-def too_long(x: torch.Tensor) -> str | None:
+def supports(
+    x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor | None, state: NeuronState | None
+) -> str | None:
     rows = x.shape[0] * x.shape[1]
     return None if rows < MOST_ROWS else f"{rows} rows at once, it counts to 2^30"
 
@@ -63,24 +65,25 @@ def depth(n: int, multiple: int) -> int:
     return -(-n // (tiles * multiple)) * multiple
 
 
-Enqueue = Callable[..., None]
+def waiting(enqueue: Callable[..., None]) -> Callable[..., int]:
+    """A backend's `capture`, which returns the overflow count, of its `enqueue`."""
 
+    def capture(
+        x: torch.Tensor,
+        index: torch.Tensor | None,
+        out: torch.Tensor | None,
+        state: NeuronState | None,
+        row0: int,
+        samples: torch.Tensor | None,
+        scales: torch.Tensor | None,
+        threads: int,
+    ) -> int:
+        overflow = torch.zeros(1, dtype=torch.int64, device=x.device)
+        enqueue(x, index, out, state, row0, samples, scales, overflow)
+        # Reading the count waits for the GPU; where nothing can overflow there is nothing to wait for.
+        return int(overflow.item()) if can_overflow(x, out) else 0
 
-def finished(
-    enqueue: Enqueue,
-    x: torch.Tensor,
-    index: torch.Tensor | None,
-    out: torch.Tensor | None,
-    state: NeuronState | None,
-    row0: int,
-    samples: torch.Tensor | None,
-    scales: torch.Tensor | None,
-) -> int:
-    """`enqueue`, and its overflow count."""
-    overflow = torch.zeros(1, dtype=torch.int64, device=x.device)
-    enqueue(x, index, out, state, row0, samples, scales, overflow)
-    # Reading the count waits for the GPU; where nothing can overflow there is nothing to wait for.
-    return int(overflow.item()) if can_overflow(x, out) else 0
+    return capture
 
 
 class Workspace:

@@ -11,16 +11,18 @@ from mmxai.kernels.capture._passes import (
     INT8,
     Workspace,
     depth,
-    finished,
     lists,
     passes,
     room,
+    supports,
     target,
-    too_long,
+    waiting,
 )  # fmt: skip
 from mmxai.kernels.capture._triton_merge import fold, select
 from mmxai.kernels.capture._triton_tiles import capture_tiles, mend, row_scales
 from mmxai.kernels.capture.state import NeuronState
+
+__all__ = ["capture", "enqueue", "supports"]
 
 UNROLL, LANES, COLS = 4, 4, 256
 """What a program holds at once: at most UNROLL x LANES rows of COLS columns, 32 values a thread."""
@@ -34,25 +36,6 @@ SMALL = {"num_warps": 4, "enable_fp_fusion": True}
 def unroll(kind: int, bottom: bool) -> int:
     """Of UNROLL, what registers bear: exact division (int8) takes some, and so does a second list."""
     return 1 if kind == INT8 else UNROLL // 2 if bottom else UNROLL
-
-
-def supports(
-    x: torch.Tensor, index: torch.Tensor | None, out: torch.Tensor | None, state: NeuronState | None
-) -> str | None:
-    return too_long(x)
-
-
-def capture(
-    x: torch.Tensor,
-    index: torch.Tensor | None,
-    out: torch.Tensor | None,
-    state: NeuronState | None,
-    row0: int,
-    samples: torch.Tensor | None,
-    scales: torch.Tensor | None,
-    threads: int,
-) -> int:
-    return finished(enqueue, x, index, out, state, row0, samples, scales)
 
 
 def enqueue(
@@ -117,6 +100,9 @@ def enqueue(
         )  # fmt: skip
         whose = None if samples is None else samples[start:stop]
         _select(state, work, bits, rows, whose, layout, row0 + start, cursor, {**kinds, "TARGET": kind}, held)
+
+
+capture = waiting(enqueue)
 
 
 def _select(
