@@ -63,8 +63,8 @@ def box_cells(tile: Tile, box: Sequence[float], *, eps: float = 1e-9) -> list[tu
 
 
 def mask_cells(tile: Tile, mask: np.ndarray) -> np.ndarray:
-    """Share of every cell that a mask covers: masks `[..., H, W]` over original pixels -> float64 `[..., h, w]`
-    in [0, 1].
+    """Share of every cell that a mask covers, in [0, 1]: float64 `[..., h, w]` of masks `[..., H, W]` over
+    original pixels.
 
     Exact area for axis-aligned maps (b = d = 0), which all of today's image pipelines make.
     """

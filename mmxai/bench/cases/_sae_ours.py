@@ -19,14 +19,15 @@ FOREVER = 1 << 40
 
 
 def make(job: dict[str, Any], first: torch.Tensor) -> tuple[Step, Reconstruct]:
-    """Rows come normalised, as for the peers. `dead`: that share of latents is kept dead, for AuxK."""
+    """Rows come normalised, as for the peers. `dead`: that share of latents is kept dead, for AuxK;
+    `steps`: of the whole run, which the rate depends on."""
+    schedule = {} if job["native"] else {"lr": rate_of(job), "warmup": 0, "decay": 0.0}
     config = TrainConfig(
         sites=("x",), latents=job["latents"], k=job["k"], batch=job["rows"], normalise="none",
-        lr=None if job["native"] else rate_of(job), warmup=10 if job["native"] else 0, decay=0.0,
-        dead_after=FOREVER, product=job["product"], device=job["device"],
+        dead_after=FOREVER, product=job["product"], device=job["device"], **schedule,
     )  # fmt: skip
     spec = SAESpec("topk", job["latents"], ("x",), (job["width"],), k=job["k"])
-    trainee = Trainee("ours", config, begin(spec, config, {"x": first}), FOREVER)
+    trainee = Trainee("ours", config, begin(spec, config, {"x": first}), job.get("steps", FOREVER))
     workspace, done = Workspace(), 0
 
     def step(x: torch.Tensor) -> None:

@@ -65,7 +65,7 @@ class TrainConfig:
     """Of the rows' order and of the weights."""
 
     lr: float | None = None
-    """Adam's; default 2e-4 / sqrt(latents / 16384)."""
+    """Adam's; default 2e-4 / sqrt(latents / 16384), more in runs of fewer than 5000 steps (`Schedule.of`)."""
     warmup: int | None = None
     """Steps over which the rate rises; default 1000 or a twentieth of the steps, whichever is less."""
     decay: float = 0.2
@@ -153,8 +153,12 @@ class TrainConfig:
             return self.aux
         return 0.0 if self.arch in PENALTIES else 1 / 32
 
-    def lr_of(self) -> float:
-        return 2e-4 / (self.latents / 16384) ** 0.5 if self.lr is None else self.lr
+    def lr_of(self, steps: int) -> float:
+        """For a run of that many steps. A short one needs a higher rate to get anywhere (docs/sae.md)."""
+        if self.lr is not None:
+            return self.lr
+        haste = min(8.0, max(1.0, (5000 / steps) ** 0.5))
+        return haste * 2e-4 / (self.latents / 16384) ** 0.5
 
     def to_json(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

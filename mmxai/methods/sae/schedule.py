@@ -20,7 +20,7 @@ class Schedule:
     @classmethod
     def of(cls, config: TrainConfig, steps: int) -> Schedule:
         warmup = min(1000, steps // 20) if config.warmup is None else config.warmup
-        return cls(steps, config.lr_of(), warmup, config.decay, config.penalty_warmup)
+        return cls(steps, config.lr_of(steps), warmup, config.decay, config.penalty_warmup)
 
     def rate(self, step: int) -> float:
         """For step 0, 1, ...: never 0."""

@@ -97,12 +97,19 @@ def test_relu_charges_the_sum():
 
 
 def test_schedule():
-    schedule = Schedule.of(TrainConfig(latents=16384, warmup=10, decay=0.5, penalty_warmup=0.2), 100)
+    schedule = Schedule.of(TrainConfig(latents=16384, warmup=10, decay=0.5, penalty_warmup=0.2, lr=2e-4), 100)
     rates = [schedule.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(2e-5) and rates[9] == rates[49] == pytest.approx(2e-4)
     assert rates[75] == pytest.approx(1e-4) and 0 < rates[99] < 5e-6
     assert schedule.ramp(0) == pytest.approx(1 / 20) and schedule.ramp(19) == schedule.ramp(99) == 1
     assert Schedule.of(TrainConfig(), 100).warmup == 5
+
+
+def test_default_rate_is_higher_in_short_runs_and_falls_with_width():
+    rates = [TrainConfig(latents=16384).lr_of(steps) for steps in (1, 50, 1250, 5000, 10**6)]
+    assert rates == pytest.approx([16e-4, 16e-4, 4e-4, 2e-4, 2e-4])
+    assert TrainConfig(latents=4096).lr_of(5000) == pytest.approx(4e-4)
+    assert TrainConfig(latents=4096, lr=1e-5).lr_of(50) == 1e-5
 
 
 def test_geometric_median_ignores_outliers():
