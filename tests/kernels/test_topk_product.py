@@ -118,7 +118,7 @@ def test_few_rows_are_not_worth_it():
     if reason is not None:
         pytest.skip(reason)
     w = torch.zeros(2000, 16)
-    assert quicker(torch.zeros(8, 16), w, 4) and not quicker(torch.zeros(7, 16), w, 4)
+    assert quicker(torch.zeros(32, 16), w, 4) and not quicker(torch.zeros(31, 16), w, 4)
 
 
 def candidates(x, w, k, rounded, loose=1):

@@ -21,7 +21,7 @@ FOREVER = 1 << 40
 def make(job: dict[str, Any], first: torch.Tensor) -> tuple[Step, Reconstruct]:
     """Rows come normalised, as for the peers. `dead`: that share of latents is kept dead, for AuxK;
     `steps`: of the whole run, which the rate depends on."""
-    schedule = {} if job["native"] else {"lr": rate_of(job), "warmup": 0, "decay": 0.0}
+    schedule: dict[str, Any] = {} if job["native"] else {"lr": rate_of(job), "warmup": 0, "decay": 0.0}
     config = TrainConfig(
         sites=("x",), latents=job["latents"], k=job["k"], batch=job["rows"], normalise="none",
         dead_after=FOREVER, product=job["product"], device=job["device"], **schedule,

@@ -10,7 +10,7 @@ With x scaled (`spec.scale`) and, where `spec.centred`, less `b_dec`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,8 +18,9 @@ import torch
 from mmxai.errors import ArgumentError
 from mmxai.kernels.codes import Codes
 from mmxai.kernels.decode_codes import decode_codes
+from mmxai.kernels.topk_product import quicker, topk_product
 from mmxai.methods.sae import files
-from mmxai.methods.sae.select import select
+from mmxai.methods.sae.select import select, topk_codes
 from mmxai.methods.sae.spec import SAESpec
 from mmxai.types import Batch
 
@@ -82,7 +83,7 @@ class SAE:
 
     def encode(self, x: torch.Tensor | Batch) -> Codes:
         """The active latents of every row of `x` `[N, D]`, values float32. Rows are encoded in blocks."""
-        return Codes.cat([select(self.spec, self.threshold, pre) for pre in self._pre(x)])
+        return Codes.cat([self._codes(block) for block in self._blocks(x)])
 
     def encode_dense(self, x: torch.Tensor | Batch) -> torch.Tensor:
         """`encode` as float32 `[N, M]`, zeros where a latent is not active."""
@@ -130,15 +131,19 @@ class SAE:
         k = "" if s.k is None else f", k {s.k}"
         return f"SAE({s.arch} {s.kind} of {ends}: {s.width_in} -> {s.latents:,} latents{k}, {self.dtype})"
 
-    def _pre(self, x: torch.Tensor | Batch) -> Iterator[torch.Tensor]:
-        """Pre-activations, float32, block by block; a block's memory is the next one's."""
+    def _blocks(self, x: torch.Tensor | Batch) -> tuple[torch.Tensor, ...]:
+        """Rows scaled and centred, as many at a time as their pre-activations fit in BLOCK_BYTES."""
         x = self._scaled(x)
-        centre = self.b_dec if self.spec.centred else None
-        rows = min(len(x), max(1, BLOCK_BYTES // (4 * self.spec.latents)))
-        out = torch.empty((rows, self.spec.latents), dtype=self.dtype, device=self.device)
-        for block in x.split(max(1, rows)):
-            block = block if centre is None else block - centre
-            yield torch.addmm(self.b_enc, block, self.W_enc.T, out=out[: len(block)]).float()
+        if self.spec.centred:
+            x = x - self.b_dec
+        return x.split(max(1, BLOCK_BYTES // (4 * self.spec.latents)))
+
+    def _codes(self, rows: torch.Tensor) -> Codes:
+        k = self.spec.k
+        if self.spec.arch == "topk" and k and self.dtype == torch.float32 and quicker(rows, self.W_enc, k):
+            chosen = topk_product(rows.contiguous(), self.W_enc.contiguous(), k, bias=self.b_enc.contiguous())
+            return topk_codes(*chosen, self.spec.latents)
+        return select(self.spec, self.threshold, torch.addmm(self.b_enc, rows, self.W_enc.T).float())
 
     def _rows(self, x: torch.Tensor | Batch) -> torch.Tensor:
         x = self.inputs(x) if isinstance(x, Batch) else x

@@ -18,6 +18,10 @@ def select(spec: SAESpec, threshold: torch.Tensor | None, pre: torch.Tensor) -> 
     """
     if spec.arch == "topk":
         assert spec.k is not None  # SAESpec has checked
-        values, indices = topk_rows(pre, spec.k)
-        return Codes.fixed(values.clamp_min_(0), indices, spec.latents)
+        return topk_codes(*topk_rows(pre, spec.k), spec.latents)
     return select_above(pre, 0.0 if threshold is None else threshold.float().clamp_min(0).contiguous())
+
+
+def topk_codes(values: torch.Tensor, indices: torch.Tensor, latents: int) -> Codes:
+    """Of the k largest pre-activations of every row, `values` (taken over) and `indices` `[B, K]`."""
+    return Codes.fixed(values.clamp_min_(0), indices, latents)

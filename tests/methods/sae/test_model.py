@@ -16,6 +16,7 @@ from mmxai.types import Batch, Rows
 ONE = {"sites_in": ("a",), "widths_in": (12,)}
 SPECS = {
     "topk": SAESpec("topk", 40, k=5, scale=(0.5,), **ONE),
+    "wide": SAESpec("topk", 600, k=5, **ONE),  # chosen without the product, where the processor can
     "batchtopk": SAESpec("batchtopk", 40, k=5, **ONE),
     "relu": SAESpec("relu", 40, **ONE),
     "jumprelu": SAESpec("jumprelu", 40, scale=(2.0,), centred=False, **ONE),

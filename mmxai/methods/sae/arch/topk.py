@@ -9,6 +9,7 @@ import torch
 from mmxai.kernels.codes import Codes
 from mmxai.kernels.topk_product import quicker, topk_product
 from mmxai.kernels.topk_rows import topk_rows
+from mmxai.methods.sae.select import topk_codes
 from mmxai.methods.sae.step import CodeGradient, Weights
 from mmxai.methods.sae.workspace import Workspace
 
@@ -60,7 +61,7 @@ class Choice:
         return True
 
     def finish(self) -> Codes:
-        return Codes.fixed(self._values.clamp_min_(0), self._indices, self._width)
+        return topk_codes(self._values, self._indices, self._width)
 
     def backward(self, codes: Codes, d_values: torch.Tensor) -> CodeGradient:
         return CodeGradient(d_values.mul_(codes.values > 0))
