@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mmxai"
 
-BASE = {"errors", "types", "share"}
+BASE = {"errors", "types", "share", "results"}
 ALLOWED = {
     "errors": set(),
     "types": {"errors"},
     "share": {"errors"},
+    "results": {"errors"},
     "kernels": BASE,
     "stats": BASE | {"kernels"},
     "store": BASE | {"kernels", "stats"},
@@ -23,10 +24,13 @@ ALLOWED = {
     "harvesting": BASE | {"kernels", "stats", "store", "data", "capture", "models"},
     "shapes": BASE | {"store", "data"},
     "linalg": BASE | {"kernels"},
-    "methods": BASE | {"kernels", "stats", "store", "data", "capture", "models", "shapes", "linalg"},
-    "report": BASE | {"stats", "store"},
+    "labels": BASE | {"store", "data", "models", "shapes"},
+    "methods": BASE
+    | {"kernels", "stats", "store", "data", "capture", "models", "shapes", "linalg", "labels"},
+    "report": BASE | {"stats", "store", "labels"},
     "bench": BASE
-    | {"kernels", "stats", "store", "data", "capture", "models", "harvesting", "shapes", "methods"},
+    | {"kernels", "stats", "store", "data", "capture", "models", "harvesting", "shapes", "methods"}
+    | {"linalg", "labels"},
     "__init__": BASE | {"store", "harvesting", "models", "methods"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

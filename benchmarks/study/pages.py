@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.study import nulls_page
 from benchmarks.study.markdown import table
 from mmxai.errors import ArgumentError
-from mmxai.methods.sae.results import number
 from mmxai.report.plots import front, standalone
+from mmxai.results import number
 
 Row = dict[str, Any]
 

@@ -7,10 +7,10 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Literal
 
 from mmxai.cli import sae_show
+from mmxai.labels import Truth
 from mmxai.methods.sae import train_sae
 from mmxai.methods.sae.encode import encode_store
 from mmxai.methods.sae.evaluate import EvalConfig, evaluate
-from mmxai.methods.sae.truth import Truth
 
 if TYPE_CHECKING:
     from mmxai.shapes import ShapesWorld

@@ -59,10 +59,10 @@ class Config:
 def run(config: Config) -> int:
     import mmxai
     from mmxai.cli._harvested import again, world_of
+    from mmxai.labels import Truth
     from mmxai.methods.sae import load_sae
     from mmxai.methods.sae.evaluate import evaluate
     from mmxai.methods.sae.rows import check_sites
-    from mmxai.methods.sae.truth import Truth
 
     home = Path(config.sae)
     out = Path(config.out or home / "eval.json")

@@ -10,8 +10,8 @@ from typing import Any
 from mmxai.errors import SAEFormatError
 from mmxai.methods.sae.files import read
 from mmxai.methods.sae.metrics_log import NAME as METRICS
-from mmxai.methods.sae.results import number
 from mmxai.methods.sae.spec import SAESpec
+from mmxai.results import number
 
 CARD, EVALUATION = "README.md", "eval.json"
 

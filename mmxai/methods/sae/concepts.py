@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mmxai.labels import Truth
 from mmxai.methods.sae.absorption import absorbed_share, means_apart
 from mmxai.methods.sae.activity import FEWEST, Activity, Sweep, auprc, counted, sweep
 from mmxai.methods.sae.overlap import directions
-from mmxai.methods.sae.results import Result, axes, lines_of, number
 from mmxai.methods.sae.seen import Seen, look
-from mmxai.methods.sae.truth import Truth
+from mmxai.results import Result, axes, lines_of, number
 
 if TYPE_CHECKING:
     import pandas

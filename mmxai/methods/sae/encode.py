@@ -22,8 +22,8 @@ from mmxai.errors import ArgumentError, NonFiniteError
 from mmxai.kernels.capture import MOST
 from mmxai.kernels.codes import Codes
 from mmxai.methods.sae.nulls import fingerprint
-from mmxai.methods.sae.results import Result, axes
 from mmxai.methods.sae.rows import check_sites, selection_of
+from mmxai.results import Result, axes
 from mmxai.share import share
 from mmxai.stats import StatsAccumulator
 from mmxai.store import Plan, SiteSpec, StoreWriter

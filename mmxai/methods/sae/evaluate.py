@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from mmxai.errors import ArgumentError, SelectionError
+from mmxai.labels import Truth
 from mmxai.methods.sae.concepts import Concepts, score_concepts
 from mmxai.methods.sae.measures import Measures, Metrics
 from mmxai.methods.sae.nulls import NULLS, Trainer, config_of, make_null, untrainable
 from mmxai.methods.sae.overlap import Overlap, overlap
 from mmxai.methods.sae.recovered import Metric, Recovered, recovered
-from mmxai.methods.sae.results import Result, axes, lines_of, number, plain
 from mmxai.methods.sae.rows import (
     check_sites,
     inputs_and_targets,
@@ -24,7 +24,7 @@ from mmxai.methods.sae.rows import (
     trained_split,
 )
 from mmxai.methods.sae.seen import FEWEST_SAMPLES, chosen_rows
-from mmxai.methods.sae.truth import Truth
+from mmxai.results import Result, axes, lines_of, number, plain
 
 if TYPE_CHECKING:
     import pandas

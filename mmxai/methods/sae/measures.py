@@ -10,8 +10,8 @@ import torch
 
 from mmxai.errors import ArgumentError, NonFiniteError
 from mmxai.kernels.codes import Codes
-from mmxai.methods.sae.results import Result, axes, lines_of, number
 from mmxai.methods.sae.spec import SAESpec
+from mmxai.results import Result, axes, lines_of, number
 
 if TYPE_CHECKING:
     import pandas

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.methods.sae.results import Result, axes, number
+from mmxai.results import Result, axes, number
 
 if TYPE_CHECKING:
     import pandas

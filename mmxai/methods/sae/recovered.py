@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mmxai.capture.select import Selection
 from mmxai.errors import ArgumentError
-from mmxai.methods.sae.results import Result, axes, lines_of, number, plain
 from mmxai.models.inputs import Inputs
+from mmxai.results import Result, axes, lines_of, number, plain
 from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from mmxai.errors import SelectionError
+from mmxai.labels import Truth, cell_labels
 from mmxai.methods.sae.activity import Activity
 from mmxai.methods.sae.rows import inputs_and_targets
-from mmxai.methods.sae.truth import Truth, cell_labels
 from mmxai.store.select import RowFilter
 from mmxai.types import ROW_COLUMNS
 

@@ -30,8 +30,8 @@ import torch
 from torch import nn
 
 from mmxai.errors import ArgumentError
-from mmxai.methods.sae.results import Result, axes, plain
 from mmxai.methods.sae.rows import trained_config
+from mmxai.results import Result, axes, plain
 
 if TYPE_CHECKING:
     import pandas

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 import mmxai
+from mmxai.labels import Truth
 from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.spec import SAESpec
-from mmxai.methods.sae.truth import Truth
 from mmxai.shapes import ShapesWorld
 from mmxai.types import Rows
 

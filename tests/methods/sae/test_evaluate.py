@@ -9,6 +9,7 @@ import torch
 
 import mmxai
 from mmxai.errors import ArgumentError, CheckpointError, RowSpaceError, UnknownSiteError
+from mmxai.labels import Truth
 from mmxai.methods.sae import checkpoint, rows, seen
 from mmxai.methods.sae import evaluate as evaluation
 from mmxai.methods.sae.evaluate import EvalConfig, Live, evaluate
@@ -16,7 +17,6 @@ from mmxai.methods.sae.model import SAE, load_sae
 from mmxai.methods.sae.nulls import config_of, make_null
 from mmxai.methods.sae.rows import spliced_tokens
 from mmxai.methods.sae.spec import SAESpec
-from mmxai.methods.sae.truth import Truth
 from mmxai.store.select import split_of
 from tests.methods.sae.planted import SITE, orthonormal, sae_of, sparse_codes, store_of, world_store
 

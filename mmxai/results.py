@@ -1,8 +1,9 @@
-"""What every result of an SAE's evaluation can do: print, become a table, a picture, a file."""
+"""What every result of a method can do: print, become a table, a picture, a file."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class Result:
+class Result(ABC):
     """Base of results. A subclass is a dataclass and says `summary`, `to_pandas` and `plot`."""
 
+    @abstractmethod
     def summary(self) -> str:
         """A few lines for people."""
-        raise NotImplementedError
 
-    def to_pandas(self) -> pandas.DataFrame:
-        raise NotImplementedError
+    @abstractmethod
+    def to_pandas(self) -> pandas.DataFrame: ...
 
+    @abstractmethod
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw on `ax`, or on new axes; needs matplotlib."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain JSON; NaN becomes null."""
