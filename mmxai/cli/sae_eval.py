@@ -111,9 +111,9 @@ def _live(
     from mmxai.data.objects import MapSource
     from mmxai.errors import SelectionError
     from mmxai.methods.sae.evaluate import Live
-    from mmxai.methods.sae.recovered import next_token_loss, similarity
     from mmxai.methods.sae.rows import selection_of
     from mmxai.methods.sae.seen import chosen_rows
+    from mmxai.models.metrics import next_token_loss, similarity
 
     spec = sae.spec
     space = store[spec.sites_in[0]].space
@@ -154,7 +154,7 @@ def _zero_shot(model: Model, world: Any, samples: Any) -> Any:
     """Which colour the only object of a picture has; pictures with more objects are left out."""
     import torch
 
-    from mmxai.methods.sae.recovered import ZeroShot
+    from mmxai.models.metrics import ZeroShot
     from mmxai.shapes import prompt
     from mmxai.shapes.scene import CATEGORY_COLUMN, COLOURS
 

@@ -144,6 +144,7 @@ def make_plan(
             "model": model.name,
             "batch_size": batch_size,
             "token_types": {s: sorted(model.token_types(s)) for s in kept},
+            "heads": {s: n for s in sites if (n := model.heads_of(s))},
         },
     )
     counted = per_part if samples is None else samples

@@ -128,6 +128,13 @@ class Model:
             return self.towers[self._sites[site].tower].width(self._sites[site])
         return self._module_site(site).width
 
+    def heads_of(self, site: str) -> int | None:
+        """Of `q k v z` and patterns: how many heads lie side by side in a row; None of other sites."""
+        if site not in self._sites or self._sites[site].kind not in ("q", "k", "v", "z", "pattern"):
+            return None
+        dims = self.towers[self._sites[site].tower].dims
+        return dims.kv_heads if self._sites[site].kind in ("k", "v") else dims.heads
+
     def rows_per_sample(self, space: str) -> int:
         """The most rows a sample can have in a row space."""
         return self.towers[space].length if space in self.towers else modules.length_of(space)

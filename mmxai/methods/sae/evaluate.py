@@ -15,7 +15,7 @@ from mmxai.methods.sae.concepts import Concepts, score_concepts
 from mmxai.methods.sae.measures import Measures, Metrics
 from mmxai.methods.sae.nulls import NULLS, Trainer, config_of, make_null, untrainable
 from mmxai.methods.sae.overlap import Overlap, overlap
-from mmxai.methods.sae.recovered import Metric, Recovered, recovered
+from mmxai.methods.sae.recovered import Recovered, recovered
 from mmxai.methods.sae.rows import (
     check_sites,
     inputs_and_targets,
@@ -24,6 +24,7 @@ from mmxai.methods.sae.rows import (
     trained_split,
 )
 from mmxai.methods.sae.seen import FEWEST_SAMPLES, chosen_rows
+from mmxai.models.metrics import Metric
 from mmxai.results import Result, axes, lines_of, number, plain
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy, normalize
 
 from mmxai.capture.select import Selection
 from mmxai.errors import ArgumentError
 from mmxai.models.inputs import Inputs
+from mmxai.models.metrics import Metric
 from mmxai.results import Result, axes, lines_of, number, plain
 from mmxai.types import ROW_COLUMNS
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from mmxai.methods.sae.model import SAE
     from mmxai.models.model import Model, Run
-
-Metric = Callable[["Run", "Inputs"], torch.Tensor]
-"""What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). Its attribute
-`needs`, where it has one, names sites to capture."""
 
 _SAMPLE = ROW_COLUMNS.index("sample")
 
@@ -147,46 +143,6 @@ def recovered(
     if not found:
         raise ArgumentError("recovered: got no batches, expected at least one")
     return {name: {label: _result(label, name, found) for label in metrics} for name in saes}
-
-
-def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
-    """Cross entropy of every token but the first, in nats; padding left out. For language models."""
-    logits, ids = run.out.logits, inputs.tensors["input_ids"].to(run.out.logits.device)
-    mask = inputs.tensors.get("attention_mask", torch.ones_like(ids)).to(ids.device).bool()
-    kept = mask[:, 1:] & mask[:, :-1]
-    return cross_entropy(logits[:, :-1][kept].float(), ids[:, 1:][kept], reduction="none")
-
-
-def similarity(run: Run, inputs: Inputs) -> torch.Tensor:
-    """Cosine of each picture with its own text, for CLIP fed with pairs."""
-    image, text = (_embedded(run, site) for site in similarity.needs)  # type: ignore[attr-defined]
-    return (image * text).sum(1)
-
-
-similarity.needs = ("vision.embeds", "text.embeds")  # type: ignore[attr-defined]
-
-
-class ZeroShot:
-    """1 where the nearest class text is the right one, else 0.
-
-    texts: float `[classes, width]`, embedded class names. labels int64 `[samples]`: class of each sample, in
-    the order of the batches (of `Inputs`: by the sample numbers in their row tables). -1: left out.
-    """
-
-    needs = ("vision.embeds",)
-
-    def __init__(self, texts: torch.Tensor, labels: torch.Tensor):
-        self.texts, self.labels = normalize(texts.float(), dim=1), labels
-
-    def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
-        image = _embedded(run, "vision.embeds")
-        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
-        chosen = (image @ self.texts.to(image.device).T).argmax(1).cpu()
-        return (chosen == right)[right >= 0].float()
-
-
-def _embedded(run: Run, site: str) -> torch.Tensor:
-    return normalize(run.acts[site][:, 0].float(), dim=1)
 
 
 def _rows(table: torch.Tensor, tokens: str | None) -> torch.Tensor:

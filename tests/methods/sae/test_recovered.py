@@ -11,8 +11,9 @@ import mmxai
 from mmxai.errors import ArgumentError
 from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.nulls import rerandomised
-from mmxai.methods.sae.recovered import Recovered, ZeroShot, next_token_loss, recovered, similarity
+from mmxai.methods.sae.recovered import Recovered, recovered
 from mmxai.methods.sae.spec import SAESpec
+from mmxai.models.metrics import ZeroShot, next_token_loss, similarity
 from mmxai.shapes import ShapesWorld
 from tests.harvesting.conftest import save_tiny_clip
 

@@ -1,0 +1,62 @@
+"""What a run of a model is worth: metrics a sample or a token, compared before and after an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from mmxai.models.inputs import Inputs
+from mmxai.types import ROW_COLUMNS
+
+if TYPE_CHECKING:
+    from mmxai.models.model import Run
+
+Metric = Callable[["Run", "Inputs"], torch.Tensor]
+"""What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). Its attribute
+`needs`, where it has one, names sites to capture."""
+
+_SAMPLE = ROW_COLUMNS.index("sample")
+
+
+def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
+    """Cross entropy of every token but the first, in nats; padding left out. For language models."""
+    logits, ids = run.out.logits, inputs.tensors["input_ids"].to(run.out.logits.device)
+    mask = inputs.tensors.get("attention_mask", torch.ones_like(ids)).to(ids.device).bool()
+    kept = mask[:, 1:] & mask[:, :-1]
+    return cross_entropy(logits[:, :-1][kept].float(), ids[:, 1:][kept], reduction="none")
+
+
+def similarity(run: Run, inputs: Inputs) -> torch.Tensor:
+    """Cosine of each picture with its own text, for CLIP fed with pairs."""
+    image, text = (embedded(run, site) for site in similarity.needs)  # type: ignore[attr-defined]
+    return (image * text).sum(1)
+
+
+similarity.needs = ("vision.embeds", "text.embeds")  # type: ignore[attr-defined]
+
+
+class ZeroShot:
+    """1 where the nearest class text is the right one, else 0.
+
+    texts: float `[classes, width]`, embedded class names. labels int64 `[samples]`: class of each sample, in
+    the order of the batches (of `Inputs`: by the sample numbers in their row tables). -1: left out.
+    """
+
+    needs = ("vision.embeds",)
+
+    def __init__(self, texts: torch.Tensor, labels: torch.Tensor):
+        self.texts, self.labels = normalize(texts.float(), dim=1), labels
+
+    def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
+        image = embedded(run, "vision.embeds")
+        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
+        chosen = (image @ self.texts.to(image.device).T).argmax(1).cpu()
+        return (chosen == right)[right >= 0].float()
+
+
+def embedded(run: Run, site: str) -> torch.Tensor:
+    """float32 `[n, width]` of norm 1: what a site with one row a sample held."""
+    return normalize(run.acts[site][:, 0].float(), dim=1)
