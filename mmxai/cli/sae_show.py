@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmxai.methods.sae.model import SAE
-    from mmxai.methods.sae.texts import NearTexts
     from mmxai.models import Model
+    from mmxai.models.near_texts import NearTexts
     from mmxai.report.sae.training import Series
     from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
@@ -174,7 +174,8 @@ def _near(
     sae: SAE, model: Model, captions: Sequence[str], latents: Sequence[int], file: str | None
 ) -> NearTexts | None:
     """None, and a line that says why, where the model has no joint space and no texts were given."""
-    from mmxai.methods.sae.texts import JointPath, near_texts, phrases
+    from mmxai.methods.sae.texts import near_texts
+    from mmxai.models.near_texts import JointPath, phrases
 
     reason = JointPath.missing(model, sae.spec.sites_out)
     if reason is not None and file is None:

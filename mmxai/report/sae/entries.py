@@ -18,7 +18,7 @@ from mmxai.report.sae.pictures import PictureFiles
 from mmxai.report.sae.surveying import BINS, Drawn, Latent, Survey
 
 if TYPE_CHECKING:
-    from mmxai.methods.sae.texts import NearTexts
+    from mmxai.models.near_texts import NearTexts
     from mmxai.report.examples import Example
     from mmxai.store.reader import Site, Store
 
@@ -141,7 +141,7 @@ def latent_plots(latent: Latent) -> list[dict[str, Any]]:
 
 def nearest_texts(texts: NearTexts | None, latent: int) -> dict[str, Any] | None:
     """Nearest texts with what random directions reach; None where there are none of this latent."""
-    if texts is None or latent not in texts.latents:
+    if texts is None or latent not in texts.units:
         return None
     best, null = texts.of(latent), texts.null_level(0.95)
     return {

@@ -22,7 +22,7 @@ from mmxai.report.sae.training import Series
 
 if TYPE_CHECKING:
     from mmxai.methods.sae.model import SAE
-    from mmxai.methods.sae.texts import NearTexts
+    from mmxai.models.near_texts import NearTexts
     from mmxai.store.reader import Store
 
 DRAWN = "drawn at random among those ever active"
