@@ -87,6 +87,10 @@ class SAEFormatError(MmxaiError):
     """A saved sparse autoencoder is damaged, or of another version or width."""
 
 
+class DictionaryFormatError(MmxaiError):
+    """A saved dictionary of `mmxai decompose` is damaged, or of another version or width."""
+
+
 class CheckpointError(MmxaiError):
     """A training run's checkpoint is damaged, or was made with other settings or data."""
 

@@ -1,5 +1,5 @@
-"""What a CLIP's text tower calls a direction of a site (a latent's, a component's, a neuron's): the texts nearest
-to it in the joint space.
+"""What a CLIP's text tower calls a direction of a site, as a latent's or a component's: the texts nearest to
+it in the joint space.
 
 A direction of a tower's residual stream and an embedded text are vectors of different spaces. They meet only
 behind the tower's final norm and projection, so a direction d is taken there, as it would arrive if the
@@ -13,7 +13,8 @@ arXiv:2310.05916). The two modalities lie apart in the joint space (Liang et al.
 each is centred: v is a difference, from which the images' mean has dropped out; texts lose their own mean.
 What is read off is a direct path, past whatever lies behind the site. Only of the last block's `mlp_post`,
 `mlp_out` and `resid_post`, at the token that is pooled, is it all there is (`NearTexts.exact`). Of earlier
-sites it is a guess: in the shapes world texts nearer than chance were no names of what drives an SAE's latent there.
+sites it is a guess: in the shapes world texts nearer than chance were no names of what drives an SAE's
+latents there.
 
 Any direction has some nearest text. What random directions reach, with the same texts, stands beside it.
 """
@@ -132,9 +133,9 @@ def near_texts(
     """The `number` nearest of `texts` to each direction `[U, D]` at `site`; see the module for how.
 
     units: what the directions are called, `[U]`; default: 0, 1, ... random: directions of the null. tokens:
-    types of the rows that the directions are of, comma-separated (None: any), for `exact`. Raises ArgumentError
-    where the model has no joint space, or the site does not write to the residual stream of its tower in one
-    linear step.
+    types of the rows that the directions are of, comma-separated (None: any), for `exact`. Raises
+    ArgumentError where the model has no joint space, or the site does not write to the residual stream of its
+    tower in one linear step.
     """
     texts = list(dict.fromkeys(texts))
     units = list(range(len(directions))) if units is None else [int(u) for u in units]

@@ -1,0 +1,41 @@
+"""Representations as sums of few directions: PCA, ICA, (semi-)NMF, k-means, and SAEs in the same table."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmxai.methods.decompose.compare import Comparison as Comparison
+    from mmxai.methods.decompose.compare import Entry as Entry
+    from mmxai.methods.decompose.compare import compare as compare
+    from mmxai.methods.decompose.config import FitConfig as FitConfig
+    from mmxai.methods.decompose.dictionary import Dictionary as Dictionary
+    from mmxai.methods.decompose.dictionary import load_dictionary as load_dictionary
+    from mmxai.methods.decompose.encode import encode_store as encode_store
+    from mmxai.methods.decompose.fit import fit_dictionary as fit_dictionary
+    from mmxai.methods.decompose.names import ActivationNames as ActivationNames
+    from mmxai.methods.decompose.names import activation_names as activation_names
+    from mmxai.methods.decompose.run import decompose as decompose
+
+_HOMES = {
+    "ActivationNames": "names",
+    "Comparison": "compare",
+    "Dictionary": "dictionary",
+    "Entry": "compare",
+    "FitConfig": "config",
+    "activation_names": "names",
+    "compare": "compare",
+    "decompose": "run",
+    "encode_store": "encode",
+    "fit_dictionary": "fit",
+    "load_dictionary": "dictionary",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmxai.methods.decompose' has no attribute {name!r}")
+    return getattr(import_module(f"mmxai.methods.decompose.{_HOMES[name]}"), name)

@@ -1,0 +1,106 @@
+"""NMF (Lee and Seung 1999) and semi-NMF (Ding, Li and Jordan 2010) of streamed rows: x ~ h @ F, h >= 0.
+
+Codes of a block are its exact non-negative least squares; of a pass only H'H and H'X are kept, from which the
+directions F follow: by coordinate descent where F >= 0 (NMF), in closed form where F has any sign (semi-NMF).
+So each pass lowers the error, and memory is K (K + D). scikit-learn has no semi-NMF, and its MiniBatchNMF
+takes multiplicative steps, which come closer the slower they get.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from mmxai.errors import ArgumentError
+from mmxai.methods.decompose.kmeans import seeds_of
+from mmxai.methods.decompose.nonnegative import descend, nonnegative_codes
+from mmxai.methods.decompose.stream import Blocks
+
+_RIDGE = 1e-8  # of the mean of H'H's diagonal, so that units alike do not make it singular
+_BEGIN = 0.2  # what seeds, which are far from one another, get of the mean row
+
+
+def fit_nmf(
+    sample: torch.Tensor,
+    rows: Blocks | None,
+    units: int,
+    *,
+    semi: bool = False,
+    offset: torch.Tensor | None = None,
+    negative: Literal["refuse", "clip"] = "refuse",
+    warm: int = 200,
+    passes: int = 20,
+    tol: float = 1e-4,
+    seed: int = 0,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Directions float32 `[units, D]` of norm 1, and facts.
+
+    Over `sample` `[n, D]` (at most `warm` times), then over `rows` (at most `passes`; None: the sample is all),
+    until the error falls by less than the share `tol`. `semi`: directions of any sign, of rows less `offset`.
+    NMF of rows with values below 0 is an ArgumentError, unless `negative` is "clip": they then count as 0.
+    """
+    shift = torch.zeros(sample.shape[1]) if offset is None else offset.float()
+
+    def ready(x: torch.Tensor) -> torch.Tensor:
+        if semi:
+            return x - shift
+        if negative == "refuse" and (low := float(x.min())) < 0:
+            raise ArgumentError(
+                f"nmf: got a value of {low:.3g}, expected values of 0 or more; use seminmf, or negative='clip'"
+            )
+        return x.clamp(min=0)
+
+    whole = ready(sample)
+    directions = seeds_of(whole, units, seed)
+    if not semi:
+        directions = directions + _BEGIN * whole.mean(0)  # an entry that is 0 in the seed may grow
+    directions = _unit(directions)
+    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "errors": []}
+    for blocks, most, name in ((lambda: iter([sample]), warm, "iterations"), (rows, passes, "passes")):
+        if blocks is None:
+            continue
+        before, facts["converged"] = float("inf"), False
+        for _ in range(most):
+            directions, error = _pass((ready(x) for x in blocks()), directions, semi)
+            facts[name] += 1
+            if name == "passes" or rows is None:
+                facts["errors"].append(error)
+            if before - error <= tol * before:
+                facts["converged"] = True
+                break
+            before = error
+    return directions, facts
+
+
+def _pass(blocks: Any, directions: torch.Tensor, semi: bool) -> tuple[torch.Tensor, float]:
+    """One step, and the mean squared error (a row) of the directions that came in."""
+    units, width = directions.shape
+    hh = torch.zeros(units, units, dtype=torch.float64)
+    hx = torch.zeros(units, width, dtype=torch.float64)
+    error, count, worst = 0.0, 0, (-1.0, torch.zeros(width))
+    for x in blocks:
+        h = nonnegative_codes(x, directions)
+        wrong = torch.addmm(x, h, directions, alpha=-1)
+        each = wrong.square().sum(1)
+        hh += (h.T @ h).double()
+        hx += (h.T @ x).double()
+        error += float(each.double().sum())
+        count += len(x)
+        at = int(each.argmax())
+        if float(each[at]) > worst[0]:
+            worst = float(each[at]), (wrong[at] if semi else x[at]).clone()
+    if semi:
+        ridge = _RIDGE * hh.diagonal().mean().clamp(min=1e-300) * torch.eye(units, dtype=torch.float64)
+        new = torch.linalg.solve(hh + ridge, hx)
+    else:
+        new = descend(hh, hx, directions.double())
+    dead = new.norm(dim=1) <= 1e-12 * new.norm(dim=1).max()
+    dead |= hh.diagonal() <= 0
+    if dead.any():  # one a pass: two that began at the same row would stay the same
+        new[dead.nonzero()[0, 0]] = worst[1].double()
+    return _unit(new.float()), error / count
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows, dim=1)

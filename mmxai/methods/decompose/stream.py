@@ -1,0 +1,74 @@
+"""Rows of one site, the same ones in every pass, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmxai.errors import NonFiniteError, SelectionError
+
+if TYPE_CHECKING:
+    from mmxai.store.reader import Store
+
+Blocks = Callable[[], Iterator[torch.Tensor]]
+"""Begins a pass: blocks float32 `[n, D]`, each valid until the next is asked for."""
+
+BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class RowStream:
+    """`rows` of the selected rows of `site` drawn without replacement by `seed`; None: all, in their order.
+
+    Called, it begins a pass. NonFiniteError where a row holds NaN or inf, SelectionError where there is none.
+    """
+
+    store: Store
+    site: str
+    tokens: str | None = None
+    split: str | None = None
+    rows: int | None = None
+    seed: int = 0
+    block: int = BLOCK
+
+    def __call__(self) -> Iterator[torch.Tensor]:
+        left = self.rows
+        loader = self.store.batches(
+            self.block, sites=[self.site], dtype=torch.float32, tokens=self.tokens, split=self.split,
+            shuffle=left is not None, seed=self.seed,
+        )  # fmt: skip
+        seen = 0
+        with loader:
+            for batch in loader:
+                x = batch.x if left is None else batch.x[:left]
+                if not torch.isfinite(x.sum()) and not x.isfinite().all():
+                    at = int((~x.isfinite().all(1)).nonzero()[0])
+                    raise NonFiniteError(
+                        f"{self.site}: got NaN or inf in a row of sample {int(batch.rows.sample[at])}, expected "
+                        "finite activations; leave such rows out with tokens=, or harvest with another dtype"
+                    )
+                seen += len(x)
+                yield x
+                left = None if left is None else left - len(x)
+                if left == 0:
+                    return
+        if not seen:
+            raise SelectionError(
+                f"decompose: got no row of {self.site} with tokens={self.tokens}, split={self.split}, expected "
+                "some; choose another split or other token types"
+            )
+
+    def sample(self, rows: int) -> torch.Tensor:
+        """`rows` of this stream's rows, or all where there are no more, in memory: `[n, D]`."""
+        most = rows if self.rows is None else min(rows, self.rows)
+        drawn = RowStream(self.store, self.site, self.tokens, self.split, most, self.seed, self.block)
+        return torch.cat([x.clone() for x in drawn()])
+
+    def count(self) -> int:
+        """Rows of a pass."""
+        loader = self.store.batches(1, sites=[self.site], tokens=self.tokens, split=self.split)
+        found = len(loader)
+        return found if self.rows is None else min(found, self.rows)
