@@ -1,0 +1,149 @@
+"""A survey in streams against scipy, scikit-learn and plain numpy on the whole matrix."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from mmxai.errors import ArgumentError, NonFiniteError, SelectionError
+from mmxai.methods.neurons import NeuronsConfig, neurons
+from mmxai.methods.neurons.ranks import groups, key_bits, keys_of
+from mmxai.store import create_store, open_store
+from tests.methods.neurons.conftest import CONSTANT, DETECTOR, SAMPLES, SITE, SPARSE, TWINS, UNITS
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("mmxai.store.units.BLOCK_VALUES", 37 * UNITS)
+
+
+@pytest.fixture
+def found(planted):
+    return neurons(planted.store, SITE, NeuronsConfig(exemplars=6), planted.labels)
+
+
+def patches(planted):
+    kept = (planted.rows.y >= 0).numpy()
+    return planted.x[kept].astype(np.float64), planted.y[kept]
+
+
+def test_moments(planted, found):
+    x = planted.x.astype(np.float64)
+    assert found.rows == len(x) and found.samples == SAMPLES and found.kind == "neuron"
+    alive = [u for u in range(UNITS) if u != CONSTANT]
+    assert np.allclose(found.mean, x.mean(0)) and np.allclose(found.std, x.std(0), atol=1e-9)
+    assert np.allclose(found.kurtosis[alive], stats.kurtosis(x[:, alive]), rtol=1e-6, atol=1e-6)
+    assert np.isnan(found.kurtosis[CONSTANT]) and found.std[CONSTANT] == 0
+    assert np.allclose(found.density, (x > 0).mean(0)) and (found.high == x.max(0)).all()
+    kinds = planted.rows.token_type.numpy()
+    assert np.allclose(found.by_type["cls"], x[kinds == 0].mean(0)) and found.modality is None
+
+
+def test_auc_and_correlation_are_those_of_scikit_learn_and_scipy(planted, found):
+    x, y = patches(planted)
+    told = found.labels
+    assert told.rows == len(x) and told.positive.tolist() == y.sum(0).tolist()
+    for u in range(UNITS):
+        for k in range(3):
+            exact = roc_auc_score(y[:, k], x[:, u])
+            bound = told.auc_error[u, k]
+            assert abs(told.auc[u, k] - exact) <= bound + 2e-6
+            if u != CONSTANT:
+                assert np.isclose(
+                    told.correlation[u, k], stats.pointbiserialr(y[:, k], x[:, u])[0], atol=1e-5
+                )
+    # 16 bits hold every value that is stored in 16 bits; of float32 the bound is what ties could hide.
+    assert (told.auc_error[:, :3].max() == 0) == (planted.dtype != "float32")
+    assert told.auc_error[:, :3].max() < 0.01 and np.isnan(told.auc[:, 3]).all()
+    assert (told.correlation[CONSTANT] == 0).all() and (told.auc[CONSTANT, :3] == 0.5).all()
+
+
+def test_groups_of_units_give_the_same(planted, found):
+    each = 14 << 16
+    again = neurons(planted.store, SITE, NeuronsConfig(memory=5 * each), planted.labels).labels
+    assert len(groups(UNITS, 5 * each)) == 3
+    assert np.allclose(again.auc, found.labels.auc, atol=0.01, equal_nan=True)
+    with pytest.raises(ArgumentError, match="one unit"):
+        groups(4, each - 1)
+
+
+def test_the_planted_unit_comes_first_by_every_measure(found):
+    for measure in ("auc", "correlation", "selectivity"):
+        assert found.labels.ranking("told", measure)[0] == DETECTOR
+    assert found.labels.auc[DETECTOR, 0] == 1 and found.labels.selectivity[DETECTOR, 0] == 1
+    assert np.nanargmax(found.labels.index["pair"]) == DETECTOR
+    assert found.labels.best["pair"][DETECTOR] == 0 and found.labels.best_units()["told"] == DETECTOR
+    assert found.labels.ranking("leant")[0] == 4 and found.labels.ranking("nothing")[0] != DETECTOR
+    assert "told" in str(found) and found.to_pandas().label[DETECTOR] == "told"
+
+
+def test_selectivity_by_its_definition(planted, found):
+    x, y = patches(planted)
+    up = np.maximum(x, 0)
+    one, none = (np.stack([up[y[:, k] == v].mean(0) for k in range(3)], 1) for v in (True, False))
+    assert np.allclose(found.labels.selectivity[:, :3], (one - none) / (one + none), atol=1e-4)
+    means = one[:, :2]
+    expected = (means.max(1) - means.min(1)) / means.sum(1)
+    assert np.allclose(found.labels.index["pair"], expected, atol=1e-5)
+    assert (found.labels.best["pair"] == means.argmax(1)).all()
+
+
+def test_exemplars(planted, found):
+    x, sample = planted.x, planted.rows.sample.numpy()
+    for u in range(UNITS):
+        assert np.allclose(found.top_values[u], np.sort(x[:, u])[::-1][:6])
+        assert np.allclose(x[found.top_rows[u], u], found.top_values[u])
+        best = np.array([x[sample == s, u].max() for s in range(SAMPLES)])
+        assert np.allclose(found.sample_values[u], np.sort(best)[::-1][:6])
+        assert np.allclose(x[found.sample_rows[u], u], found.sample_values[u])
+        assert len(set(sample[found.sample_rows[u]])) == 6
+
+
+def test_strata_are_drawn_from_their_bands(planted, found):
+    for u in range(UNITS):
+        for b, (low, high) in enumerate(zip(found.strata.edges[u], found.strata.edges[u][1:], strict=False)):
+            rows, values = found.strata.rows[u, b], found.strata.values[u, b]
+            there = rows >= 0
+            assert np.allclose(planted.x[rows[there], u], values[there])
+            assert ((values[there] >= low - 1e-6) & (values[there] <= high + 1e-6)).all()
+    assert (found.strata.values[SPARSE][found.strata.rows[SPARSE] >= 0] > 0).all()
+    assert found.strata.sampled == found.rows and (found.strata.histogram.sum(1) == found.rows).all()
+    other = neurons(planted.store, SITE, NeuronsConfig(seed=1)).strata
+    assert (other.rows[0] != found.strata.rows[0]).any()
+
+
+def test_twins_are_near_duplicates(planted, found):
+    twins = found.redundancy
+    assert twins.groups == [sorted(TWINS)] and twins.nearest[TWINS[0], 0] == TWINS[1]
+    r = np.corrcoef(planted.x[:, [u for u in range(UNITS) if u != CONSTANT]].T)
+    assert np.isclose(twins.correlation[0, 0], r[0, 1:][np.abs(r[0, 1:]).argmax()], atol=1e-5)
+
+
+def test_filters(planted):
+    only = neurons(planted.store, SITE, NeuronsConfig(tokens="patch", split="test"))
+    assert set(only.by_type) == {"patch"} and 0 < only.samples < SAMPLES / 3
+    with pytest.raises(SelectionError, match="no row is left"):
+        neurons(planted.store, SITE, NeuronsConfig(tokens="text"))
+
+
+def test_keys_order_as_values_do():
+    import torch
+
+    x = torch.tensor([-torch.inf, -3.5, -1e-30, -0.0, 0.0, 1e-30, 1.0, 2.0, 3e38])[:, None]
+    for dtype, bits in ((torch.float32, 20), (torch.bfloat16, 16)):
+        keys = keys_of(x, dtype, bits)[0]
+        assert (np.diff(keys) >= 0).all() and keys[3] == keys[4] and keys.max() < 1 << bits
+    assert key_bits(torch.bfloat16, 10, 1) == 16 and key_bits(torch.float32, 1 << 20, 1 << 20) == 16
+
+
+def test_refuses(tmp_path, planted):
+    import torch
+
+    with pytest.raises(ArgumentError, match="exemplars=0"):
+        NeuronsConfig(exemplars=0)
+    with pytest.raises(ArgumentError, match="divisor"):
+        neurons(planted.store, SITE, NeuronsConfig(heads=5))
+    with create_store(tmp_path / "bad", {"a": 2}, durable=False) as writer:
+        writer.write(["x", "y"], {"a": torch.tensor([[1.0, 2], [torch.nan, 0]])})
+    with open_store(tmp_path / "bad") as store, pytest.raises(NonFiniteError, match="row 1"):
+        neurons(store, "a")

@@ -1,0 +1,92 @@
+"""Heads, latents and dimensions are units like neurons; matching finds what answers alike."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmxai.errors import RowSpaceError
+from mmxai.methods.neurons import NeuronsConfig, neurons
+from mmxai.methods.neurons.match import match
+from mmxai.store import create_store, open_store
+from mmxai.store.units import RowBlocks, Units
+from mmxai.types import TOKEN_CODES, Rows
+
+N, HEADS, WIDTH = 200, 3, 12
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    made = torch.Generator().manual_seed(0)
+    z = torch.randn(N * 4, WIDTH, generator=made)
+    codes = torch.relu(torch.randn(N * 4, 16, generator=made) - 1.5)
+    keep = codes.topk(3, 1)
+    codes = torch.zeros_like(codes).scatter_(1, keep.indices, keep.values)
+    rows = Rows.make(
+        sample=torch.arange(N).repeat_interleave(4),
+        position=torch.arange(4).repeat(N),
+        token_type=torch.tensor([TOKEN_CODES["image"]] * 2 + [TOKEN_CODES["text"]] * 2).repeat(N),
+    )
+    z[(rows.token_type == TOKEN_CODES["text"]), :4] *= 3
+    path = tmp_path_factory.mktemp("stores")
+    for name, site, x, dtype in (
+        ("z", "text.0.z", z, {}),
+        ("c", "text.0.resid_post.sae", codes, {"dtype": "topk", "topk": 3}),
+    ):
+        with create_store(path / name, {"text": {site: x.shape[1]}}, durable=False, **dtype) as writer:
+            writer.write([str(i) for i in range(N)], {site: x}, {"text": rows})
+    with open_store(path / "z") as heads, open_store(path / "c") as latents:
+        yield heads, latents, rows
+
+
+def test_heads_are_the_norms_of_their_columns(store):
+    heads, _, _ = store
+    found = neurons(heads, "text.0.z", NeuronsConfig(heads=HEADS))
+    z = heads["text.0.z"].gather(np.arange(4 * N), torch.float32).unflatten(1, (HEADS, 4)).norm(dim=2).numpy()
+    assert found.kind == "head" and found.units == HEADS
+    assert np.allclose(found.mean, z.mean(0), rtol=1e-5) and np.allclose(found.top_values[:, 0], z.max(0))
+    # Head 0 is three times as large on text tokens: it prefers text, the others neither.
+    assert found.modality[0] < -1 and np.abs(found.modality[1:]).max() < 0.2
+    assert np.allclose(Units(heads, "text.0.z", HEADS).of(1, np.arange(9)), z[:9, 1])
+
+
+def test_latents_are_read_where_they_are_stored(store):
+    _, latents, _ = store
+    site = "text.0.resid_post.sae"
+    found, units = neurons(latents, site), Units(latents, site)
+    x = latents[site].gather(np.arange(4 * N), torch.float32).numpy()
+    assert found.kind == "latent" and np.allclose(found.density, (x > 0).mean(0))
+    assert np.allclose(units.of(5, np.arange(4 * N)), x[:, 5])
+
+
+def test_no_block_cuts_a_sample(store):
+    heads, _, _ = store
+    parts = list(RowBlocks(heads, "text")(7))
+    assert (np.concatenate([r for r, _ in parts]) == np.arange(4 * N)).all() and len(parts) > 50
+    seen = [set(who.sample.tolist()) for _, who in parts]
+    assert sum(map(len, seen)) == N
+
+
+def test_matching_finds_a_permutation(tmp_path):
+    made = torch.Generator().manual_seed(1)
+    x, order = torch.randn(600, 20, generator=made), torch.randperm(20, generator=made)
+    y = x[:, order] * -1.5 + 0.3 * torch.randn(600, 20, generator=made)
+    rows = Rows.make(sample=torch.arange(300).repeat_interleave(2), position=torch.arange(2).repeat(300))
+    pooled = Rows.make(sample=torch.arange(300))
+    for name, sites, space in (("a", {"u": x}, rows), ("b", {"u": y}, rows)):
+        with create_store(tmp_path / name, {"t": {"u": 20}}, durable=False) as writer:
+            writer.write([str(i) for i in range(300)], sites, {"t": space})
+    mean = y.unflatten(0, (300, 2)).mean(1)
+    with create_store(tmp_path / "p", {"p": {"u": 20}}, durable=False, dtype="float32") as writer:
+        writer.write([str(i) for i in range(300)], {"u": mean}, {"p": pooled})
+    with open_store(tmp_path / "a") as a, open_store(tmp_path / "b") as b, open_store(tmp_path / "p") as p:
+        one, two, three = (Units(s, "u") for s in (a, b, p))
+        found = match(one, two)
+        index, r = found.best()
+        assert (order.numpy()[index] == np.arange(20)).all() and r.max() < -0.9 and len(found.mutual()) == 20
+        full = np.corrcoef(a["u"][:].float().numpy().T, b["u"][:].float().numpy().T)[:20, 20:]
+        assert np.allclose(found.correlation, full, atol=1e-5) and found.null_a.max() < 0.3
+        across = match(one, three, by="mean")
+        assert across.count == 300 and (order.numpy()[across.best()[0]] == np.arange(20)).all()
+        assert "20 mutual" in str(across) and len(across.to_pandas()) == 20
+        with pytest.raises(RowSpaceError, match="by='mean'"):
+            match(one, three)
