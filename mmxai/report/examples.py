@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
+from mmxai.store.units import Units
 from mmxai.types import TOKEN_CODES, TOKEN_TYPES, Rows
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def neurons_of(store: Store, name: str, units: int | Sequence[int], top: int) ->
     wrong = [u for u in chosen if not 0 <= u < site.width]
     if wrong:
         raise ArgumentError(f"{name}: got units {wrong}, expected 0 <= unit < {site.width}")
-    return [_neuron(store, site, stats, unit, top) for unit in chosen]
+    columns = Units(store, name, heads=0)
+    return [_neuron(columns, stats, unit, top) for unit in chosen]
 
 
 def pick_units(site: Site, stats: SiteStats, number: int) -> list[int]:
@@ -92,8 +94,8 @@ def _top_rows(site: Site, stats: SiteStats, unit: int) -> tuple[np.ndarray, Rows
     return rows.numpy(), site.rows.gather(rows)
 
 
-def _neuron(store: Store, site: Site, stats: SiteStats, unit: int, top: int) -> Neuron:
-    numbers, who = _top_rows(site, stats, unit)
+def _neuron(units: Units, stats: SiteStats, unit: int, top: int) -> Neuron:
+    numbers, who = _top_rows(units.site, stats, unit)
     mean, high = float(stats.mean[unit]), float(stats.max[unit])
     seen: set[int] = set()
     examples: list[Example] = []
@@ -102,7 +104,7 @@ def _neuron(store: Store, site: Site, stats: SiteStats, unit: int, top: int) -> 
         if sample not in seen and len(examples) < top:
             seen.add(sample)
             value = float(stats.topk_values[unit, k])
-            examples.append(example_at(store, site, unit, row, who[k : k + 1], value, between(mean, high)))
+            examples.append(example_at(units, unit, row, who[k : k + 1], value, between(mean, high)))
     return Neuron(
         unit,
         mean,
@@ -120,17 +122,8 @@ def between(low: float, high: float) -> Callable[[torch.Tensor], np.ndarray]:
     return lambda x: ((x.double() - low) / span).clamp(0, 1).nan_to_num(0).numpy()
 
 
-def unit_values(store: Store, site: Site, rows: np.ndarray, unit: int) -> torch.Tensor:
-    """One unit at `rows`: `[N]`. Of a site stored as topk its entries are read, for rows may be very wide."""
-    if store.plan.site(site.name).dtype != "topk":
-        return site.gather(rows)[:, unit]
-    values, columns = site.entries(rows)
-    return torch.where(columns == unit, values, 0).sum(1)
-
-
 def example_at(
-    store: Store,
-    site: Site,
+    units: Units,
     unit: int,
     row: int,
     who: Rows,
@@ -138,6 +131,7 @@ def example_at(
     scale: Callable[[torch.Tensor], np.ndarray],
 ) -> Example:
     """The example at logical row `row`, whose identity is `who` (one row); `scale` makes levels of values."""
+    store, site = units.store, units.site
     index, image, y, x = (int(getattr(who, name)[0]) for name in ("sample", "image", "y", "x"))
     code, position = int(who.token_type[0]), int(who.position[0])
     sample, kind = store.samples[index], "pooled" if code < 0 else TOKEN_TYPES[code]
@@ -147,7 +141,7 @@ def example_at(
     near = site.rows.gather(numbers)
     own = (near.sample == index).numpy()
     near, numbers = near[torch.from_numpy(own)], numbers[own]
-    level = scale(unit_values(store, site, numbers, unit))
+    level = scale(units.of(unit, numbers))
     if int(who.token_id[0]) >= 0:
         tokens = [
             Token(t, float(v), n == row)

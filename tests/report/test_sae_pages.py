@@ -41,7 +41,7 @@ EVALUATION = {
 class _Texts:
     """Nearest texts as `near_texts` gives them, with one that random directions would get."""
 
-    latents, texts, null, how = [0, 3], ["<red>", "blue"], np.linspace(0, 0.4, 11), "Path: <p>."
+    units, texts, null, how = [0, 3], ["<red>", "blue"], np.linspace(0, 0.4, 11), "Path: <p>."
     exact = True
 
     def of(self, latent):

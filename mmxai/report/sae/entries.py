@@ -10,52 +10,43 @@ import numpy as np
 from markupsafe import Markup
 
 from mmxai.report import plots
-from mmxai.report.cards import Decode, card
-from mmxai.report.examples import between, example_at
+from mmxai.report.examples import between
 from mmxai.report.html import number as figure
 from mmxai.report.html import share
-from mmxai.report.sae.pictures import PictureFiles
 from mmxai.report.sae.surveying import BINS, Drawn, Latent, Survey
+from mmxai.report.units.gather import Examples
 
 if TYPE_CHECKING:
     from mmxai.models.near_texts import NearTexts
-    from mmxai.report.examples import Example
     from mmxai.store.reader import Site, Store
 
-AROUND = (24, 10)  # tokens shown before and after the one where the latent is highest
-_THUMBS = 3
 _GALLERY, _GALLERY_TEXTS, _GALLERY_TOKENS = 6, 2, 4  # of each latent on the index
 _SEARCHED = 2000  # characters of captions and tokens that a gallery's search looks at
 
 
 @dataclass
 class Gatherer:
-    """What all pages of one SAE share. `up`: how a latent's page addresses the folder's root."""
+    """What all pages of one SAE share."""
 
-    store: Store
-    site: Site
+    examples: Examples
     survey: Survey
-    files: PictureFiles
-    decode: Decode | None
     notes: Mapping[int, str]
     texts: NearTexts | None
-    up: str = "../"
+
+    @property
+    def store(self) -> Store:
+        return self.examples.units.store
+
+    @property
+    def site(self) -> Site:
+        return self.examples.units.site
 
     def cards(
         self, latent: int, rows: Sequence[int], values: Sequence[float], most: int
     ) -> list[dict[str, Any]]:
         """The first `most` of `rows` that are of different samples, with the latent's `values` there."""
         scale = between(0, self.survey.latents[latent].maximum)
-        numbers = np.asarray(rows, np.int64)
-        who = self.site.rows.gather(numbers)
-        found: dict[int, Example] = {}
-        for k, (row, value) in enumerate(zip(numbers.tolist(), values, strict=True)):
-            sample = int(who.sample[k])
-            if sample not in found and len(found) < most:
-                found[sample] = example_at(
-                    self.store, self.site, latent, row, who[k : k + 1], float(value), scale
-                )
-        return [card(e, self.files.address(e.sample, self.up), self.decode, AROUND) for e in found.values()]
+        return self.examples.cards(latent, rows, values, most, scale)
 
     def top(self, latent: int, most: int) -> list[dict[str, Any]]:
         """The samples in which the latent is highest."""
@@ -85,16 +76,13 @@ class Gatherer:
 
     def thumbs(self, latent: int) -> list[str]:
         """Small pictures of the samples in which any latent is highest; of a dead one there are none."""
-        who = self.site.rows.gather(self._highest(latent)[0])
-        samples = list(dict.fromkeys(who.sample.tolist()))[:_THUMBS]
-        found = [self.files.address(self.store.samples[s], self.up) for s in samples]
-        return [address for address in found if address is not None]
+        return self.examples.thumbs(self._highest(latent)[0])
 
     def tokens(self, latent: Latent) -> list[tuple[str, float, float]]:
         """(text, share of the latent's total, how often it is active there) of the tokens it is active on."""
-        if self.decode is None:
+        if (decode := self.examples.decode) is None:
             return []
-        return [(self.decode(t.token_id), t.share, t.rate) for t in latent.tokens]
+        return [(decode(t.token_id), t.share, t.rate) for t in latent.tokens]
 
 
 def figures(latent: Latent, rows: int, read_write: float | None) -> dict[str, str]:
@@ -172,7 +160,7 @@ def gallery_entry(gather: Gatherer, number: int, cards: list[dict[str, Any]]) ->
         "note": note,
         "text": name,
         "tokens": tokens,
-        "pictures": [c | {"picture": c["picture"].removeprefix(gather.up)} for c in pictures],
+        "pictures": [c | {"picture": c["picture"].removeprefix(gather.examples.up)} for c in pictures],
         "texts": [c for c in cards if not c["picture"]][:_GALLERY_TEXTS],
         "search": " ".join(w for w in words if w).lower()[:_SEARCHED],
     }

@@ -16,9 +16,12 @@ from mmxai.report.sae.entries import Gatherer, figures, gallery_entry, latent_pl
 from mmxai.report.sae.evaluation import Figures
 from mmxai.report.sae.index import index_page
 from mmxai.report.sae.near import Neighbour, by_activity, by_direction, encoder_cosine
-from mmxai.report.sae.pictures import PictureFiles
 from mmxai.report.sae.surveying import draw_latents, survey
 from mmxai.report.sae.training import Series
+from mmxai.report.units.folder import clear, write
+from mmxai.report.units.gather import Examples
+from mmxai.report.units.pictures import PictureFiles
+from mmxai.store.units import Units
 
 if TYPE_CHECKING:
     from mmxai.methods.sae.model import SAE
@@ -89,17 +92,17 @@ def latent_pages(
     chosen = sorted(shown.union(also))
     found = survey(store, name, chosen, draws=2 * _drawn(top), seed=seed)
     out = Path(out)
-    _clear(out / "latents", chosen)
+    clear(out / "latents", chosen)
     files = PictureFiles(out, images)
     if notes is None:
         notes = {} if evaluation is None else evaluation.notes()
-    gather = Gatherer(store, store[name], found, files, decode, notes, texts)
+    gather = Gatherer(Examples(Units(store, name), files, decode), found, notes, texts)
     title = title or f"{sae.spec.arch} SAE of {' + '.join(sae.spec.sites_in)}"
     page = _LatentPage(sae, gather, chosen, title, top, neighbours)
     nbytes, gallery = 0, []
     for at, latent in enumerate(chosen):
         cards = gather.top(latent, top)
-        nbytes += _write(out / "latents" / f"{latent}.html", page.html(at, cards))
+        nbytes += write(out / "latents" / f"{latent}.html", page.html(at, cards))
         if latent in shown:
             gallery.append(gallery_entry(gather, latent, cards))
         if progress is not None:
@@ -108,7 +111,7 @@ def latent_pages(
         sae, gather, gallery, title=title, how=how or (DRAWN if drawn else "chosen by the caller"),
         runs=runs or {}, facts=facts or {}, evaluation=evaluation,
     )  # fmt: skip
-    nbytes += _write(out / "index.html", html)
+    nbytes += write(out / "index.html", html)
     return LatentPages(out / "index.html", chosen, nbytes + files.nbytes)
 
 
@@ -126,15 +129,6 @@ def latents_site(store: Store) -> str:
 def _drawn(top: int) -> int:
     """Examples of each quarter of a latent's range, beside `top` of its highest."""
     return max(4, top // 3)
-
-
-def _clear(folder: Path, latents: Sequence[int]) -> None:
-    """A page that stays from another call would show other pictures under the same names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = {f"{latent}.html" for latent in latents}
-    for page in folder.glob("*.html"):
-        if page.stem.isdecimal() and page.name not in kept:
-            page.unlink()
 
 
 class _LatentPage:
@@ -175,9 +169,3 @@ class _LatentPage:
     def _entry(self, near: Neighbour) -> dict[str, Any]:
         thumbs = self._gather.thumbs(near.latent)
         return {"near": near, "thumbs": thumbs, "page": near.latent in self._shown}
-
-
-def _write(path: Path, html: str) -> int:
-    content = html.encode("utf-8")
-    path.write_bytes(content)
-    return len(content)

@@ -1,0 +1,1 @@
+"""What pages about units share, be they neurons, heads, directions or latents."""

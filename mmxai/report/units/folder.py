@@ -1,0 +1,22 @@
+"""A folder of pages, one a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def clear(folder: Path, units: Sequence[int]) -> None:
+    """Remove pages of other units: one that stays from another call would show other pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {f"{unit}.html" for unit in units}
+    for page in folder.glob("*.html"):
+        if page.stem.isdecimal() and page.name not in kept:
+            page.unlink()
+
+
+def write(path: Path, html: str) -> int:
+    """Write a page; returns its bytes."""
+    content = html.encode("utf-8")
+    path.write_bytes(content)
+    return len(content)
