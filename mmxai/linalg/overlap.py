@@ -60,8 +60,8 @@ class Overlap(Result):
 
 
 def overlap(one: torch.Tensor, two: torch.Tensor, *, signed: bool = True, seed: int = 0) -> Overlap:
-    """Cosines of the directions `one` `[n, D]` with `two` `[m, D]`; `signed=False`: their absolute values, for
-    directions whose sign means nothing (principal and independent components).
+    """Cosines of the directions `one` `[n, D]` with `two` `[m, D]`; `signed=False`: their absolute values,
+    for directions whose sign means nothing (principal and independent components).
 
     Of two seeds of the same training it says how much of a dictionary is found again. Held against the
     directions planted in synthetic data, `overlap(planted, found).mean_max` is the mean max cosine similarity
@@ -89,8 +89,8 @@ def overlap(one: torch.Tensor, two: torch.Tensor, *, signed: bool = True, seed: 
 
 
 def matched_cosine(one: torch.Tensor, two: torch.Tensor, *, signed: bool = True) -> float:
-    """Mean cosine of the pairs of the best one-to-one matching of `one` `[n, D]` with `two` `[m, D]` (Hungarian
-    method). Time grows with the cube of the smaller number: seconds at 2,000."""
+    """Mean cosine of the pairs of the best one-to-one matching of `one` `[n, D]` with `two` `[m, D]`
+    (Hungarian method). Time grows with the cube of the smaller number: seconds at 2,000."""
     from scipy.optimize import linear_sum_assignment  # heavy, and only this needs it
 
     cosines = (_unit(one) @ _unit(two).T).numpy()

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -247,13 +247,28 @@ def phrases(captions: Iterable[str], most: int = 2000, longest: int = 3) -> list
     """
     counts: Counter[str] = Counter()
     for caption in captions:
-        words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", caption.lower())
-        for length in range(1, longest + 1):
-            for start in range(len(words) - length + 1):
-                run = words[start : start + length]
-                if run[0] not in _FUNCTION_WORDS and run[-1] not in _FUNCTION_WORDS:
-                    counts[" ".join(run)] += 1
+        for run in _runs(caption, longest):
+            if run[0] not in _FUNCTION_WORDS and run[-1] not in _FUNCTION_WORDS:
+                counts[" ".join(run)] += 1
     return [text for text, _ in counts.most_common(most)]
+
+
+def mentions(captions: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """Which of `texts` (as `phrases` gives them) stand in each caption: bool `[captions, texts]`."""
+    place = {text: i for i, text in enumerate(texts)}
+    longest = max((text.count(" ") + 1 for text in texts), default=0)
+    found = np.zeros((len(captions), len(texts)), bool)
+    for row, caption in zip(found, captions, strict=True):
+        row[[place[t] for run in _runs(caption, longest) if (t := " ".join(run)) in place]] = True
+    return found
+
+
+def _runs(caption: str, longest: int) -> Iterator[list[str]]:
+    """Runs of 1 to `longest` words of a caption."""
+    words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", caption.lower())
+    for length in range(1, longest + 1):
+        for start in range(len(words) - length + 1):
+            yield words[start : start + length]
 
 
 _FUNCTION_WORDS = frozenset(re.findall(r"\w+", "a an the and or of to in on at by for from with is are be"))

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmxai.methods.decompose.compare import Comparison as Comparison
-    from mmxai.methods.decompose.compare import Entry as Entry
-    from mmxai.methods.decompose.compare import compare as compare
+    from mmxai.methods.decompose.comparison import Comparison as Comparison
+    from mmxai.methods.decompose.comparison import Entry as Entry
+    from mmxai.methods.decompose.comparison import compare as compare
     from mmxai.methods.decompose.config import FitConfig as FitConfig
     from mmxai.methods.decompose.dictionary import Dictionary as Dictionary
     from mmxai.methods.decompose.dictionary import load_dictionary as load_dictionary
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActivationNames": "names",
-    "Comparison": "compare",
+    "Comparison": "comparison",
     "Dictionary": "dictionary",
-    "Entry": "compare",
+    "Entry": "comparison",
     "FitConfig": "config",
     "activation_names": "names",
-    "compare": "compare",
+    "compare": "comparison",
     "decompose": "run",
     "encode_store": "encode",
     "fit_dictionary": "fit",

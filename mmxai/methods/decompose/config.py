@@ -50,6 +50,6 @@ class FitConfig:
             )
         if self.sample < self.units:
             raise ArgumentError(
-                f"decompose: got a sample of {self.sample:,} rows for {self.units:,} units, expected at least "
-                "as many rows"
+                f"decompose: got a sample of {self.sample:,} rows for {self.units:,} units, expected at "
+                "least as many rows"
             )

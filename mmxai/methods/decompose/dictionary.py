@@ -32,8 +32,8 @@ SIGNLESS = ("pca", "ica")
 class Dictionary:
     """`directions` float32 `[K, D]`: what one unit of each code adds to a row; `offset` float32 `[D]`.
 
-    encoder: float32 `[K, D]`, of pca and ica. tokens: token types it was fitted on, comma-separated, None: all.
-    facts: JSON about the fit (rows, iterations, whether it converged).
+    encoder: float32 `[K, D]`, of pca and ica. tokens: token types it was fitted on, comma-separated, None:
+    all. facts: JSON about the fit (rows, iterations, whether it converged).
     """
 
     def __init__(

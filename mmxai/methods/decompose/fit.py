@@ -32,8 +32,8 @@ def fit_dictionary(
 ) -> Dictionary:
     """Fit `config.units` directions of `site`; options: fields of `FitConfig`, over those of `config`.
 
-    moments: of the same rows, where they are known. No more than a block, a sample of `config.sample` rows and
-    sums of K x D (pca, ica, centred kinds: D x D) are in memory at once.
+    moments: of the same rows, where they are known. No more than a block, a sample of `config.sample` rows
+    and sums of K x D (pca, ica, centred kinds: D x D) are in memory at once.
     """
     config = replace(config or FitConfig(), **options)
     if kind not in KINDS:

@@ -33,9 +33,9 @@ def fit_ica(
 
     Rows are whitened by `moments` and kept to their first `units` principal components. Iterations run over
     `sample` (at most `warm`), then over `rows` (at most `passes`; None: the sample is all there is), until no
-    unit's vector turns by more than 1 - |cosine| = `tol`. Codes have variance 1; units come in falling order of
-    the variance they explain, with the sign that makes their codes' skewness positive. ArgumentError where the
-    rows do not vary in `units` directions.
+    unit's vector turns by more than 1 - |cosine| = `tol`. Codes have variance 1; units come in falling order
+    of the variance they explain, with the sign that makes their codes' skewness positive. ArgumentError
+    where the rows do not vary in `units` directions.
     """
     if units > moments.width:
         raise ArgumentError(f"ica: got {units} units for rows {moments.width} wide, expected no more")
@@ -72,8 +72,8 @@ def fit_ica(
 
 
 def _step(blocks: Blocks, mean: torch.Tensor, whitening: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """w <- E[z tanh(w z)] - E[1 - tanh^2(w z)] w for all w at once, made orthogonal. Products of a block run in
-    float32, sums in float64."""
+    """w <- E[z tanh(w z)] - E[1 - tanh^2(w z)] w for all w at once, made orthogonal. Products of a block run
+    in float32, sums in float64."""
     encoder, offset = (turn @ whitening).float(), mean.float()
     count, slope = 0, torch.zeros(len(turn), dtype=torch.float64)
     pulled = torch.zeros(len(turn), whitening.shape[1], dtype=torch.float64)

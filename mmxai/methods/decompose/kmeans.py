@@ -1,17 +1,19 @@
 """k-means and spherical k-means (Dhillon and Modha 2001) of streamed rows: Lloyd's algorithm, a pass a step.
 
-Seeds are scikit-learn's (k-means++), of a sample, on which Lloyd runs first; then it goes on over all rows, so
-that the error falls with every pass and the centroids are means of all their rows. Its MiniBatchKMeans takes
-blocks too, but its centroids depend on their order and its error may rise; it has no spherical variant.
+Seeds are scikit-learn's (k-means++), of a sample, on which Lloyd runs first; then it goes on over all rows,
+so that the error falls with every pass and the centroids are means of all their rows. Its MiniBatchKMeans
+takes blocks too, but its centroids depend on their order and its error may rise; it has no spherical variant.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from mmxai.errors import ArgumentError
+from mmxai.methods.decompose.alternate import alternate
 from mmxai.methods.decompose.dictionary import nearest
 from mmxai.methods.decompose.stream import Blocks
 
@@ -43,9 +45,9 @@ def fit_kmeans(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Centroids float32 `[units, D]` (spherical: of norm 1, of rows less `offset`), and facts.
 
-    Over `sample` `[n, D]` (at most `warm` times), then over `rows` (at most `passes`; None: the sample is all),
-    until the error falls by less than the share `tol`. A centroid without rows begins anew at the row that is
-    worst explained.
+    Over `sample` `[n, D]` (at most `warm` times), then over `rows` (at most `passes`; None: the sample is
+    all), until the error falls by less than the share `tol`. A centroid without rows begins anew at the row
+    that is worst explained.
     """
     shift = torch.zeros(sample.shape[1]) if offset is None else offset.float()
 
@@ -53,25 +55,16 @@ def fit_kmeans(
         x = x - shift
         return torch.nn.functional.normalize(x, dim=1) if spherical else x
 
-    centroids = seeds_of(ready(sample), units, seed)
-    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "errors": []}
-    for blocks, most, name in ((lambda: iter([sample]), warm, "iterations"), (rows, passes, "passes")):
-        if blocks is None:
-            continue
-        before, facts["converged"] = float("inf"), False
-        for _ in range(most):
-            centroids, error = _lloyd((ready(x) for x in blocks()), centroids, spherical)
-            facts[name] += 1
-            if name == "passes" or rows is None:
-                facts["errors"].append(error)
-            if before - error <= tol * before:
-                facts["converged"] = True
-                break
-            before = error
-    return centroids, facts
+    def step(blocks: Iterator[torch.Tensor], centroids: torch.Tensor) -> tuple[torch.Tensor, float]:
+        return _lloyd(blocks, centroids, spherical)
+
+    first = seeds_of(ready(sample), units, seed)
+    return alternate(step, first, sample, rows, ready, warm=warm, passes=passes, tol=tol)
 
 
-def _lloyd(blocks: Any, centroids: torch.Tensor, spherical: bool) -> tuple[torch.Tensor, float]:
+def _lloyd(
+    blocks: Iterator[torch.Tensor], centroids: torch.Tensor, spherical: bool
+) -> tuple[torch.Tensor, float]:
     """One step: every row to its nearest centroid, every centroid to the mean of its rows. With the mean
     squared distance to the centroids that came in."""
     units, width = centroids.shape

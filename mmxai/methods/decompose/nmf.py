@@ -8,17 +8,19 @@ takes multiplicative steps, which come closer the slower they get.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.methods.decompose.kmeans import seeds_of
+from mmxai.methods.decompose.alternate import alternate
+from mmxai.methods.decompose.kmeans import fit_kmeans
 from mmxai.methods.decompose.nonnegative import descend, nonnegative_codes
 from mmxai.methods.decompose.stream import Blocks
 
 _RIDGE = 1e-8  # of the mean of H'H's diagonal, so that units alike do not make it singular
-_BEGIN = 0.2  # what seeds, which are far from one another, get of the mean row
+_BEGIN, _FLOOR = 20, 1e-2
 
 
 def fit_nmf(
@@ -36,9 +38,10 @@ def fit_nmf(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Directions float32 `[units, D]` of norm 1, and facts.
 
-    Over `sample` `[n, D]` (at most `warm` times), then over `rows` (at most `passes`; None: the sample is all),
-    until the error falls by less than the share `tol`. `semi`: directions of any sign, of rows less `offset`.
-    NMF of rows with values below 0 is an ArgumentError, unless `negative` is "clip": they then count as 0.
+    Over `sample` `[n, D]` (at most `warm` times), then over `rows` (at most `passes`; None: the sample is
+    all), until the error falls by less than the share `tol`. `semi`: directions of any sign, of rows less
+    `offset`. NMF of rows with values below 0 is an ArgumentError, unless `negative` is "clip": they then
+    count as 0.
     """
     shift = torch.zeros(sample.shape[1]) if offset is None else offset.float()
 
@@ -51,29 +54,22 @@ def fit_nmf(
             )
         return x.clamp(min=0)
 
-    whole = ready(sample)
-    directions = seeds_of(whole, units, seed)
-    if not semi:
-        directions = directions + _BEGIN * whole.mean(0)  # an entry that is 0 in the seed may grow
-    directions = _unit(directions)
-    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "errors": []}
-    for blocks, most, name in ((lambda: iter([sample]), warm, "iterations"), (rows, passes, "passes")):
-        if blocks is None:
-            continue
-        before, facts["converged"] = float("inf"), False
-        for _ in range(most):
-            directions, error = _pass((ready(x) for x in blocks()), directions, semi)
-            facts[name] += 1
-            if name == "passes" or rows is None:
-                facts["errors"].append(error)
-            if before - error <= tol * before:
-                facts["converged"] = True
-                break
-            before = error
-    return directions, facts
+    def step(blocks: Iterator[torch.Tensor], directions: torch.Tensor) -> tuple[torch.Tensor, float]:
+        return _pass(blocks, directions, semi)
+
+    first = _first(ready(sample), units, semi, seed)
+    return alternate(step, first, sample, rows, ready, warm=warm, passes=passes, tol=tol)
 
 
-def _pass(blocks: Any, directions: torch.Tensor, semi: bool) -> tuple[torch.Tensor, float]:
+def _first(rows: torch.Tensor, units: int, semi: bool, seed: int) -> torch.Tensor:
+    """Centroids of spherical k-means, as Ding et al. have it: rows of one direction, however long."""
+    some = rows[rows.norm(dim=1) > 0]
+    directions, _ = fit_kmeans(some, None, units, spherical=True, warm=_BEGIN, seed=seed)
+    # An entry that is 0 would hardly leave it.
+    return directions if semi else _unit(directions + _FLOOR * directions.mean())
+
+
+def _pass(blocks: Iterator[torch.Tensor], directions: torch.Tensor, semi: bool) -> tuple[torch.Tensor, float]:
     """One step, and the mean squared error (a row) of the directions that came in."""
     units, width = directions.shape
     hh = torch.zeros(units, units, dtype=torch.float64)

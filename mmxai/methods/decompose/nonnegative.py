@@ -1,4 +1,5 @@
-"""Non-negative least squares by exact coordinate descent on the Gram matrix (HALS: Cichocki and Phan 2009)."""
+"""Non-negative least squares by exact coordinate descent on the Gram matrix (HALS: Cichocki and Phan
+2009)."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ def nonnegative_codes(
 ) -> torch.Tensor:
     """The h >= 0 `[N, K]` that minimise |x - h @ directions|^2 a row, for x `[N, D]`, directions `[K, D]`.
 
-    Coordinate descent reaches the one minimum there is where directions are independent. It ends where a sweep
-    moves no code by more than `tol` of the largest (of 2,048 rows), or after 500 sweeps. `start` `[N, K]`: the
-    codes to begin with. A direction of length 0 has codes 0.
+    Coordinate descent reaches the one minimum there is where directions are independent. It ends where a
+    sweep moves no code by more than `tol` of the largest (of 2,048 rows), or after 500 sweeps. `start` `[N,
+    K]`: the codes to begin with. A direction of length 0 has codes 0.
     """
     gram = directions @ directions.T
     out = torch.empty(len(x), len(directions), dtype=x.dtype)

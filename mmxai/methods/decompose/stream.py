@@ -47,8 +47,9 @@ class RowStream:
                 if not torch.isfinite(x.sum()) and not x.isfinite().all():
                     at = int((~x.isfinite().all(1)).nonzero()[0])
                     raise NonFiniteError(
-                        f"{self.site}: got NaN or inf in a row of sample {int(batch.rows.sample[at])}, expected "
-                        "finite activations; leave such rows out with tokens=, or harvest with another dtype"
+                        f"{self.site}: got NaN or inf in a row of sample {int(batch.rows.sample[at])}, "
+                        "expected finite activations; leave such rows out with tokens=, or harvest with
+                        another dtype"
                     )
                 seen += len(x)
                 yield x
@@ -57,8 +58,8 @@ class RowStream:
                     return
         if not seen:
             raise SelectionError(
-                f"decompose: got no row of {self.site} with tokens={self.tokens}, split={self.split}, expected "
-                "some; choose another split or other token types"
+                f"decompose: got no row of {self.site} with tokens={self.tokens}, split={self.split}, "
+                "expected some; choose another split or other token types"
             )
 
     def sample(self, rows: int) -> torch.Tensor:

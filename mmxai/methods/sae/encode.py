@@ -6,15 +6,12 @@ The new store has the old one's samples, parts, row table and row space, and one
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -28,6 +25,7 @@ from mmxai.share import share
 from mmxai.stats import StatsAccumulator
 from mmxai.store import Plan, SiteSpec, StoreWriter
 from mmxai.store.commit import PLAN
+from mmxai.store.derived import parts_to_make, rows_of_part, samples_of_part
 from mmxai.store.select import RowFilter, select_rows
 from mmxai.types import ROW_COLUMNS
 
@@ -146,7 +144,7 @@ def encode_store(
             disable=not (sys.stderr.isatty() if progress is None else progress),
         )  # fmt: skip
         with bar:
-            for part in _todo(writer, store, rank, world):
+            for part in parts_to_make(writer, store, rank, world):
                 _encode_part(sae, store, writer, part, keep, config, report)
                 bar.update()
         if store.view.snapshot.end is not None:
@@ -187,15 +185,6 @@ def _plan(sae: SAE, store: Store, config: EncodeConfig, keep: RowFilter, out: Pa
     )
 
 
-def _todo(writer: StoreWriter, store: Store, rank: int, world: int) -> Iterator[int]:
-    """Parts of the source that are not made yet, the own share first, each claimed."""
-    parts = [int(p) for p in store.view.snapshot.parts]
-    mine = [p for p in parts if p % world == rank]
-    for part in mine + [p for p in parts if p % world != rank]:
-        if writer.claim(part):
-            yield part
-
-
 def _encode_part(
     sae: SAE,
     store: Store,
@@ -206,12 +195,7 @@ def _encode_part(
     report: EncodeReport,
 ) -> None:
     spec, site = sae.spec, writer.plan.sites[0]
-    table = store.view.row_table(site.space)
-    at = int(np.searchsorted(table.parts, part))
-    rows = np.arange(int(table.starts[at]), int(table.starts[at + 1]))
-    who = store.view.rows(site.space, rows).table
-    kept = keep.keep(who.numpy())
-    rows, who = rows[kept], who[torch.from_numpy(kept)].contiguous()
+    rows, who = rows_of_part(store, site.space, part, keep)
     stats = StatsAccumulator(spec.latents, config.exemplars, per_sample=True)
     step = max(1, BLOCK_BYTES // (4 * spec.latents))
     with writer.part(part) as attempt:
@@ -230,16 +214,11 @@ def _encode_part(
             dense = dense.to("cpu", torch.bfloat16)
             stats.update(dense, attempt.num_rows(site.space), owner[:, _SAMPLE].long())
             attempt.write(site.space, owner, {site.name: dense})
-        lines = _samples(store, part)
+        lines = samples_of_part(store, part)
         states = {f"{site.name}/{k}": v for k, v in stats.state(part).items()}
         if attempt.commit(lines, states, {"command": "sae encode", "torch": torch.__version__}):
             report.parts += 1
             report.rows += len(rows)
-
-
-def _samples(store: Store, part: int) -> list[dict[str, Any]]:
-    """The source's lines about the samples of a part, as they are."""
-    return [json.loads(line) for line in store.view.snapshot.samples_text(part).splitlines()]
 
 
 def _count(codes: Codes, dense: torch.Tensor, k: int, report: EncodeReport) -> None:

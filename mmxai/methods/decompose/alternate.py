@@ -1,0 +1,49 @@
+"""Iterate on a sample, then over all rows: what k-means, NMF and semi-NMF have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from mmxai.methods.decompose.stream import Blocks
+
+Step = Callable[[Iterator[torch.Tensor], torch.Tensor], tuple[torch.Tensor, float]]
+"""Blocks of a pass and directions `[K, D]` -> better ones, and the mean squared error of those that came
+in."""
+
+
+def alternate(
+    step: Step,
+    directions: torch.Tensor,
+    sample: torch.Tensor,
+    rows: Blocks | None,
+    ready: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    warm: int,
+    passes: int,
+    tol: float,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """At most `warm` steps over `sample`, then `passes` over `rows` (None: the sample is all), each until the
+    error falls by no more than the share `tol`. `ready` makes of a block what the steps see.
+
+    Facts: converged; iterations and passes taken; errors, one an iteration over all rows.
+    """
+    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "errors": []}
+    prepared = ready(sample)
+    stages: list[tuple[str, int, Blocks]] = [("iterations", warm, lambda: iter([prepared]))]
+    if rows is not None:
+        stages.append(("passes", passes, lambda: (ready(x) for x in rows())))
+    for name, most, blocks in stages:
+        before, facts["converged"] = None, False
+        for _ in range(most):
+            directions, error = step(blocks(), directions)
+            facts[name] += 1
+            if (name == "passes") == (rows is not None):
+                facts["errors"].append(error)
+            if before is not None and before - error <= tol * before:
+                facts["converged"] = True
+                break
+            before = error
+    return directions, facts
