@@ -1,0 +1,221 @@
+"""Sites probed together: one pass over their training items, one over their test items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mmxai.linalg.gram import FoldedGram
+from mmxai.methods.probe.bootstrap import Bootstrap
+from mmxai.methods.probe.choosing import Choice, HeldOut
+from mmxai.methods.probe.closed import Linear
+from mmxai.methods.probe.columns import Columns
+from mmxai.methods.probe.controls import hashed
+from mmxai.methods.probe.design import TEST, Cohort, Design
+from mmxai.methods.probe.mdl import Codelength, online_codes
+from mmxai.methods.probe.options import PENALTIES, ProbeConfig
+from mmxai.methods.probe.pooling import read_items
+from mmxai.methods.probe.results import Score
+from mmxai.methods.probe.scoring import Fitted, score_site
+from mmxai.methods.probe.site_probes import (
+    Chunks,
+    Probes,
+    closed_probes,
+    logistic_probes,
+    rows_probe,
+    scatter,
+)
+
+if TYPE_CHECKING:
+    from mmxai.store.reader import Store
+
+_SENT = 14  # key of the order in which labels are sent
+_READ = 3  # batches that a reader holds
+
+
+@dataclass
+class _Held:
+    """Of one cohort at one site while rows stream: moments of what is fitted in closed form, and kept
+    items."""
+
+    gram: FoldedGram | None
+    kept: torch.Tensor
+    filled: int = 0
+
+
+@dataclass
+class Group:
+    """`sites` of one row space. After `train` there are `fitted[site][cohort]`, after `test` scores."""
+
+    store: Store
+    design: Design
+    config: ProbeConfig
+    sites: Sequence[str]
+    fitted: dict[str, list[list[Fitted]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        logistic = self.config.method == "logistic"
+        self._columns = [Columns(c.known) for c in self.design.cohorts]
+        # What is fitted from moments, and what from rows that stream again and again.
+        self._closed = [
+            Columns([k for k in c.known if not logistic or k.task.kind == "regression"])
+            for c in self.design.cohorts
+        ]
+        self._iterated = [
+            Columns([k for k in c.known if logistic and k.task.kind != "regression"])
+            for c in self.design.cohorts
+        ]
+
+    def train(self) -> None:
+        """One pass over the training items of all sites, then the probes of each site."""
+        held = {site: [self._hold(site, c) for c in range(len(self._columns))] for site in self.sites}
+        for items, x in self._read(self.sites, test=False):
+            for c, cohort in enumerate(self.design.cohorts):
+                where, local = _places(cohort, items, cohort.fold != TEST)
+                y = torch.from_numpy(self._closed[c].encode(where))
+                fold = torch.from_numpy(cohort.fold[where])
+                kept = torch.from_numpy(np.flatnonzero(cohort.kept[where]))
+                for site in self.sites:
+                    own, into = x[site] if local is None else x[site][local], held[site][c]
+                    if into.gram is not None:
+                        into.gram.update(own, y, fold)
+                    into.kept[into.filled : into.filled + len(kept)] = own[kept]
+                    into.filled += len(kept)
+        for site in self.sites:
+            self.fitted[site] = [self._fit(site, c, one) for c, one in enumerate(held.pop(site))]
+
+    def test(self) -> list[Score]:
+        """One pass over the test items."""
+        scores = {
+            site: [
+                np.empty((int(c.measured.sum()), columns.total), np.float32)
+                for c, columns in zip(self.design.cohorts, self._columns, strict=True)
+            ]
+            for site in self.sites
+        }
+        probes = {site: [_joined(f) for f in each] for site, each in self.fitted.items()}
+        filled = [0] * len(self._columns)
+        for items, x in self._read(self.sites, test=True):
+            for c, cohort in enumerate(self.design.cohorts):
+                where, local = _places(cohort, items, cohort.measured)
+                for site in self.sites:
+                    coef, intercept = probes[site][c]
+                    own = x[site] if local is None else x[site][local]
+                    scores[site][c][filled[c] : filled[c] + len(where)] = (own @ coef + intercept).numpy()
+                filled[c] += len(where)
+        found = []
+        config = self.config
+        for c, cohort in enumerate(self.design.cohorts):
+            boot = Bootstrap(cohort.samples[cohort.measured], config.bootstrap, config.seed)
+            for site in self.sites:
+                fitted = self.fitted[site][c]
+                found += score_site(
+                    site, cohort, fitted, scores[site][c], boot, config.method, config.confidence
+                )
+        return found
+
+    def _hold(self, site: str, c: int) -> _Held:
+        cohort, columns, width = self.design.cohorts[c], self._closed[c], self.store[site].width
+        gram = None
+        if columns.total:
+            train = int((cohort.fold != TEST).sum())
+            gram = FoldedGram(width, columns.total, self.config.folds, rows=train)
+        return _Held(gram, torch.empty(int(cohort.kept.sum()), width))
+
+    def _read(
+        self, sites: Sequence[str], *, test: bool
+    ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+        wanted = np.zeros(self.design.items, bool)
+        for cohort in self.design.cohorts:
+            wanted[cohort.items[cohort.measured if test else cohort.fold != TEST]] = True
+        return read_items(self.store, self.design, sites, wanted, self.config.batch)
+
+    def _fit(self, site: str, c: int, held: _Held) -> list[Fitted]:
+        cohort, config = self.design.cohorts[c], self.config
+        places = np.flatnonzero(cohort.kept)
+        train = int((cohort.fold != TEST).sum())
+        unit = 1.0 if config.absolute else scatter(held.kept) * train
+        penalties = [p * unit for p in config.penalties]
+        parts: list[tuple[Columns, Iterable[Probes]]] = []
+        if held.gram is not None:
+            parts.append(
+                (self._closed[c], closed_probes(held.gram, self._closed[c], config.method, penalties))
+            )
+        if (columns := self._iterated[c]).total:
+            chunks = self._chunks(site, cohort)
+            parts.append((columns, logistic_probes(chunks, cohort, columns, penalties, config.folds)))
+        made: dict[int, tuple[Linear, Choice, float, bool]] = {}
+        for columns, probes in parts:
+            out = HeldOut(held.kept, cohort.fold[places], places, columns.known)
+            for fold, found in enumerate(probes):
+                if fold < config.folds:
+                    out.add(fold, found)
+                    continue
+                for k, probe in enumerate(found):
+                    choice = out.choose(k, config.method)
+                    best = slice(choice.penalty, choice.penalty + 1)
+                    made[id(columns.known[k])] = (
+                        Linear(probe.coef[best].clone(), probe.intercept[best].clone()), choice,
+                        penalties[choice.penalty], choice.penalty in (0, len(penalties) - 1),
+                    )  # fmt: skip
+        codes = self._codes(cohort, self._columns[c], held.kept, places)
+        return [
+            Fitted(known, *made[id(known)], code) for known, code in zip(cohort.known, codes, strict=True)
+        ]
+
+    def _codes(
+        self, cohort: Cohort, columns: Columns, kept: torch.Tensor, places: np.ndarray
+    ) -> list[Codelength | None]:
+        if not self.config.mdl:
+            return [None] * len(cohort.known)
+        # Samples in a drawn order, whole ones one after another: what a block teaches is of other samples.
+        order = np.lexsort((places, hashed(cohort.samples[places], _SENT, self.config.seed)))
+        fit = rows_probe(columns, PENALTIES if self.config.absolute else self.config.penalties)
+        return online_codes(kept[torch.from_numpy(order)], places[order], columns, fit)
+
+    def _chunks(self, site: str, cohort: Cohort) -> Chunks:
+        """Training items of a cohort at one site, again and again: from memory where they fit in half of what
+        may be used, else from the store."""
+
+        def read() -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+            for items, x in self._read([site], test=False):
+                where, local = _places(cohort, items, cohort.fold != TEST)
+                if len(where):
+                    yield where, x[site].clone() if local is None else x[site][local]
+
+        size = int((cohort.fold != TEST).sum()) * self.store[site].width * 4
+        if size > self.config.memory * (1 << 30) / 2:
+            return read
+        every = list(read())
+        return lambda: every
+
+
+def bytes_of_site(store: Store, design: Design, config: ProbeConfig, site: str) -> int:
+    """What `Group` holds for a site at most."""
+    width = store[site].width
+    total = config.batch * width * 4 * _READ
+    for cohort in design.cohorts:
+        targets = sum(k.task.width for k in cohort.known)
+        if config.method != "logistic":
+            total += FoldedGram.bytes_needed(width, targets, config.folds)
+        total += int(cohort.kept.sum()) * width * 4 + int(cohort.measured.sum()) * targets * 4
+    return total
+
+
+def _places(cohort: Cohort, items: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, torch.Tensor | None]:
+    """Places in the cohort of those of its items that were read, and theirs among the read (None: all)."""
+    low, high = np.searchsorted(cohort.items, (items[0], items[-1] + 1))
+    where = low + np.flatnonzero(among[low:high])
+    if len(where) == len(items):
+        return where, None
+    return where, torch.from_numpy(np.searchsorted(items, cohort.items[where]))
+
+
+def _joined(fitted: list[Fitted]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coefficients float32 `[D, T]` and intercepts `[T]` of all the probes of a cohort."""
+    coef = torch.cat([f.probe.coef[0] for f in fitted], 1)
+    return coef.float(), torch.cat([f.probe.intercept[0] for f in fitted]).float()

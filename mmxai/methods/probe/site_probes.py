@@ -1,0 +1,114 @@
+"""The probes of one site: every penalty, task, fold and control, from moments or from rows that stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from mmxai.linalg.gram import FoldedGram
+from mmxai.linalg.logistic import fit_logistic
+from mmxai.linalg.solve import ridge_path
+from mmxai.linalg.states import State
+from mmxai.methods.probe.closed import Linear, lda, mean_difference, ridge_classifier, ridge_regression
+from mmxai.methods.probe.columns import Columns
+from mmxai.methods.probe.design import Cohort
+
+Probes = list[Linear]
+"""A `Linear` for each task and control of a cohort, in the order of its columns."""
+
+Chunks = Callable[[], Iterable[tuple[np.ndarray, torch.Tensor]]]
+"""Makes an iterable over training items: places in the cohort int64 `[n]`, x float32 `[n, D]`."""
+
+
+def method_of(kind: str, method: str) -> str:
+    """Numbers are fitted by ridge regression, whatever the method of classes and labels."""
+    return "ridge_regression" if kind == "regression" else method
+
+
+def closed_probes(
+    gram: FoldedGram, columns: Columns, method: str, penalties: Sequence[float]
+) -> Iterator[Probes]:
+    """Probes without each fold in turn, then of all; one set of moments is factorised at a time."""
+    for fold in range(gram.folds):
+        yield _from_state(gram.train(fold), columns, method, penalties)
+    yield _from_state(gram.total(), columns, method, penalties)
+
+
+def _from_state(state: State, columns: Columns, method: str, penalties: Sequence[float]) -> Probes:
+    path = ridge_path(state, penalties)
+    probes = []
+    for known, own in zip(columns.known, columns.slices, strict=True):
+        exclusive = known.task.kind == "classes"
+        match method_of(known.task.kind, method):
+            case "ridge_regression":
+                made = ridge_regression(path, own)
+            case "lda":
+                made = lda(state, path, own, exclusive=exclusive)
+            case "mean_difference":
+                made = mean_difference(state, own, exclusive=exclusive)
+            case _:
+                made = ridge_classifier(path, own)
+        probes.append(made)
+    return probes
+
+
+def rows_probe(
+    columns: Columns, penalties: Sequence[float]
+) -> Callable[[torch.Tensor, torch.Tensor], Probes]:
+    """Ridge probes of rows in memory: (x `[n, D]`, y `[n, T]`) -> probes."""
+
+    def fit(x: torch.Tensor, y: torch.Tensor) -> Probes:
+        gram = FoldedGram(x.shape[1], columns.total, rows=len(x))
+        gram.update(x, y)
+        # A share of the mean scatter, as for all the rows: penalties keep their meaning as items come in.
+        unit = scatter(x) * len(x)
+        return _from_state(gram.total(), columns, "ridge", [p * unit for p in penalties])
+
+    return fit
+
+
+def logistic_probes(
+    chunks: Chunks, cohort: Cohort, columns: Columns, penalties: Sequence[float], folds: int
+) -> Iterator[Probes]:
+    """As `closed_probes`, by logistic regression; `columns` has no task of numbers.
+
+    Labels are tasks of two classes each. Rows are gone through once an iteration.
+    """
+    classes: list[int] = []
+    for known in columns.known:
+        many = known.task.kind == "multilabel"
+        classes += [2] * known.task.width if many else [known.task.width]
+
+    def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        for where, x in chunks():
+            values = [k.values[where].reshape(len(where), -1).astype(np.int64) for k in columns.known]
+            yield x, torch.from_numpy(np.concatenate(values, 1)), torch.from_numpy(cohort.fold[where])
+
+    fit = fit_logistic(blocks, classes, [1 / p for p in penalties], folds=folds, total=True)
+    for f in range(folds + 1):
+        at = 0
+        probes = []
+        for known in columns.known:
+            many = known.task.kind == "multilabel"
+            number = known.task.width if many else 1
+            coef = torch.cat([c[:, f] for c in fit.coef[at : at + number]], 1)
+            intercept = torch.cat([i[:, f] for i in fit.intercept[at : at + number]], 1)
+            at += number
+            if not many and known.task.width == 2:  # one column: half its score for the second, half against
+                coef, intercept = (torch.cat([-v / 2, v / 2], 1) for v in (coef, intercept))
+            probes.append(Linear(coef.transpose(1, 2), intercept))
+        yield probes
+
+
+def scatter(x: torch.Tensor) -> float:
+    """Mean variance of the columns: what penalties are shares of, times the number of rows. 1 where it is 0."""
+    return float(x.double().var(0, correction=0).mean()) or 1.0
+
+
+def scores_of(probe: Linear, x: torch.Tensor) -> torch.Tensor:
+    """float32 `[P, n, K]` of x float32 `[n, D]`."""
+    p, d, k = probe.coef.shape
+    flat = probe.coef.permute(1, 0, 2).reshape(d, p * k).float()
+    return (x @ flat).reshape(len(x), p, k).permute(1, 0, 2) + probe.intercept.float()[:, None]
