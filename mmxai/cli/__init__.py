@@ -21,6 +21,7 @@ VERBS = {
     "harvest": "stream a model's activations over a data set into a Zarr store",
     "shapes": "write pictures of the shapes world, their captions and labels, to a plain folder",
     "sae": "sparse autoencoders: train, eval, encode, show, convert",
+    "decompose": "representations as sums of directions: dictionary, path",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
     "compact": "fold the records of many parts into one file, so that opening stays quick",

@@ -43,7 +43,8 @@ def fit_dictionary(
     if centred and moments is None:
         moments = moments_of(stream)
     offset = moments.mean if centred and moments is not None else torch.zeros(store[site].width)
-    encoder, facts, count = None, {}, stream.count()
+    count, encoder = stream.count(), None
+    facts: dict[str, Any] = {}
     if kind == "pca":
         assert moments is not None  # centred
         directions, facts = fit_pca(moments, config.units)

@@ -50,7 +50,8 @@ def fit_nmf(
             return x - shift
         if negative == "refuse" and (low := float(x.min())) < 0:
             raise ArgumentError(
-                f"nmf: got a value of {low:.3g}, expected values of 0 or more; use seminmf, or negative='clip'"
+                f"nmf: got a value of {low:.3g}, expected values of 0 or more; use seminmf, or "
+                "negative='clip'"
             )
         return x.clamp(min=0)
 

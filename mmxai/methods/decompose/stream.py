@@ -48,8 +48,8 @@ class RowStream:
                     at = int((~x.isfinite().all(1)).nonzero()[0])
                     raise NonFiniteError(
                         f"{self.site}: got NaN or inf in a row of sample {int(batch.rows.sample[at])}, "
-                        "expected finite activations; leave such rows out with tokens=, or harvest with
-                        another dtype"
+                        "expected finite activations; leave such rows out with tokens=, or harvest "
+                        "with another dtype"
                     )
                 seen += len(x)
                 yield x

@@ -9,7 +9,7 @@ import torch
 import mmxai
 from mmxai.errors import ArgumentError, DictionaryFormatError, NonFiniteError, SelectionError
 from mmxai.labels import Truth
-from mmxai.labels.captions import caption_truth
+from mmxai.labels.concepts import caption_truth
 from mmxai.linalg.overlap import matched_cosine
 from mmxai.methods.decompose import (
     Dictionary,
