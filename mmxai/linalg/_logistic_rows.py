@@ -1,0 +1,132 @@
+"""The rows of `fit_logistic`: their moments, and segments of one fold with a column of ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mmxai.errors import ArgumentError, NonFiniteError
+
+Block = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""x `[N, D]`, y int64 `[N, tasks]`, fold int64 `[N]`."""
+
+
+@dataclass
+class Scale:
+    """What a first look at the rows tells. Rows of no fit are left out.
+
+    mean float32 `[D]`. axes float32 `[D, D]`: principal directions in columns; variances float32 `[D]` along
+    them. counts float64: a task `[folds or 1, classes]`. sums float64: a task `[folds or 1, classes, D]`,
+    the sum of a class's rows about the mean.
+    """
+
+    mean: torch.Tensor
+    axes: torch.Tensor
+    variances: torch.Tensor
+    counts: list[torch.Tensor]
+    sums: list[torch.Tensor]
+
+    @property
+    def width(self) -> int:
+        return len(self.mean)
+
+
+def first_pass(blocks: Iterable[Block], classes: Sequence[int], folds: int) -> Scale:
+    moments: _Moments | None = None
+    for x, y, fold in blocks:
+        _check(x, y, fold, classes, folds)
+        inside = fold >= 0
+        if not inside.all():
+            x, y, fold = x[inside], y[inside], fold[inside]
+        if len(x):
+            moments = moments or _Moments(x, classes, max(folds, 1))
+            moments.update(x, y, fold if folds else torch.zeros_like(fold))
+    if moments is None:
+        raise ArgumentError("logistic: got no rows, expected at least one in a fold")
+    return moments.scale()
+
+
+class _Moments:
+    """Sums about the mean of the first block, so that a common offset costs no digits."""
+
+    def __init__(self, first: torch.Tensor, classes: Sequence[int], folds: int):
+        width, double = first.shape[1], {"dtype": torch.float64, "device": first.device}
+        self.shift = first.double().mean(0).float()
+        self.rows = 0
+        self.total = torch.zeros(width, **double)
+        self.product = torch.zeros(width, width, **double)
+        self.counts = [torch.zeros(folds, k, **double) for k in classes]
+        self.sums = [torch.zeros(folds, k, width, **double) for k in classes]
+
+    def update(self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor) -> None:
+        x = (x - self.shift).float()  # in the rows' own precision: their offset may be large
+        total = x.sum(0)
+        if not total.isfinite().all():
+            raise NonFiniteError(
+                f"logistic: got NaN or inf among the {len(x)} rows of a block, expected finite rows; "
+                "leave such rows out"
+            )
+        self.rows += len(x)
+        self.total += total
+        self.product += x.T @ x
+        for task, (counts, sums) in enumerate(zip(self.counts, self.sums, strict=True)):
+            labelled = y[:, task] >= 0
+            folds, columns = counts.shape
+            cell = torch.where(labelled, fold * columns + y[:, task], folds * columns)
+            member = torch.nn.functional.one_hot(cell, folds * columns + 1)[:, :-1].to(x.dtype)
+            counts += member.sum(0).view(folds, columns)
+            sums += (member.T @ x).view(folds, columns, -1)
+
+    def scale(self) -> Scale:
+        apart = self.total / self.rows
+        covariance = self.product / self.rows - torch.outer(apart, apart)
+        variances, axes = torch.linalg.eigh(covariance.float())
+        return Scale(
+            mean=self.shift + apart.float(),
+            axes=axes,
+            variances=variances.clamp(min=0),
+            counts=self.counts,
+            sums=[s - c[:, :, None] * apart for s, c in zip(self.sums, self.counts, strict=True)],
+        )
+
+
+class Segments:
+    """Splits blocks by fold into float32 rows about the mean, `[n, D + 1]`, the last column ones."""
+
+    def __init__(self, mean: torch.Tensor):
+        self._mean = mean
+        self._rows = torch.empty(0, len(mean) + 1, device=mean.device)
+
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor
+    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Fold, rows `[n, D + 1]`, labels int64 `[n, tasks]`. The next block uses the rows' memory again."""
+        if len(fold) > 1 and (fold[1:] < fold[:-1]).any():
+            fold, order = fold.sort(stable=True)
+            x, y = x.index_select(0, order), y.index_select(0, order)  # several times as fast as x[order]
+        if len(x) > len(self._rows):
+            self._rows = torch.ones(len(x), len(self._mean) + 1, device=self._mean.device)
+        rows = self._rows[: len(x)]
+        torch.sub(x, self._mean, out=rows[:, :-1])
+        folds, counts = fold.unique_consecutive(return_counts=True)
+        start = 0
+        for held, count in zip(folds.tolist(), counts.tolist(), strict=True):
+            if held >= 0:
+                yield held, rows[start : start + count], y[start : start + count]
+            start += count
+
+
+def _check(x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor, classes: Sequence[int], folds: int) -> None:
+    if x.ndim != 2 or not x.is_floating_point() or y.shape != (len(x), len(classes)) or len(fold) != len(x):
+        raise ArgumentError(
+            f"logistic: got rows {x.dtype} {tuple(x.shape)}, labels {tuple(y.shape)}, folds "
+            f"{tuple(fold.shape)}, expected floats (N, D), (N, {len(classes)}), (N,)"
+        )
+    if len(x) and (y >= torch.tensor(classes, device=y.device)).any():
+        raise ArgumentError(
+            f"logistic: got labels up to {y.amax(0).tolist()}, expected below {list(classes)}"
+        )
+    if folds and len(fold) and int(fold.max()) >= folds:
+        raise ArgumentError(f"logistic: got fold {int(fold.max())}, expected below {folds}")
