@@ -13,10 +13,12 @@ from mmxai.store.bfloat16 import register as _register_bfloat16
 
 if TYPE_CHECKING:
     from mmxai.harvesting import harvest as harvest
+    from mmxai.methods.probe import LinearProbe as LinearProbe
     from mmxai.methods.sae import SAE as SAE
     from mmxai.methods.sae import load_sae as load_sae
     from mmxai.methods.sae import train_sae as train_sae
     from mmxai.models import Model as Model
+    from mmxai.models import edits as edits
     from mmxai.models import load_model as load_model
     from mmxai.models import wrap as wrap
     from mmxai.store import Store as Store
@@ -29,11 +31,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Batch": "mmxai.types",
+    "LinearProbe": "mmxai.methods.probe",
     "Model": "mmxai.models",
     "Rows": "mmxai.types",
     "SAE": "mmxai.methods.sae",
     "Store": "mmxai.store",
     "create_store": "mmxai.store",
+    "edits": "mmxai.models",
     "harvest": "mmxai.harvesting",
     "load_model": "mmxai.models",
     "load_sae": "mmxai.methods.sae",

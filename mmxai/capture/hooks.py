@@ -204,22 +204,34 @@ _RUNNING = threading.local()
 
 
 @contextmanager
-def exclusive(module: nn.Module) -> Iterator[None]:
-    """One hooked run at a time per module: other threads wait, a run inside a run is refused."""
-    with _LOCKS_GUARD:
-        lock = _LOCKS.setdefault(module, threading.RLock())
-    running: list[nn.Module] = _RUNNING.__dict__.setdefault("modules", [])
-    if any(m is module for m in running):
+def held(module: nn.Module) -> Iterator[None]:
+    """Other threads' hooked runs of `module` wait meanwhile; this thread's go on."""
+    if any(m is module for m in _running()):
         raise ModelError(
             f"{type(module).__name__}: a run was started from inside an edit or reader of a run of the same "
             f"model; got nested runs, expected one at a time: compute what the edit needs beforehand"
         )
+    with _LOCKS_GUARD:
+        lock = _LOCKS.setdefault(module, threading.RLock())
     with lock:
-        running.append(module)
+        yield
+
+
+@contextmanager
+def exclusive(module: nn.Module) -> Iterator[None]:
+    """One hooked run at a time per module: other threads wait, a run inside a run is refused."""
+    with held(module):
+        _running().append(module)
         try:
             yield
         finally:
-            running.pop()
+            _running().pop()
+
+
+def _running() -> list[nn.Module]:
+    """The modules whose hooked runs are under way in this thread."""
+    running: list[nn.Module] = _RUNNING.__dict__.setdefault("modules", [])
+    return running
 
 
 def gradients(value: torch.Tensor, requests: Sequence[Request]) -> Mapping[str, torch.Tensor]:

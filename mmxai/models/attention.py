@@ -57,15 +57,17 @@ def switch(
     both: list[Any] = [root.config, module.config]
     configs = {id(c): c for c in both}.values()
     before = [(c, c._attn_implementation_internal) for c in configs]
-    if module in _watched:
-        raise ModelError(f"{type(module).__name__}: its pattern is already being watched by another run")
+    outer = _watched.get(module)  # of an intervention around this run: it edits first
 
     def undo() -> None:
-        _watched.pop(module, None)
+        if outer is None:
+            _watched.pop(module, None)
+        else:
+            _watched[module] = outer
         for config, implementation in before:
             config._attn_implementation_internal = implementation
 
-    _watched[module] = through
+    _watched[module] = through if outer is None else lambda x: through(outer(x))
     for config, _ in before:
         config._attn_implementation_internal = _NAME
     return undo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ from mmxai.errors import ArgumentError, RowSpaceError, UnknownSiteError
 from mmxai.models import modules, names
 from mmxai.models.adapter import BoundTower, Family
 from mmxai.models.feeds import Feeds
+from mmxai.models.generate import Generated, generate
 from mmxai.models.identity import identity_of
 from mmxai.models.inputs import Inputs
+from mmxai.models.intervene import intervene
 from mmxai.models.texts import Bos, Long, TextPipeline
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES, Batch, Rows
 
@@ -233,8 +235,8 @@ class Model:
         Raises UnknownSiteError, SiteNotFiredError, CompiledModelError, ArgumentError.
         """
         inputs = self.prepare(inputs)
-        edits = self._by_site(edit or {})
-        readers = self._by_site(read or {})
+        edits = self.edits_of(edit or {})
+        readers = self.edits_of(read or {})
         captured = self.resolve(capture) if capture else []
         chosen = {*captured, *edits, *readers}
         ordered = self.resolve(chosen) if chosen else []
@@ -242,7 +244,7 @@ class Model:
         requests = [
             Request(
                 site,
-                self._point(site),
+                self.point_of(site),
                 capture=site in captured,
                 readers=readers.get(site, ()),
                 edits=edits.get(site, ()),
@@ -283,6 +285,25 @@ class Model:
         keep = rows[..., ROW_COLUMNS.index("token_type")] != TOKEN_CODES["pad"]
         acts = {site: run.acts[site][keep.to(run.acts[site].device)] for site in sites}
         return run.out, Batch(acts, Rows(rows[keep]), space=space)
+
+    def intervene(
+        self, edits: Mapping[str, Edit | Sequence[Edit]]
+    ) -> AbstractContextManager[Mapping[str, Request]]:
+        """A block in which every forward of the model is edited, each token of a generation included.
+
+        edits: as in `run`, whose own edits come behind these; blocks nest, the inner one's come last. They
+        see the rows at hand: a prompt's, then one a step. Always detaches. Yields site -> `Request`, whose
+        `fired` counts forwards. Raises SiteNotFiredError at the end if an edit never ran. Other threads that
+        run the model wait meanwhile.
+        """
+        return intervene(self, edits)
+
+    def generate(self, prompts: Any, **options: Any) -> Generated:
+        """Continue texts: prompts as `prepare` takes them; options are those of transformers' `generate`.
+
+        By default greedy, 32 new tokens. Raises ModelError of a model that generates no text.
+        """
+        return generate(self, prompts, options)
 
     def forward(
         self, tensors: Mapping[str, Any], only: AbstractSet[str] = frozenset(), **options: Any
@@ -327,25 +348,22 @@ class Model:
             last = max((i for i, s in enumerate(ordered) if s in captured or s in readers), default=-1)
             late = [s for s in ordered[last + 1 :] if s in edits]
             if grad or last < 0 or late:
-                why = (
-                    "grad needs the output"
-                    if grad
-                    else f"edits after the last site: {late}"
-                    if late
-                    else "no sites"
-                )
+                why = "grad needs the output" if grad else "no sites"
+                why = f"edits after the last site: {late}" if late and not grad else why
                 raise ArgumentError(
                     f"stop=True: {why}, expected only reads after which nothing matters; use stop=False"
                 )
 
-    def _by_site(self, functions: Mapping[str, Any]) -> dict[str, list[Callable]]:
+    def edits_of(self, functions: Mapping[str, Any]) -> dict[str, list[Callable]]:
+        """Site or glob -> function or functions, as exact site -> list; those of one site in order."""
         out: dict[str, list[Callable]] = {}
         for pattern, given in functions.items():
             for site in self.resolve(pattern):
                 out.setdefault(site, []).extend([given] if callable(given) else given)
         return out
 
-    def _point(self, site: str) -> Point:
+    def point_of(self, site: str) -> Point:
+        """Where a site passes."""
         return self._sites[site].point if site in self._sites else self._module_site(site).point
 
     # module: sites

@@ -29,11 +29,14 @@ def switch(kind: str, module: nn.MultiheadAttention, through: Through) -> Callab
             "plain batch-first self-attention; q, k, v, z and pattern cannot be shown"
         )
     kinds = _watched.setdefault(module, {})
-    kinds[kind] = through
+    outer = kinds.get(kind)  # of an intervention around this run: it edits first
+    kinds[kind] = through if outer is None else lambda x: through(outer(x))
     module.forward = partial(_attend, module)  # type: ignore[method-assign]
 
     def undo() -> None:
         kinds.pop(kind, None)
+        if outer is not None:
+            kinds[kind] = outer
         if not kinds and _watched.pop(module, None) is not None:
             del module.forward
 
