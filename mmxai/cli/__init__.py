@@ -22,6 +22,8 @@ VERBS = {
     "shapes": "write pictures of the shapes world, their captions and labels, to a plain folder",
     "sae": "sparse autoencoders: train, eval, encode, show, convert",
     "decompose": "representations as sums of directions: dictionary, path",
+    "neurons": "single units: what drives them, which labels they tell, what is lost without them",
+    "probe": "linear probes of every site: what can be read off it, beside control tasks",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
     "compact": "fold the records of many parts into one file, so that opening stays quick",

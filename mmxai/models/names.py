@@ -52,6 +52,17 @@ def resolve(
     return ordered + [p for p in paths if p not in sites]
 
 
+def resolve_stored(patterns: str | Iterable[str], sites: Mapping[str, int]) -> list[str]:
+    """`resolve` among the sites of a store, which tell of its model's blocks as far as they go."""
+    blocks: dict[str, int] = {}
+    for site in sites:
+        tower, _, rest = site.partition(".")
+        number = rest.partition(".")[0]
+        if number.isdecimal():
+            blocks[tower] = max(blocks.get(tower, 0), int(number) + 1)
+    return resolve(patterns, sites, blocks, [], {})
+
+
 def _match(
     pattern: str,
     sites: Mapping[str, int],

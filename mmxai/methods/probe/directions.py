@@ -95,6 +95,7 @@ class Directions:
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(path.name + ".tmp")
         save_file(tensors, staged, {"format": FORMAT, "directions": json.dumps(said)})
+        staged.chmod(path.parent.stat().st_mode & 0o666)  # safetensors gives it to its owner alone
         staged.replace(path)
         return path
 

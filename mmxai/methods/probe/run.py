@@ -75,8 +75,8 @@ def probe(
             _keep(group, directions)
     notes += _at_the_edge(scores, config)
     order = {site: i for i, site in enumerate(store.sites)}
-    tasks = {t.name: i for i, t in enumerate(labels.tasks)}
-    scores.sort(key=lambda s: (order[s.site], tasks[s.task]))
+    tasks = {(t.name, str(t.level)): i for i, t in enumerate(labels.tasks)}
+    scores.sort(key=lambda s: (order[s.site], tasks[s.task, s.level]))
     return ProbeReport(
         _about(store, labels, designs, scores, config), config.to_json(), scores, list(dict.fromkeys(notes)),
         directions,

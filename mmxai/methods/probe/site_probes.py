@@ -103,7 +103,7 @@ def logistic_probes(
 
 
 def scatter(x: torch.Tensor) -> float:
-    """Mean variance of the columns: what penalties are shares of, times the number of rows. 1 where it is 0."""
+    """Mean variance of the columns, 1 where it is 0; times the rows, what penalties are shares of."""
     return float(x.double().var(0, correction=0).mean()) or 1.0
 
 

@@ -60,7 +60,7 @@ class StoreOrigin:
         self.store = store
 
     def resolve(self, patterns: Sequence[str]) -> list[str]:
-        return names.resolve(patterns, self.store.sites, _blocks(self.store.sites), [], {})
+        return names.resolve_stored(patterns, self.store.sites)
 
     def width_of(self, site: str) -> int:
         return self.store[site].width
@@ -141,14 +141,3 @@ def check_finite(batch: Acts) -> None:
             f"{site}: got NaN or inf in {len(rows)} of {len(x):,} rows of a batch{where}, expected finite "
             "activations; `mmxai verify` tells whether the store is damaged, else harvest with another dtype"
         )
-
-
-def _blocks(sites: Mapping[str, int]) -> dict[str, int]:
-    """Tower -> number of blocks, as far as a store's sites tell."""
-    found: dict[str, int] = {}
-    for site in sites:
-        tower, _, rest = site.partition(".")
-        number = rest.partition(".")[0]
-        if number.isdecimal():
-            found[tower] = max(found.get(tower, 0), int(number) + 1)
-    return found
