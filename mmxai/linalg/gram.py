@@ -146,7 +146,9 @@ class FoldedGram:
         # Fortran's lower triangle is the upper one of a matrix in C's order.
         upper = torch.from_numpy(xx.T)
         full = upper.triu(1)
-        return GramState(n, *_torch(mean_x, mean_y, yy), upper.triu_().add_(full.T), *_torch(xy))
+        symmetric = upper.triu_().add_(full.T)
+        mx, my, squares, products = _torch(mean_x, mean_y, yy, xy)
+        return GramState(n, mx, my, squares, symmetric, products)
 
     def _check(self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor | None) -> None:
         if x.ndim != 2 or x.shape[1] != self.width or not x.is_floating_point():

@@ -11,8 +11,9 @@ from scipy.linalg import lapack
 from mmxai.errors import ArgumentError
 from mmxai.linalg.states import DualState, State
 
-CONDITION_MOST = 1e15
-"""Above it (by the factor's diagonal, which tells less than the truth) a solution has no digit left."""
+LEFT_LEAST = 1e-14
+"""A column of which less than this share is left by those before it has been left rounding errors. A share, so
+that columns of very different size, a dead one among them, are no matter."""
 
 
 def ridge_path(state: State, penalties: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,12 +53,12 @@ def _solve(matrix: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
     # The matrix is symmetric, so its transpose is it in Fortran's order, and the copy is plain memory.
     shifted = matrix.copy().T
     shifted[np.diag_indices_from(shifted)] += penalty
+    before = shifted.diagonal().copy()
     factor, info = lapack.dpotrf(shifted, lower=1, clean=0, overwrite_a=1)
-    diagonal = factor.diagonal()
-    if info != 0 or (diagonal.max() / diagonal.min()) ** 2 > CONDITION_MOST:
+    if info != 0 or (np.square(factor.diagonal()) < LEFT_LEAST * before).any():
         raise ArgumentError(
-            f"ridge: got penalty {penalty:g}, expected one that makes x'x + penalty positive definite (the mean "
-            f"of its diagonal is {matrix.trace() / len(matrix):.3g}); columns are constant, depend on each "
+            f"ridge: got penalty {penalty:g}, expected one that makes x'x + penalty positive definite (its "
+            f"mean diagonal is {matrix.trace() / len(matrix):.3g}); columns are constant, depend on each "
             "other or are more than the rows: take a larger penalty"
         )
     solved, _ = lapack.dpotrs(factor, right, lower=1)

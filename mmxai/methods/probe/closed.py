@@ -81,9 +81,11 @@ def lda(
 
 
 def mean_difference(state: State, columns: slice = slice(None), *, exclusive: bool = True) -> Linear:
-    """Difference of means, P = 1: a class's (label's) direction points from the mean of all (of rows without it)
-    to its own, and a row is of the class whose mean is nearest (Marks and Tegmark 2023, arXiv:2310.06824, for
-    two)."""
+    """Difference of means, P = 1 (Marks and Tegmark 2023, arXiv:2310.06824, for two classes).
+
+    A class's (label's) direction points from the mean of all (of the rows without it) to its own, and a row
+    is of the class whose mean is nearest.
+    """
     means, counts = state.class_means[columns], state.class_counts[columns]
     if exclusive:
         weights = (means - state.mean_x).T
