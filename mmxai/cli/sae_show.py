@@ -11,7 +11,7 @@ examples:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,13 +23,10 @@ from mmxai.cli import OK
 from mmxai.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from mmxai.methods.sae.model import SAE
     from mmxai.models import Model
     from mmxai.models.near_texts import NearTexts
     from mmxai.report.sae.training import Series
-    from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
 
 METRICS, EVALUATION = "metrics.jsonl", "eval.json"
@@ -70,12 +67,13 @@ def run(config: Config) -> int:
     from tqdm import tqdm
 
     from mmxai.cli._harvested import world_of
+    from mmxai.cli._shown import decoder_of, numbers_of, pictures_of, same_model
     from mmxai.methods.sae import load_sae
     from mmxai.models import load_model
     from mmxai.report.sae import DRAWN, draw_latents, latent_pages, latents_site, read_evaluation
     from mmxai.store import open_store
 
-    asked = _numbers(config.only)
+    asked = numbers_of(config.only)
     if config.latents < 1 or config.top < 1:
         raise ArgumentError(
             f"sae show: got --latents {config.latents}, --top {config.top}, expected at least 1 of each"
@@ -88,13 +86,13 @@ def run(config: Config) -> int:
         site = config.site or latents_site(store)
         _check(sae, store)
         world = world_of(store, config.images)
-        images = _pictures(config.images or world, store)
+        images = pictures_of(config.images or world, store)
         first = next(iter(store.samples), None)
         if images is None and first is not None and first.size is not None:
             print("no pictures: --images DATA gives what was harvested")
         model = load_model(config.model, device=config.device) if config.model else None
         if model is not None:
-            _same_model(model, store)
+            same_model(model, store)
         shown = asked or draw_latents(store, site, config.latents, config.seed)
         # The table of known concepts leads to their latents; the gallery stays a fair draw.
         also = [] if asked or evaluation is None else sorted({k.latent for k in evaluation.known})
@@ -110,7 +108,7 @@ def run(config: Config) -> int:
         with tqdm(total=len(chosen), unit=" pages", disable=None) as bar:
             written = latent_pages(
                 sae, store, config.out, site=site, latents=shown, also=also, images=images,
-                decode=None if model is None else _decoder(model), texts=texts, runs=runs, top=config.top,
+                decode=None if model is None else decoder_of(model), texts=texts, runs=runs, top=config.top,
                 evaluation=evaluation, facts=_trained(sae), how="as asked for" if asked else DRAWN,
                 seed=config.seed, progress=lambda: bar.update(),
             )  # fmt: skip
@@ -160,16 +158,6 @@ def _check(sae: SAE, store: Store) -> None:
         )
 
 
-def _same_model(model: Model, store: Store) -> None:
-    """ArgumentError where the store is of another model's weights: names would mean nothing."""
-    stored = store.plan.identity.get("model") or {}
-    if stored.get("weights") not in (None, model.identity["weights"]):
-        raise ArgumentError(
-            f"--model {model.name}: got other weights than those that {store.path} is of, expected the model "
-            "that was harvested"
-        )
-
-
 def _near(
     sae: SAE, model: Model, captions: Sequence[str], latents: Sequence[int], file: str | None
 ) -> NearTexts | None:
@@ -191,40 +179,3 @@ def _near(
     found = near_texts(sae, model, [c.strip() for c in candidates if c.strip()], latents)
     print(found)
     return found
-
-
-def _pictures(data: str | ShapesWorld | None, store: Store) -> Callable[[int], Image.Image] | None:
-    """The original of a sample, by its index; each is compared with what the store says of it."""
-    from mmxai.data import Source, open_data
-
-    if data is None:
-        return None
-    said = f"--images {data}" if isinstance(data, str) else "the shapes world"
-    source = open_data(data)
-    if not isinstance(source, Source):
-        raise ArgumentError(f"{said}: got a stream, expected data whose samples can be asked for")
-
-    def picture(index: int) -> Image.Image:
-        stored = store.samples[index]
-        sample = source[index] if index < len(source) else None
-        if sample is None or sample.digest != stored.hash or sample.image is None:
-            raise ArgumentError(
-                f"{said}: got {sample}, expected sample {index} ({stored.key!r}) as it was harvested; give "
-                "the very data that the store is of"
-            )
-        return sample.image
-
-    return picture
-
-
-def _decoder(model: Model) -> Callable[[int], str] | None:
-    text = next((name for name in model.towers if model.modality(name) == "text"), None)
-    pipeline = None if text is None else model.set_texts(text)
-    return None if pipeline is None else lambda token: pipeline.decode([token])
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ArgumentError(f"--only: got {text!r}, expected numbers with commas between, as 3,17") from error

@@ -21,6 +21,12 @@ Metric = Callable[["Run", "Inputs"], torch.Tensor]
 _SAMPLE = ROW_COLUMNS.index("sample")
 
 
+def number_samples(inputs: Inputs, first: int) -> None:
+    """Number a batch's samples from `first` on: samples given as they are have no numbers of their own."""
+    for table in inputs.rows.values():
+        table[..., _SAMPLE] = torch.arange(first, first + len(table), dtype=torch.int32)[:, None]
+
+
 def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
     """Cross entropy of every token but the first, in nats; padding left out. For language models."""
     logits, ids = run.out.logits, inputs.tensors["input_ids"].to(run.out.logits.device)
@@ -55,6 +61,20 @@ class ZeroShot:
         right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
         chosen = (image @ self.texts.to(image.device).T).argmax(1).cpu()
         return (chosen == right)[right >= 0].float()
+
+
+class ZeroShotMargin(ZeroShot):
+    """The cosine with the right class text less the highest with any other: above 0 where `ZeroShot` is 1,
+    and still moving where that stays 1."""
+
+    def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
+        image = embedded(run, "vision.embeds")
+        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
+        known = right >= 0
+        cosine = (image @ self.texts.to(image.device).T).cpu()[known]
+        own = cosine.gather(1, right[known, None])
+        others = cosine.scatter(1, right[known, None], -torch.inf).amax(1, keepdim=True)
+        return (own - others)[:, 0]
 
 
 def embedded(run: Run, site: str) -> torch.Tensor:

@@ -137,15 +137,17 @@ def cloud(
     names: tuple[str, str],
     label: Callable[[float], str] = tick_label,
     links: Mapping[int, tuple[str, str]] | None = None,
+    what: str = "latents",
 ) -> str:
     """Points (`x`, `y` `[N]`, above 0) as counts on a grid of logarithmic axes, those of `links` as dots.
 
-    `label`: how values of `x` are written. `links`: index of a point -> (address, name).
+    `label`: how values of `x` are written. `links`: index of a point -> (address, name). `what`: what points
+    are, in the plural.
     """
     width, height = WIDE
     keep = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     if not keep.any():
-        return _svg([_text(width / 2, height / 2, "no latent is active", "middle")], WIDE)
+        return _svg([_text(width / 2, height / 2, f"no {what} to show", "middle")], WIDE)
     ranges = [_padded(np.log10(v[keep])) for v in (x, y)]
     counts, *edges = np.histogram2d(
         np.log10(x[keep]), np.log10(y[keep]), bins=(width // 6, height // 7), range=ranges
@@ -160,7 +162,7 @@ def cloud(
         parts.append(
             f'<rect class="bar" x="{xs[i]:.1f}" y="{ys[j + 1]:.1f}" width="{xs[i + 1] - xs[i]:.1f}" '
             f'height="{ys[j] - ys[j + 1]:.1f}" opacity="{strength:.2f}">'
-            f"<title>{int(counts[i, j]):,} latents</title></rect>"
+            f"<title>{int(counts[i, j]):,} {what}</title></rect>"
         )
     for index, (address, name) in (links or {}).items():
         if keep[index]:
@@ -178,6 +180,18 @@ def cells(counts: np.ndarray) -> str:
         f'<rect class="bar" x="{x}" y="{y}" width="1" height="1" opacity="{0.05 + 0.95 * n / most:.2f}">'
         f"<title>{n:,} rows at cell {y}, {x}</title></rect>"
         for (y, x), n in np.ndenumerate(counts)
+    ]
+    return f'<svg class="plot cells" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
+
+
+def heat(values: np.ndarray) -> str:
+    """Means `[h, w]` as a grid of squares, the largest the strongest, the smallest the faintest."""
+    low, high, (height, width) = float(values.min()), float(values.max()), values.shape
+    parts = [
+        f'<rect class="bar" x="{x}" y="{y}" width="1" height="1" '
+        f'opacity="{0.05 + 0.95 * (v - low) / ((high - low) or 1):.2f}">'
+        f"<title>{number(float(v))} on average at cell {y}, {x}</title></rect>"
+        for (y, x), v in np.ndenumerate(values)
     ]
     return f'<svg class="plot cells" viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 

@@ -6,16 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmxai.methods.neurons.ablation import Ablation as Ablation
+    from mmxai.methods.neurons.ablation import ablate as ablate
     from mmxai.methods.neurons.config import NeuronsConfig as NeuronsConfig
+    from mmxai.methods.neurons.contribution import Contribution as Contribution
+    from mmxai.methods.neurons.contribution import activation_gradient as activation_gradient
+    from mmxai.methods.neurons.contribution import logit_contribution as logit_contribution
+    from mmxai.methods.neurons.contribution import similarity_contribution as similarity_contribution
     from mmxai.methods.neurons.labels import RowLabels as RowLabels
+    from mmxai.methods.neurons.match import Matches as Matches
+    from mmxai.methods.neurons.match import match as match
     from mmxai.methods.neurons.results import Neurons as Neurons
     from mmxai.methods.neurons.survey import neurons as neurons
 
 _HOMES = {
+    "Ablation": "mmxai.methods.neurons.ablation",
+    "Contribution": "mmxai.methods.neurons.contribution",
+    "Matches": "mmxai.methods.neurons.match",
     "Neurons": "mmxai.methods.neurons.results",
     "NeuronsConfig": "mmxai.methods.neurons.config",
     "RowLabels": "mmxai.methods.neurons.labels",
+    "ablate": "mmxai.methods.neurons.ablation",
+    "activation_gradient": "mmxai.methods.neurons.contribution",
+    "logit_contribution": "mmxai.methods.neurons.contribution",
+    "match": "mmxai.methods.neurons.match",
     "neurons": "mmxai.methods.neurons.survey",
+    "similarity_contribution": "mmxai.methods.neurons.contribution",
 }
 
 __all__ = [*_HOMES]

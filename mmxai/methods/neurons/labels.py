@@ -81,7 +81,11 @@ def _rest(tasks: Sequence[Task], overlap: float) -> tuple[dict[str, tuple[int, .
             classes[t.name] = tuple(range(first, first + t.width))
         first += t.width
     cells = tasks[0].level == "cell"
-    how = f"covers at least {overlap:.0%} of the patch" if cells else "a row has what its sample has"
+    how = (
+        f"the labels that cover at least {overlap:.0%} of a patch"
+        if cells
+        else "the labels of a row's sample"
+    )
     return classes, how
 
 

@@ -65,10 +65,11 @@ class Neurons(Result):
     """The units of one site over `rows` rows. All arrays are by unit.
 
     mean, std, low, high, density (share of rows above 0), kurtosis (excess; 0 of a Gaussian, NaN of a
-    constant): float64 `[U]`. by_type: token type -> mean. modality float64 `[U]`: mean over image tokens less
-    mean over text tokens, in standard deviations, where the space has both, else None. top_rows and
-    sample_rows int64 `[U, k]` with top_values and sample_values float32: the highest rows of any samples, and
-    the highest row of each of the highest samples (-1: there were fewer).
+    constant): float64 `[U]`. by_type: token type -> mean. by_place float32
+    `[h, w, U]`: mean by cell of the grid, None where rows are no cells. modality float64 `[U]`: mean over
+    image tokens less mean over text tokens, in standard deviations; None unless the space has both. top_rows
+    and sample_rows int64 `[U, k]` with top_values and sample_values float32: the highest rows of any samples,
+    and the highest row of each of the highest samples (-1: there were fewer).
     """
 
     site: str
@@ -82,6 +83,7 @@ class Neurons(Result):
     density: np.ndarray
     kurtosis: np.ndarray
     by_type: dict[str, np.ndarray]
+    by_place: np.ndarray | None
     modality: np.ndarray | None
     top_rows: np.ndarray
     top_values: np.ndarray

@@ -18,7 +18,8 @@ _BYTES = 1 << 26  # values held of the rows looked at
 
 @dataclass
 class Strata:
-    """rows int64 `[U, bands, n]` (-1: none left) and values float32; edges float32 `[U, bands + 1]`.
+    """rows int64 `[U, bands, n]` (-1: none left) and values float32, from between the quantiles `levels`;
+    edges float32 `[U, bands + 1]`, the values of these.
 
     `sampled` rows were looked at, drawn without replacement: by the Dvoretzky-Kiefer-Wolfowitz inequality the
     level of an edge is within sqrt(log(200) / (2 sampled)) of the one named, 99 times of 100. quantiles
@@ -26,6 +27,7 @@ class Strata:
     """
 
     sampled: int
+    levels: tuple[float, ...]
     rows: np.ndarray
     values: np.ndarray
     edges: np.ndarray
@@ -46,7 +48,7 @@ def strata(units: Units, numbers: np.ndarray, each: int, seed: int) -> Strata:
     x[by_row] = _gathered(units, rows[by_row])
     bands = len(LEVELS) - 1
     found = Strata(
-        len(rows), np.full((units.count, bands, each), -1, np.int64),
+        len(rows), LEVELS, np.full((units.count, bands, each), -1, np.int64),
         np.full((units.count, bands, each), np.nan, np.float32),
         np.empty((units.count, bands + 1), np.float32),
         np.quantile(x, LEVELS, axis=0).T.astype(np.float32),

@@ -14,7 +14,7 @@ from mmxai.methods.neurons.ranks import Ranks, groups, key_bits
 from mmxai.methods.neurons.redundancy import redundancy
 from mmxai.methods.neurons.results import Neurons, Selectivity
 from mmxai.methods.neurons.strata import strata
-from mmxai.methods.neurons.tallies import LabelSums, Moments4, TypeMeans
+from mmxai.methods.neurons.tallies import LabelSums, Moments4, PlaceMeans, TypeMeans
 from mmxai.methods.neurons.top import Exemplars
 from mmxai.store.units import Block, RowBlocks, Units, blocks
 from mmxai.types import TOKEN_TYPES
@@ -43,7 +43,7 @@ def neurons(
     units = Units(store, site, config.heads)
     space = units.site.space
     rows = RowBlocks(store, space, config.tokens, config.split)
-    moments, types = Moments4(units.count), TypeMeans(units.count)
+    moments, types, places = Moments4(units.count), TypeMeans(units.count), PlaceMeans(units.count)
     exemplars = Exemplars(units.count, config.exemplars)
     told = None if labels is None else _Told(units, labels, config)
     numbers, samples = [], 0
@@ -51,6 +51,7 @@ def neurons(
     for block in blocks(units, rows):
         moments.add(block)
         types.add(block)
+        places.add(block)
         exemplars.add(block)
         if told is not None:
             told.first(block)
@@ -63,7 +64,7 @@ def neurons(
         site, units.kind, len(every), samples,
         moments.mean.numpy(), moments.var.sqrt().numpy(), moments.low.double().numpy(),
         moments.high.double().numpy(), moments.density.numpy(), moments.kurtosis.numpy(),
-        _by_type(types), _modality(types, moments),
+        _by_type(types), _by_place(places), _modality(types, moments),
         exemplars.rows.where.T.contiguous().numpy(), exemplars.rows.values.T.contiguous().numpy(),
         exemplars.samples.where.T.contiguous().numpy(), exemplars.samples.values.T.contiguous().numpy(),
         strata(units, every, config.drawn, config.seed),
@@ -128,6 +129,10 @@ class _Told:
 
 def _by_type(types: TypeMeans) -> dict[str, np.ndarray]:
     return {name: mean.numpy() for name in TOKEN_TYPES for n, mean in (types.over(name),) if n}
+
+
+def _by_place(places: PlaceMeans) -> np.ndarray | None:
+    return None if (means := places.means()) is None else means.numpy()
 
 
 def _modality(types: TypeMeans, moments: Moments4) -> np.ndarray | None:

@@ -88,6 +88,35 @@ class TypeMeans:
         return count, self.sums[codes].sum(0) / max(1, count)
 
 
+class PlaceMeans:
+    """Mean activation by cell of the grid: `sums` float64 `[h, w, U]`, `counts` int64 `[h, w]`."""
+
+    def __init__(self, units: int):
+        self.sums = torch.zeros(0, 0, units, dtype=torch.float64)
+        self.counts = torch.zeros(0, 0, dtype=torch.int64)
+
+    def add(self, block: Block) -> None:
+        y, x = block.who.y.long(), block.who.x.long()
+        there = (y >= 0) & (x >= 0)
+        if not there.any():
+            return
+        y, x = y[there], x[there]
+        height, width = max(int(y.max()) + 1, len(self.counts)), max(int(x.max()) + 1, self.counts.shape[1])
+        if (height, width) != tuple(self.counts.shape):
+            grow = (0, width - self.counts.shape[1], 0, height - len(self.counts))
+            self.counts = torch.nn.functional.pad(self.counts, grow)
+            self.sums = torch.nn.functional.pad(self.sums, (0, 0, *grow))
+        index = y * width + x
+        self.sums.view(height * width, -1).index_add_(0, index, block.values[there].double())
+        self.counts.view(-1).index_add_(0, index, torch.ones_like(index))
+
+    def means(self) -> torch.Tensor | None:
+        """float32 `[h, w, U]`; None where no row is a cell, or the grids differ too much to say a place."""
+        if not len(self.counts) or not self.counts.all():
+            return None
+        return (self.sums / self.counts[..., None]).float()
+
+
 class LabelSums:
     """Over labelled rows: sums of x, of max(x, 0) and of squares, in all and by label.
 

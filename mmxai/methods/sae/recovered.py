@@ -11,9 +11,8 @@ import torch
 from mmxai.capture.select import Selection
 from mmxai.errors import ArgumentError
 from mmxai.models.inputs import Inputs
-from mmxai.models.metrics import Metric
+from mmxai.models.metrics import Metric, number_samples
 from mmxai.results import Result, axes, lines_of, number, plain
-from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
     import pandas
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from mmxai.methods.sae.model import SAE
     from mmxai.models.model import Model, Run
-
-_SAMPLE = ROW_COLUMNS.index("sample")
 
 
 @dataclass(repr=False)
@@ -124,9 +121,8 @@ def recovered(
     first = 0
     for given in batches:
         inputs = model.prepare(given)
-        if not isinstance(given, Inputs):  # samples given as they are have no numbers of their own
-            for table in inputs.rows.values():
-                table[..., _SAMPLE] = torch.arange(first, first + len(table), dtype=torch.int32)[:, None]
+        if not isinstance(given, Inputs):
+            number_samples(inputs, first)
         first += inputs.batch_size
         clean = model.run(inputs, capture=[*needs, *spec.sites_in])
         note("clean", clean, inputs)

@@ -55,9 +55,10 @@ def dictionary_pages(
 ) -> DictionaryPages:
     """Write `out`/index.html and `out`/<kind>.html.
 
-    `codes`: the store that `methods.decompose.encode_store` made of the report's dictionaries. `images`: sample
-    index -> the original picture; None shows none. `decode`: token id -> its text. `texts`: by kind, nearest
-    texts of its directions. `units`: the first so many of each dictionary are shown, with `top` samples each.
+    `codes`: the store that `methods.decompose.encode_store` made of the report's dictionaries. `images`:
+    sample index -> the original picture; None shows none. `decode`: token id -> its text. `texts`: by kind,
+    nearest texts of its directions. `units`: the first so many of each dictionary are shown, with `top`
+    samples each.
     """
     if units < 1 or top < 1:
         raise ArgumentError(f"dictionary_pages: got units={units}, top={top}, expected at least 1")
@@ -98,7 +99,8 @@ def dictionary_pages(
 
 
 def _front(report: DecomposeReport) -> str:
-    """FVU against the units kept of each row; where a dictionary uses fewer of its own, the line ends there."""
+    """FVU against the units kept of each row; where a dictionary uses fewer of its own, the line ends
+    there."""
     series = {}
     for name, line in report.comparison.lines.items():
         points = {n: v for n, v in line.kept.items() if n < line.l0} | {line.l0: line.fvu}

@@ -124,8 +124,16 @@ def _cosines(report: ProbeReport) -> list[tuple[str, Heat]]:
     """Of the site that is best for most tasks: every direction with every other."""
     best = [report.best(task).site for task in report.tasks]
     site = max(dict.fromkeys(best), key=best.count)
-    names, table = report.directions.at(site)
-    return [(site, cosine_heat(table, names))] if 1 < len(names) <= _MOST_NAMES else []
+    shown: list[str] = []
+    count = 0
+    for score in (s for s in report.scores if s.site == site):
+        if count + len(score.names) <= _MOST_NAMES:
+            shown.append(score.task)
+            count += len(score.names)
+    if count < 2:
+        return []
+    names, table = report.directions.at(site, shown)
+    return [(site, cosine_heat(table, names))]
 
 
 def _between(report: ProbeReport, task: str) -> tuple[str, Heat]:

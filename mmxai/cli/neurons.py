@@ -1,0 +1,166 @@
+"""Look at the single units of a site: neurons (mlp_post), heads (z), residual dimensions, an SAE's latents.
+
+All but --model needs the store alone: exemplars, density, kurtosis, near-duplicates, and with --labels how
+well every unit tells every label. --labels: a CSV file sample,label or sample,x0,y0,x1,y1,label (boxes in
+pixels of the original pictures), a folder of masks, or one of `mmxai shapes`; a shapes world that was
+harvested is known without it. --model adds what units contribute to the output, and what is lost without them.
+
+examples:
+  mmxai neurons acts.zarr --site vision.3.mlp_post --data pictures/ --labels boxes.csv
+  mmxai neurons acts.zarr --site text.2.z --heads 8 --model gpt2/ --data texts.txt
+  mmxai neurons acts.zarr --site vision.3.mlp_post --model clip/ --data pictures/ --ablate red
+  mmxai neurons acts.zarr --site vision.3.mlp_post --match other.zarr --match-site vision.5.mlp_post
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from mmxai.cli import OK
+from mmxai.errors import ArgumentError
+from mmxai.methods.neurons.config import NeuronsConfig
+
+if TYPE_CHECKING:
+    from mmxai.methods.neurons import Neurons, RowLabels
+    from mmxai.shapes import ShapesWorld
+    from mmxai.store import Store
+
+
+@dataclass
+class Config:
+    store: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
+    """The store."""
+    site: str
+    """The site whose units are looked at."""
+    out: str = "neurons"
+    """Folder for the pages, and for neurons.json, all that was found."""
+    labels: str | None = None
+    """A file or folder of labels."""
+    tasks: tuple[str, ...] = ()
+    """Which columns of the labels; default: all."""
+    level: Literal["sample", "cell"] | None = None
+    """Labels of samples or of patches; default: of patches where there are both."""
+    overlap: float = 0.5
+    """A patch has a label that covers at least so much of it."""
+    units: int = 64
+    """How many units have pages, drawn at random; beside them, of each label, the one that tells it best."""
+    only: str = ""
+    """Which units have pages, in place of a draw: numbers with commas between."""
+    top: int = 16
+    """Examples a page, as far as so many were kept (--exemplars)."""
+    data: str | None = None
+    """The data set that was harvested, for its pictures and for --model."""
+    model: str | None = None
+    """The model that was harvested: decodes tokens, says what units contribute, and is run without them."""
+    text: tuple[str, ...] = ()
+    """Texts whose cosine with a CLIP's pictures units contribute to; default: the --ablate label."""
+    ablate: str | None = None
+    """A label: the units that tell it best are ablated one after another, beside random ones."""
+    how: Literal["zero", "mean", "resample"] = "mean"
+    """What becomes of ablated units."""
+    ablated: int = 32
+    """The most units ablated at once."""
+    sets: int = 5
+    """Random sets of each size."""
+    live_samples: int = 256
+    """Samples that --model runs on."""
+    device: str | None = None
+    """Where the model runs."""
+    match: str | None = None
+    """Another store, or this one, to match units with."""
+    match_site: str | None = None
+    """Its site."""
+    match_by: Literal["row", "max", "mean"] = "max"
+    """Row by row, where rows correspond, or by the largest or mean value over each sample's rows."""
+    survey: NeuronsConfig = field(default_factory=NeuronsConfig)
+
+
+def run(config: Config) -> int:
+    from tqdm import tqdm
+
+    from mmxai.cli._harvested import world_of
+    from mmxai.cli._neurons_live import Live, live
+    from mmxai.cli._shown import decoder_of, numbers_of, pictures_of, same_model
+    from mmxai.methods.neurons import neurons
+    from mmxai.models import load_model
+    from mmxai.report.neurons import choose, unit_pages
+    from mmxai.store import open_store
+
+    asked = numbers_of(config.only)
+    if min(config.units, config.top, config.ablated, config.sets, config.live_samples) < 1:
+        raise ArgumentError(
+            "neurons: --units, --top, --ablated, --sets and --live-samples must be at least 1"
+        )
+    if config.ablate is not None and config.model is None:
+        raise ArgumentError("--ablate: got no --model, expected the model that was harvested")
+    with open_store(config.store) as store:
+        world = world_of(store, config.data)
+        labels = _labels(config, store, world)
+        model = load_model(config.model, device=config.device) if config.model else None
+        if model is not None:
+            same_model(model, store)
+        found = neurons(
+            store, config.site, config.survey, labels, lambda what: print(f"... {what}", flush=True)
+        )
+        print(found)
+        seen = Live()
+        if model is not None:
+            seen = live(model, store, found, world, config)
+            for result in seen.results:
+                print(f"\n{result}")
+        if config.match is not None:
+            print(f"\n{_match(config, store)}")
+        images = pictures_of(config.data or world, store)
+        shown, how = (asked, "as asked for") if asked else choose(found, config.units, config.survey.seed)
+        with tqdm(total=len(shown), unit=" pages", disable=None) as bar:
+            written = unit_pages(
+                found, store, config.out, shown, heads=config.survey.heads, images=images,
+                decode=None if model is None else decoder_of(model), panels=seen.panels(shown),
+                plots=seen.plots, how=how, top=config.top, progress=lambda: bar.update(),
+            )  # fmt: skip
+    print(f"\n{written}")
+    print(f"all figures: {found.save(Path(config.out) / 'neurons.json')}")
+    return OK
+
+
+def _say(what: str) -> None:
+    print(f"... {what}", flush=True)
+
+
+def _labels(config: Config, store: Store, world: ShapesWorld | None) -> RowLabels | None:
+    """Labels of the file, or of the world that was harvested; None where nothing is known."""
+    from mmxai.labels.reading import read_labels
+    from mmxai.labels.world import WorldLabels
+    from mmxai.methods.neurons import RowLabels
+
+    if config.labels is None and world is None:
+        return None
+    known = read_labels(config.labels, store) if config.labels else WorldLabels(world)  # type: ignore[arg-type]
+    return RowLabels.of_labels(
+        known, store, store[config.site].space, level=config.level, tasks=config.tasks or None,
+        overlap=config.overlap,
+    )  # fmt: skip
+
+
+def _match(config: Config, store: Store) -> object:
+    from mmxai.methods.neurons import match
+    from mmxai.store import open_store
+    from mmxai.store.units import Units
+
+    site = config.match_site or config.site
+    with open_store(config.match or config.store) as other:
+        return match(
+            Units(store, config.site, config.survey.heads), Units(other, site), config.match_by,
+            config.survey.tokens, config.survey.split,
+        )  # fmt: skip
+
+
+def best_of(found: Neurons, label: str) -> list[int]:
+    """Units by AUC for a label; ArgumentError where there is no such label."""
+    if found.labels is None:
+        raise ArgumentError(f"--ablate {label}: got no labels, expected --labels FILE")
+    return found.labels.ranking(label).tolist()

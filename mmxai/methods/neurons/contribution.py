@@ -1,0 +1,211 @@
+"""How much each unit adds to an output: by its output weights, and by activation times gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from mmxai.errors import ArgumentError
+from mmxai.methods.neurons.writing import (
+    ReadOut,
+    adds,
+    check_writes,
+    columns_of_heads,
+    matrix_of,
+    unembedding,
+    writes,
+)  # fmt: skip
+from mmxai.results import Result, axes, lines_of, number
+from mmxai.types import ROW_COLUMNS, TOKEN_CODES
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+    from mmxai.models import Model
+
+_TYPE = ROW_COLUMNS.index("token_type")
+_SHOWN = 12
+
+
+@dataclass(repr=False)
+class Contribution(Result):
+    """Mean over `items` of what each unit adds to `output`, in its own units: `mean` float64 `[U]`; `size`
+    the mean of its magnitude; `total` the mean output. how: in words."""
+
+    site: str
+    kind: str
+    output: str
+    how: str
+    items: int
+    total: float
+    mean: np.ndarray
+    size: np.ndarray
+
+    def ranking(self, by: Literal["mean", "size"] = "size") -> np.ndarray:
+        """Units, the largest first."""
+        return np.argsort(-getattr(self, by), kind="stable")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a unit."""
+        import pandas
+
+        return pandas.DataFrame(
+            {"mean": self.mean, "size": self.size}, index=pandas.RangeIndex(len(self.mean), name=self.kind)
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Mean contributions, sorted."""
+        ax = axes(ax)
+        ax.plot(np.sort(self.mean)[::-1])
+        ax.set(xlabel=f"{self.kind}s of {self.site}", ylabel=f"contribution to {self.output}")
+        return ax
+
+    def summary(self) -> str:
+        order = self.ranking()[:_SHOWN]
+        table = [(str(u), number(self.mean[u]), number(self.size[u])) for u in order]
+        return (
+            f"what {self.kind}s of {self.site} add to {self.output} ({self.how}); means of {self.items:,} "
+            f"items, whose mean output is {number(self.total)}\n\n"
+            + lines_of((self.kind, "mean", "size"), table)
+        )
+
+
+class _Sums:
+    def __init__(self) -> None:
+        self.items, self.total = 0, 0.0
+        self._mean = self._size = torch.zeros(1, dtype=torch.float64)
+
+    def add(self, each: torch.Tensor, outputs: torch.Tensor) -> None:
+        """`[N, U]` contributions to `[N]` outputs."""
+        self._mean = self._mean + each.double().sum(0)
+        self._size = self._size + each.double().abs().sum(0)
+        self.total += float(outputs.double().sum())
+        self.items += len(each)
+
+    def result(self, site: str, heads: int, output: str, how: str) -> Contribution:
+        if not self.items:
+            raise ArgumentError("contribution: got no batches, expected at least one")
+        n = self.items
+        return Contribution(
+            site, "head" if heads else "unit", output, how, n, self.total / n,
+            (self._mean / n).numpy(), (self._size / n).numpy(),
+        )  # fmt: skip
+
+
+def logit_contribution(
+    model: Model, site: str, batches: Iterable[Any], *, token: int | None = None, heads: int = 0
+) -> Contribution:
+    """What units add to a logit by their direct path: of `token` at each text's last token, or (None) of the
+    true next token at every position but the last.
+
+    batches: what `model.prepare` takes, a batch each. ArgumentError where the site does not write to the
+    residual stream by one matrix.
+    """
+    tower = site.partition(".")[0]
+    out, matrix, found, made = ReadOut(model, tower), writes(model, site), _Sums(), adds(site)
+    for given in batches:
+        inputs = model.prepare(given)
+        run = model.run(inputs, capture=[site, out.last, *([made] if made else [])])
+        ids = inputs.tensors["input_ids"].cpu()
+        real = run.rows[tower][..., _TYPE] != TOKEN_CODES["pad"]
+        if token is None:
+            here = real.clone()
+            here[:, :-1] &= real[:, 1:]
+            here[:, -1] = False
+            targets = ids.roll(-1, 1)[here]
+        else:
+            here = torch.zeros_like(real)
+            here[torch.arange(len(real)), _last(real)] = True
+            targets = torch.full((len(ids),), token)
+        acts = {s: x[here.to(x.device)].float().cpu() for s, x in run.acts.items()}
+        if made:
+            check_writes(site, acts[site], acts[made], matrix)
+        read = out.covectors(unembedding(model, targets), out.scale(acts[out.last]))
+        each = acts[site] * (read @ matrix.T)
+        logits = run.out.logits[here.to(run.out.logits.device)].float().cpu()
+        found.add(_units(each, heads), logits.gather(1, targets[:, None])[:, 0])
+    what = "the next token's logit" if token is None else f"the logit of token {token}"
+    return found.result(site, heads, what, "direct path, the final norm's scale held fixed")
+
+
+def similarity_contribution(
+    model: Model,
+    site: str,
+    batches: Iterable[Any],
+    texts: torch.Tensor,
+    name: str = "the text",
+    heads: int = 0,
+) -> Contribution:
+    """What units of a CLIP's vision tower add to its cosine with a text by their direct path, at the class
+    token. texts: float `[1, J]` for all pictures, as `mmxai.models.near_texts.embed_texts` makes them."""
+    tower = site.partition(".")[0]
+    if tower != "vision" or "vision.embeds" not in model.sites():
+        raise ArgumentError(
+            f"{site}: got a site without a way to vision.embeds, expected one of a CLIP's vision tower"
+        )
+    out, matrix, found, made = ReadOut(model, tower), writes(model, site), _Sums(), adds(site)
+    projection = matrix_of(model.towers[tower].sites["vision.embeds"].point.module)
+    unit = normalize(texts.float().cpu(), dim=1)
+    for given in batches:
+        inputs = model.prepare(given)
+        run = model.run(inputs, capture=[site, out.last, "vision.embeds", *([made] if made else [])])
+        # The class token alone is pooled: row 0 of every picture.
+        acts = {s: x[:, 0].float().cpu() for s, x in run.acts.items()}
+        if made and len(acts[site]) > 1:
+            check_writes(site, acts[site], acts[made], matrix)
+        length = acts["vision.embeds"].norm(dim=1, keepdim=True)
+        pulled = (unit @ projection.T).expand(len(length), -1) / length
+        each = acts[site] * (out.covectors(pulled, out.scale(acts[out.last])) @ matrix.T)
+        found.add(_units(each, heads), (acts["vision.embeds"] / length @ unit.T)[:, 0])
+    return found.result(
+        site, heads, f"the cosine with {name}", "direct path, the final norm's scale held fixed"
+    )
+
+
+def activation_gradient(
+    model: Model,
+    site: str,
+    batches: Iterable[Any],
+    metric: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
+    *,
+    name: str = "the metric",
+    heads: int = 0,
+) -> Contribution:
+    """Activation times gradient of a metric, summed over a sample's rows: to first order what setting the
+    unit to 0 takes away (Simonyan et al. 2014; attribution patching: Nanda 2023), later blocks included.
+
+    metric: (the model's output, the batch's tensors) -> float `[B]`, one a sample.
+    """
+    found = _Sums()
+    tower = site.partition(".")[0]
+    for given in batches:
+        inputs = model.prepare(given)
+        moved = inputs.to(model.device, model.dtype)
+        values: list[torch.Tensor] = []
+
+        def total(out: Any, moved: Any = moved, values: list[torch.Tensor] = values) -> torch.Tensor:
+            each = metric(out, moved.tensors)
+            values.append(each.detach().float().cpu())
+            return each.sum()
+
+        run = model.run(inputs, capture=[site], grad=total)
+        each = (run.acts[site].float() * run.grads[site].float()).cpu()
+        if tower in run.rows and each.shape[1] == run.rows[tower].shape[1]:
+            each = each * (run.rows[tower][..., _TYPE] != TOKEN_CODES["pad"])[..., None]
+        found.add(_units(each.sum(1), heads), values[0])
+    return found.result(site, heads, name, "activation x gradient")
+
+
+def _units(each: torch.Tensor, heads: int) -> torch.Tensor:
+    return columns_of_heads(each, heads) if heads else each
+
+
+def _last(real: torch.Tensor) -> torch.Tensor:
+    """The last true place of each row of bool `[B, T]`."""
+    return real.shape[1] - 1 - real.flip(1).int().argmax(1)
