@@ -1,9 +1,10 @@
 """Linear probes of every site of a store: what can be read off it, layer by layer, beside control tasks.
 
 LABELS is a CSV file (sample,label or a column a task; sample is a key of the store or a number), a CSV file
-of boxes (sample,x0,y0,x1,y1,label in pixels of the original pictures), a folder of masks (<key or number>.png,
-a pixel a label's number), a folder that `mmxai shapes` wrote, or the word shapes, where Python harvested that
-world. Boxes and masks are labels of patches: a patch has the label that covers at least --overlap of it.
+of boxes (sample,x0,y0,x1,y1,label in pixels of the original pictures), a folder of masks (<key or
+number>.png, a pixel a label's number), a folder that `mmxai shapes` wrote, or the word shapes, where Python
+harvested that world. Boxes and masks are labels of patches: a patch has the label that covers at least
+--overlap of it.
 
 examples:
   mmxai probe acts.zarr --labels labels.csv --pool cls

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,11 +63,14 @@ class Directions:
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(task for _, task in self.every))
 
-    def at(self, site: str) -> tuple[list[str], np.ndarray]:
-        """Every direction of a site: its names `task: label`, and the cosines of each with each `[n, n]`."""
-        own = [d for d in self if d.site == site]
+    def at(self, site: str, tasks: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
+        """Every direction of a site (of `tasks` alone): names `task: label`, and the cosines of each with each
+        `[n, n]`."""
+        own = [d for d in self if d.site == site and (tasks is None or d.task in tasks)]
         if not own:
-            raise ArgumentError(f"directions: got site {site!r}, expected one of {self.sites}")
+            raise ArgumentError(
+                f"directions: got {site!r}, tasks {tasks}, expected of {list(self.every)}"
+            )
         names = [f"{d.task}: {n}" if d.names != (d.task,) else n for d in own for n in d.names]
         return names, _cosines(torch.cat([d.coef for d in own]))
 

@@ -49,14 +49,23 @@ def of_labels(scores: np.ndarray, logp: np.ndarray, y: np.ndarray, boot: Bootstr
     """
     every = []
     for k in range(scores.shape[1]):
-        two = np.stack([np.zeros(len(y)), scores[:, k]], 1)
-        p = np.stack([np.log(-np.expm1(np.minimum(logp[:, k], -1e-12))), logp[:, k]], 1)
-        found = of_classes(two, p, y[:, k].astype(np.int64), boot)
-        # Of two classes both F1 and AUC are asked of the label, not of its absence.
-        own = y[:, k] == 1
-        said = scores[:, k] > 0
-        tp, positive, there = boot.sums(np.stack([own & said, said, own], 1)).T
-        every.append(found | {"F1": _ratio(2 * tp, positive + there)})
+        own, said = y[:, k] == 1, scores[:, k] > 0
+        n, tp, positive, there, right = boot.sums(
+            np.stack([np.ones(len(y)), own & said, said, own, own == said], 1)
+        ).T
+        gone = np.log(-np.expm1(np.minimum(logp[:, k], -1e-12)))
+        answer = np.exp(np.where(said, logp[:, k], gone))
+        loss = boot.sums(-np.where(own, logp[:, k], gone)[:, None] / np.log(2))[:, 0]
+        absent = n - positive - there + tp
+        found = {
+            "accuracy": right / n,
+            "balanced accuracy": _mean([_ratio(tp, there), _ratio(absent, n - there)]),
+            "F1": _ratio(2 * tp, positive + there),
+            "AUC": _auc(scores[:, k], own, boot),
+            "ECE": _ece(answer, own == said, boot),
+            "log loss": loss / n,
+        }
+        every.append(found)
     out = {name: _mean([one[name] for one in every]) for name in CLASSES}
     return out | {"log loss": np.sum([one["log loss"] for one in every], 0)}
 
