@@ -67,8 +67,8 @@ class Group:
 
     def add(self, held: int, rows: torch.Tensor, labels: torch.Tensor) -> None:
         """Take in rows `[n, D + 1]` of fold `held`, labels `[n, tasks]`."""
-        own = (self._fit == held).nonzero()[:, 0] if self._folds else []
-        low, high = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
+        own = (self._fit == held).nonzero()[:, 0]
+        low, high = (int(own[0]), int(own[-1]) + 1) if self._folds and len(own) else (0, 0)
         for part in (slice(0, low), slice(high, self.open)):
             width = (part.stop - part.start) * self._columns
             size = max(256, _CHUNK // max(width, 1))
@@ -171,8 +171,8 @@ class Group:
 
 
 def _multinomial(z: torch.Tensor, y: torch.Tensor, look: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of logits z `[p, classes, n]` and labels `[p, n]`: losses `[p, n]`, and where asked `[p]` the sum over rows
-    of a class's mean variance (of probabilities all equal: 1 / classes). z becomes probability minus
+    """Of logits z `[p, classes, n]` and labels `[p, n]`: losses `[p, n]`, and where asked `[p]` the sum over
+    rows of a class's mean variance (of probabilities all equal: 1 / classes). z becomes probability minus
     indicator."""
     index = y[:, None]
     z -= z.amax(1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -52,13 +53,12 @@ class _Moments:
     """Sums about the mean of the first block, so that a common offset costs no digits."""
 
     def __init__(self, first: torch.Tensor, classes: Sequence[int], folds: int):
-        width, double = first.shape[1], {"dtype": torch.float64, "device": first.device}
         self.shift = first.double().mean(0).float()
-        self.rows = 0
-        self.total = torch.zeros(width, **double)
-        self.product = torch.zeros(width, width, **double)
-        self.counts = [torch.zeros(folds, k, **double) for k in classes]
-        self.sums = [torch.zeros(folds, k, width, **double) for k in classes]
+        zeros = partial(torch.zeros, dtype=torch.float64, device=first.device)
+        width, self.rows = first.shape[1], 0
+        self.total, self.product = zeros(width), zeros(width, width)
+        self.counts = [zeros(folds, k) for k in classes]
+        self.sums = [zeros(folds, k, width) for k in classes]
 
     def update(self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor) -> None:
         x = (x - self.shift).float()  # in the rows' own precision: their offset may be large

@@ -57,13 +57,13 @@ def fit_logistic(
     rows each time: x `[N, D]` of any float dtype, y int64 `[N, tasks]` (class, or -1: no label), fold int64
     `[N]` (-1: a row of no fit), all on one device. Products run in float32, sums of losses in float64.
     classes: number of classes of each task. Two: binary, one column (so several labels a row, multilabel,
-    are tasks of two); more: multinomial, a column a class. Cs: inverse penalties. folds: fit f uses the rows of
-    the other folds. total: a last fit on all of them; always so without folds. tolerance: estimated excess of
-    the objective over its least, relative, at which a problem is done and drops out.
+    are tasks of two); more: multinomial, a column a class. Cs: inverse penalties. folds: fit f uses the rows
+    of the other folds. total: a last fit on all of them; always so without folds. tolerance: estimated excess
+    of the objective over its least, relative, at which a problem is done and drops out.
 
     Raises ArgumentError for unusable labels, folds and settings, NonFiniteError for rows with NaN or inf;
-    warns NotConvergedWarning where `max_passes` end a problem. A fit in whose rows a class never occurs has an
-    intercept that tends to minus infinity there; it ends within 1e-6 nats a row of its least.
+    warns NotConvergedWarning where `max_passes` end a problem. A fit in whose rows a class never occurs has
+    an intercept that tends to minus infinity there; it ends within 1e-6 nats a row of its least.
     """
     _check(classes, Cs, folds, tolerance, max_passes)
     scale = first_pass(blocks(), classes, folds)

@@ -99,6 +99,18 @@ PEERS = (
         "dense throughout",
         without=("torchvision",),
     ),
+    Peer(
+        "sklearn",
+        "probe",
+        ("scikit-learn==1.9.1", "scipy==1.17.1", "threadpoolctl==3.8.0", _NUMPY),
+        "a fit a fold, penalty and task, float32",
+    ),
+    Peer(
+        "himalaya",
+        "probe",
+        ("himalaya==0.4.11", "scikit-learn==1.9.1", "scipy==1.17.1", "torch=={torch}", _NUMPY),
+        "RidgeCV, all targets at once, one refit at the chosen penalties, float32",
+    ),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
 )
 
