@@ -126,10 +126,12 @@ def logit_contribution(
         acts = {s: x[here.to(x.device)].float().cpu() for s, x in run.acts.items()}
         if made:
             check_writes(site, acts[site], acts[made], matrix)
-        read = out.covectors(unembedding(model, targets), out.scale(acts[out.last]))
-        each = acts[site] * (read @ matrix.T)
+        rows = unembedding(model, targets)
+        read = out.covectors(rows, out.scale(acts[out.last]))
         logits = run.out.logits[here.to(run.out.logits.device)].float().cpu()
-        found.add(_units(each, heads), logits.gather(1, targets[:, None])[:, 0])
+        outputs = logits.gather(1, targets[:, None])[:, 0]
+        out.check(acts[out.last], read, rows, outputs)
+        found.add(_units(acts[site] * (read @ matrix.T), heads), outputs)
     what = "the next token's logit" if token is None else f"the logit of token {token}"
     return found.result(site, heads, what, "direct path, the final norm's scale held fixed")
 
@@ -161,8 +163,10 @@ def similarity_contribution(
             check_writes(site, acts[site], acts[made], matrix)
         length = acts["vision.embeds"].norm(dim=1, keepdim=True)
         pulled = (unit @ projection.T).expand(len(length), -1) / length
-        each = acts[site] * (out.covectors(pulled, out.scale(acts[out.last])) @ matrix.T)
-        found.add(_units(each, heads), (acts["vision.embeds"] / length @ unit.T)[:, 0])
+        read = out.covectors(pulled, out.scale(acts[out.last]))
+        cosine = (acts["vision.embeds"] / length @ unit.T)[:, 0]
+        out.check(acts[out.last], read, pulled, cosine)
+        found.add(_units(acts[site] * (read @ matrix.T), heads), cosine)
     return found.result(
         site, heads, f"the cosine with {name}", "direct path, the final norm's scale held fixed"
     )

@@ -91,10 +91,10 @@ class ReadOut:
         self._centred = isinstance(self.norm, nn.LayerNorm)
         eps = getattr(self.norm, "eps", None)
         self._eps = float(getattr(self.norm, "variance_epsilon", 1e-6) if eps is None else eps)
-        self._gain = self._gain_of()
+        self._gain, self.offset = self._gain_of()
 
-    def _gain_of(self) -> torch.Tensor:
-        """The norm's factor a dimension, found by asking it: some norms multiply by 1 + weight."""
+    def _gain_of(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The norm's factor and bias a dimension, found by asking it: some norms multiply by 1 + weight."""
         weight = getattr(self.norm, "weight", None)
         if weight is None:
             raise ModelError(f"{type(self.norm).__name__}: got a final norm without a weight, expected one")
@@ -102,8 +102,23 @@ class ReadOut:
         probe = torch.zeros(1, width, device=weight.device, dtype=weight.dtype)
         probe[0, ::2], probe[0, 1::2] = 1, -1  # of mean 0 and scale 1, where the width is even
         with torch.no_grad():
-            out = self.norm(probe)[0] - (self.norm(torch.zeros_like(probe))[0] if self._centred else 0)
-        return (out * probe[0]).float().cpu() * (1 + self._eps) ** 0.5
+            bias = self.norm(torch.zeros_like(probe))[0]
+            out = self.norm(probe)[0] - bias
+        return (out * probe[0]).float().cpu() * (1 + self._eps) ** 0.5, bias.float().cpu()
+
+    def check(
+        self, stream: torch.Tensor, read: torch.Tensor, targets: torch.Tensor, output: torch.Tensor
+    ) -> None:
+        """ModelError where `output` `[N]` is not what the read-out makes of rows of the stream `[N, D]`, up to
+        the same number everywhere (a bias): something else stands between, such as a cap on logits."""
+        made = (stream.float() * read).sum(1) + targets.float() @ self.offset
+        rest = (output.float() - made).double()
+        spread = float((rest - rest.mean()).abs().max())
+        if spread > _TOLERANCE * max(1.0, float(output.abs().max())):
+            raise ModelError(
+                f"got outputs up to {spread:.2g} away from what the final norm and the output matrix make of "
+                "the residual stream, expected nothing behind them; use activation x gradient"
+            )
 
     def scale(self, stream: torch.Tensor) -> torch.Tensor:
         """float `[N]`: what the norm divides rows of the stream by."""
