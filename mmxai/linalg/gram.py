@@ -78,16 +78,19 @@ class FoldedGram:
         if self._shift_x is None:
             if not (kept := given >= 0).any():
                 return
-            self._shift_x, self._shift_y = (v[kept].mean(0, dtype=np.float64) for v in (xs, ys))
+            # In the product's type, so that what is taken off is what `_state` adds again.
+            self._shift_x = xs[kept].mean(0, dtype=np.float64).astype(self._product)
+            self._shift_y = ys[kept].mean(0, dtype=np.float64)
             if not (np.isfinite(self._shift_x).all() and np.isfinite(self._shift_y).all()):
                 self._shift_x = None
                 _refuse(xs, ys, given)
         parts: list[tuple[int, tuple[np.ndarray, ...]]] = []
         for f in np.unique(given[given >= 0]):
-            chosen = slice(None) if (given == f).all() else np.flatnonzero(given == f)
-            own = np.subtract(xs[chosen], self._shift_x, dtype=np.float64)
-            targets = np.subtract(ys[chosen], self._shift_y, dtype=np.float64)
-            sums = own.sum(0), targets.sum(0)
+            chosen = np.flatnonzero(given == f)
+            mine, theirs = (xs, ys) if len(chosen) == len(xs) else (xs.take(chosen, 0), ys.take(chosen, 0))
+            own = np.subtract(mine, self._shift_x, dtype=self._product)
+            targets = np.subtract(theirs, self._shift_y, dtype=np.float64)
+            sums = own.sum(0, dtype=np.float64), targets.sum(0)
             if not (np.isfinite(sums[0]).all() and np.isfinite(sums[1]).all()):
                 _refuse(xs, ys, given)
             parts.append((int(f), (own, targets, *sums)))
@@ -105,13 +108,13 @@ class FoldedGram:
 
     def _add(self, f: int, x: np.ndarray, y: np.ndarray) -> None:
         if self.dual:
-            self._kept[f].append((x, y))
+            self._kept[f].append((x.astype(np.float64, copy=False), y))
             return
-        self._xy[f] += x.T @ y
+        self._xy[f] += x.T @ y.astype(self._product, copy=False)
         if self._product == np.float64:
             self._xx[f] = blas.dsyrk(1.0, x.T, beta=1.0, c=self._xx[f], lower=1, overwrite_c=1)
         else:
-            self._xx[f] += blas.ssyrk(1.0, x.astype(np.float32).T, lower=1)
+            self._xx[f] += blas.ssyrk(1.0, x.T, lower=1)
 
     def total(self) -> State:
         """All rows."""

@@ -1,4 +1,4 @@
-"""LEACE against its formula written out with scipy, against other erasures and logistic probes, as an edit."""
+"""LEACE against its formula written out with scipy, other erasures and logistic probes; as an edit."""
 
 import numpy as np
 import pytest

@@ -7,6 +7,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 
 from mmxai.errors import ArgumentError
 from mmxai.linalg import FoldedGram, ridge_path
+from mmxai.linalg.solve import _refined
 
 PENALTIES = [1e-3, 1.0, 1e3]
 
@@ -44,6 +45,40 @@ def test_paths_are_scikit_learns(n, width, dual):
                 rtol=0,
                 atol=1e-6 * np.abs(y).max(),
             )
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e3, 1e4, 1e6, 1e9])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_float32_is_taken_only_where_it_can_be_refined(condition, hidden):
+    """Solutions in float64's accuracy at every condition; hidden: of two nearly equal columns, not of their sizes."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 30))
+    if hidden:
+        x[:, 7] = x[:, 3] + x[:, 7] / condition
+    else:
+        x *= np.geomspace(1, 1 / condition, 30)
+    x -= x.mean(0)
+    weights = rng.standard_normal((30, 2)) * (1 if hidden else np.geomspace(1, condition, 30)[:, None])
+    y = x @ weights + [[1e-12, 1e12]] * rng.standard_normal((300, 2))
+    coef, _ = ridge_path(moments(x, y).total(), [1e-9, 1.0])
+    for i, penalty in enumerate((1e-9, 1.0)):
+        exact = np.linalg.lstsq(
+            np.concatenate([x, penalty**0.5 * np.eye(30)]), np.concatenate([y - y.mean(0), np.zeros((30, 2))])
+        )[0]
+        off = np.linalg.norm(x @ (coef[i].numpy() - exact), axis=0) / np.linalg.norm(x @ exact, axis=0)
+        assert off.max() < max(1e-9, 1e-14 * condition**2 if hidden else 0)
+
+
+def test_both_ways_are_taken():
+    x, y = made(400, 30)
+    state = moments(x / x.std(0), y).total()
+    single = state.xx.numpy().astype(np.float32)
+    spread = np.linalg.eigvalsh(state.xx.numpy())[-1]
+    assert _refined(state.xx.numpy(), single, state.xy.numpy(), spread) is not None
+    x[:, 3] = x[:, 4]
+    state = moments(x, y).total()
+    single = state.xx.numpy().astype(np.float32)
+    assert _refined(state.xx.numpy(), single, state.xy.numpy(), 1e-6) is None
 
 
 def test_no_penalty_is_least_squares():

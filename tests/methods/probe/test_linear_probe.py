@@ -127,7 +127,7 @@ def test_the_penalty_is_chosen_as_a_grid_search_would(digits, method):
     probe = LinearProbe(method, penalty=penalties, folds=4).fit(x, y)
     if method == "ridge_regression":
         made = np.empty((4, len(y)))
-for i, p in enumerate(penalties):
+        for i, p in enumerate(penalties):
             made[i] = cross_val_predict(LinearProbe(method, penalty=p), x, y, cv=splitter)
         exact = 1 - np.square(made - y).sum(1) / np.square(y - y.mean()).sum()
     else:
