@@ -86,7 +86,7 @@ def make_design(store: Store, space: str, labels: Labels, config: ProbeConfig) -
     level = tasks[0].level
     pooled = bool((store.rows[space][:1].token_type < 0).any())  # one row a sample already
     if pooled and level == "cell":
-        raise SelectionError(f"probe: {space} has one row a sample, and the labels are of patches")
+        raise SelectionError("probe: there is one row a sample, and the labels are of patches")
     rows = _rows(store, space, config, level, pooled)
     table = [store.rows[space].gather(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK)]
     samples = np.concatenate([t.sample.numpy() for t in table]).astype(np.int64)
@@ -106,7 +106,7 @@ def make_design(store: Store, space: str, labels: Labels, config: ProbeConfig) -
     by_token = not mean and not pooled and bool((found.tokens >= 0).any())
     cohorts = _cohorts(tasks, found, by_token, config, notes)
     if not cohorts:
-        raise SelectionError(f"probe: no task is left to probe in {space}: " + "; ".join(notes))
+        raise SelectionError("probe: no task is left: " + "; ".join(notes))
     return Design(space, rows, item, len(first), mean, tuple(cohorts), tuple(dict.fromkeys(notes)))
 
 

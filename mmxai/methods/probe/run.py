@@ -59,7 +59,7 @@ def probe(
         try:
             designs[space] = make_design(store, space, labels, config)
         except SelectionError as error:
-            notes.append(str(error).removeprefix("probe: "))
+            notes.append(f"{space}: {str(error).removeprefix('probe: ')}")
     if not designs:
         raise SelectionError("probe: " + "; ".join(notes))
     scores: list[Score] = []

@@ -1,0 +1,222 @@
+"""`probe` from a store to figures: against scikit-learn on the same rows, in any grouping of sites."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+
+from mmxai.errors import SelectionError, UnknownSiteError
+from mmxai.labels import read_labels
+from mmxai.methods.probe import ProbeConfig, load_directions, probe
+from mmxai.methods.probe.design import TEST, make_design
+from mmxai.store import open_store
+from tests.methods.probe.stores import CLASSES, PATCHES, POOLED, TEXT, A, B, make, truth, write_labels
+
+SAMPLES = 500
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with open_store(make(tmp_path_factory.mktemp("probe") / "acts.zarr", SAMPLES)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def labels(store, tmp_path_factory):
+    path = write_labels(tmp_path_factory.mktemp("labels") / "l.csv", SAMPLES)
+    return read_labels(path, store, regression=["number"], multilabel=["labels"])
+
+
+def rows(store, labels, config, site):
+    """x and targets of the training and test items, taken from the store by hand."""
+    (cohort,) = make_design(store, store[site].space, labels, config).cohorts
+    design = make_design(store, store[site].space, labels, config)
+    x = store[site][:][torch.from_numpy(design.rows)].double().numpy()[cohort.items]
+    values = {k.of: k.values for k in cohort.known if k.control < 0}
+    train = cohort.fold != TEST
+    return x, values, train
+
+
+@pytest.mark.parametrize("method", ["ridge", "lda", "logistic"])
+@pytest.mark.parametrize("site", [A, B])
+def test_probes_are_those_of_scikit_learn(store, labels, method, site):
+    penalty = 3.0
+    config = ProbeConfig(
+        sites=site, method=method, penalties=(penalty,), absolute=True, controls=1, mdl=False, bootstrap=0
+    )
+    report = probe(store, labels, config)
+    x, values, train = rows(store, labels, config, site)
+    found = report.directions[site, "class"]
+    if method == "ridge":
+        there = RidgeClassifier(alpha=penalty).fit(x[train], values["class"][train])
+        np.testing.assert_allclose(found.coef, there.coef_, atol=2e-5 * np.abs(there.coef_).max())
+        np.testing.assert_allclose(found.intercept, there.intercept_, rtol=1e-4, atol=1e-4)
+    elif method == "lda":
+        # Ours adds the penalty to the scatter within classes; theirs takes a covariance of our making.
+        there = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=Added(penalty)).fit(
+            x[train], values["class"][train]
+        )
+    else:
+        there = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000).fit(
+            x[train], values["class"][train]
+        )
+        largest = np.abs(there.coef_).max()
+        np.testing.assert_allclose(found.coef, there.coef_, atol=1e-2 * largest)
+    score = next(s for s in report.scores if s.task == "class")
+    right = there.predict(x[~train]) == values["class"][~train]
+    assert score.figures["accuracy"].value == pytest.approx(right.mean(), abs=1.5 / len(right))
+    assert score.test == len(right) and score.train == train.sum()
+    number = next(s for s in report.scores if s.task == "number")
+    there = Ridge(alpha=penalty).fit(x[train], values["number"][train])
+    r2 = there.score(x[~train], values["number"][~train])
+    assert number.method == "ridge_regression" and number.figures["R2"].value == pytest.approx(r2, rel=1e-4)
+    many = report.directions[site, "labels"]
+    for k in range(3 if method != "lda" else 0):
+        y = values["labels"][train][:, k]
+        if method == "ridge":
+            one = RidgeClassifier(alpha=penalty).fit(x[train], y)
+            np.testing.assert_allclose(many.coef[k], one.coef_.ravel(), atol=3e-5 * np.abs(one.coef_).max())
+        else:
+            one = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000).fit(x[train], y)
+            np.testing.assert_allclose(many.coef[k], one.coef_.ravel(), atol=1e-2 * np.abs(one.coef_).max())
+
+
+class Added:
+    """The covariance within a class (scikit-learn asks for one a class) with a share of the penalty."""
+
+    def __init__(self, penalty):
+        self.penalty = penalty
+
+    def get_params(self, deep=True):
+        return {"penalty": self.penalty}
+
+    def set_params(self, **params):
+        return self
+
+    def fit(self, x):
+        # Weighed by class shares these add up to (S + penalty) / n; each class has about n / CLASSES rows.
+        self.covariance_ = np.cov(x.T, bias=True) + np.eye(x.shape[1]) * self.penalty / (CLASSES * len(x))
+        return self
+
+
+def test_figures_of_a_planted_truth(store, labels):
+    """Sites that hold the truth tell it, controls stay at chance, and MDL says which holds more of it."""
+    report = probe(store, labels, ProbeConfig(sites=("vision.*.resid_post",), controls=2))
+    table = {(s.site, s.task): s for s in report.scores}
+    strong, weak = table[A, "class"], table[B, "class"]
+    assert strong.figures["accuracy"].value > 0.99 > weak.figures["accuracy"].value > 0.35
+    for score in (strong, weak):
+        assert score.control["accuracy"].value == pytest.approx(1 / CLASSES, abs=0.08)
+        assert score.control["AUC"].value == pytest.approx(0.5, abs=0.06)
+        low, high = score.selectivity.low, score.selectivity.high
+        assert low < score.figures["accuracy"].value - score.control["accuracy"].value < high
+        assert score.confusion.sum() == score.test
+    assert strong.codelength.bits < 0.3 < weak.codelength.bits < 2.2
+    assert strong.control_codelength.bits == pytest.approx(2.0, abs=0.25)
+    assert table[A, "number"].figures["R2"].value > 0.9 > table[B, "number"].figures["R2"].value
+    assert table[A, "labels"].figures["AUC"].value > 0.98
+    assert report.best("class").site == A and report.sites == [A, B]
+    assert "selectivity" in str(report) and "best at vision.0.resid_post" in str(report)
+
+
+def test_chance_on_labels_that_mean_nothing(store, tmp_path):
+    """The figure that leaks first when a split or a choice looks at test samples."""
+    draw = np.random.default_rng(3)
+    lines = ["sample,label", *(f"k{i},{draw.integers(0, 2)}" for i in range(SAMPLES))]
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    report = probe(store, read_labels(tmp_path / "l.csv", store), ProbeConfig(sites=(A, B)))
+    for score in report.scores:
+        e = score.figures["accuracy"]
+        assert e.low < 0.5 < e.high and score.codelength.bits > 0.95
+
+
+def test_words_are_learnt_by_heart_and_selectivity_says_so(store, tmp_path):
+    """Labels by word in rows that hold the word: a probe tells the control as well as the task."""
+    words = truth(SAMPLES)["words"]
+    lines = ["sample,label", *(f"k{i},{'ab'[words[i, 0] % 2]}" for i in range(SAMPLES))]
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    report = probe(
+        store, read_labels(tmp_path / "l.csv", store), ProbeConfig(sites=TEXT, control="type", mdl=False)
+    )
+    (score,) = report.scores
+    assert score.control["accuracy"].value > score.figures["accuracy"].value + 0.1
+
+
+def test_memory_decides_how_many_at_once_and_nothing_else(store, labels):
+    said = []
+    options = {"sites": ("*",), "pool": "cls", "bootstrap": 20, "batch": 61}
+    one = probe(store, labels, ProbeConfig(**options, memory=1e-6), say=said.append)
+    assert sum("1 sites" in line for line in said) == 3
+    other = probe(store, labels, ProbeConfig(**options | {"batch": 4096}))
+    assert one.sites == other.sites == [A, B, POOLED]
+    assert any("text" in n for n in one.notes), "no class token there"
+    for a, b in zip(one.scores, other.scores, strict=True):
+        assert a.values() == pytest.approx(b.values(), rel=1e-4, abs=1e-4)
+    # The pooled rows are those of the class token.
+    by_site = {s.site: s for s in other.scores if s.task == "class"}
+    assert by_site[POOLED].values() == pytest.approx(by_site[A].values(), rel=1e-6)
+
+
+def test_fewer_rows_than_width(tmp_path):
+    """The dual form: 100 training rows of width 200, against scikit-learn."""
+    path = make(tmp_path / "acts.zarr", 120, widths=(200, 24))
+    with open_store(path) as store:
+        labels = read_labels(
+            write_labels(tmp_path / "l.csv", 120),
+            store,
+            regression=[
+                "number",
+            ],
+        )
+        config = ProbeConfig(sites=A, pool="cls", tasks="class", penalties=(5.0,), absolute=True, bootstrap=0)
+        report = probe(store, labels, config)
+        x, values, train = rows(store, labels, config, A)
+        there = RidgeClassifier(alpha=5.0).fit(x[train], values["class"][train])
+        assert train.sum() < 200
+        np.testing.assert_allclose(report.directions[A, "class"].coef, there.coef_, atol=1e-5)
+
+
+def test_logistic_from_the_store_is_that_from_memory(store, labels):
+    options = {"sites": A, "method": "logistic", "tasks": "class", "bootstrap": 0, "mdl": False}
+    one = probe(store, labels, ProbeConfig(**options))
+    other = probe(store, labels, ProbeConfig(**options, memory=1e-5))
+    torch.testing.assert_close(
+        one.directions[A, "class"].coef, other.directions[A, "class"].coef, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_saved_and_read_again(store, labels, tmp_path):
+    report = probe(store, labels, ProbeConfig(sites=(A, B), pool="mean", bootstrap=10))
+    report.save(tmp_path / "probe.json")
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert found["config"]["pool"] == "mean" and len(found["scores"]) == 6 and "directions" not in found
+    directions = load_directions(tmp_path / "probe.safetensors")
+    one, other = directions[A, "class"], report.directions[A, "class"]
+    assert torch.equal(one.coef, other.coef) and one.names == other.names
+    assert one.unit("c2").norm() == pytest.approx(1)
+    sites, table = directions.between("class")
+    assert sites == [A, B] and np.isnan(table[0, 1]) and table[0, 0] == pytest.approx(1)
+    names, cosines = directions.at(A)
+    assert "class: c0" in names and "number" in names and np.allclose(np.diag(cosines), 1, atol=1e-6)
+    frame = report.to_pandas()
+    assert len(frame) == 6 and "accuracy low" in frame.columns
+    assert report.table("selectivity").shape == (2, 3)
+
+
+def test_a_projection_onto_a_direction_tells_the_label(store, labels):
+    """What steering would add: along the direction of a class, rows of that class lie further out."""
+    report = probe(store, labels, ProbeConfig(sites=A, tasks="class", bootstrap=0, mdl=False))
+    unit = report.directions[A, "class"].unit("c1")
+    along = (store[A][:] @ unit).view(SAMPLES, PATCHES + 1).mean(1).numpy()
+    own = truth(SAMPLES)["class"] == 1
+    assert along[own].min() > along[~own].max() - 0.5 and along[own].mean() > along[~own].mean() + 1
+
+
+def test_refuses(store, labels):
+    with pytest.raises(UnknownSiteError, match="resid_mid"):
+        probe(store, labels, ProbeConfig(sites="vision.0.resid_mid"))
+    with pytest.raises(SelectionError, match="text"):
+        probe(store, labels, ProbeConfig(sites=TEXT, pool="cls"))
