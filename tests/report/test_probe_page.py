@@ -1,0 +1,75 @@
+"""The page of probes: it says what the report says, and a browser shows it."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from mmxai.labels import read_labels
+from mmxai.methods.probe import ProbeConfig, probe
+from mmxai.report.probe import probe_page
+from mmxai.report.probe.heat import confusion_heat, cosine_heat
+from mmxai.store import open_store
+from tests.methods.probe.stores import make, write_labels
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page, and the report it is of."""
+    home = tmp_path_factory.mktemp("page")
+    with open_store(make(home / "<acts>.zarr", 300, noise=1.5)) as store:
+        path = write_labels(home / "l.csv", 300)
+        labels = read_labels(path, store, regression=["number"], multilabel=["labels"])
+        report = probe(store, labels, ProbeConfig(bootstrap=50))
+    return probe_page(report, home / "out" / "index.html"), report
+
+
+def test_it_says_what_the_report_says(page):
+    path, report = page
+    html = path.read_text(encoding="utf-8")
+    assert "&lt;acts&gt;.zarr" in html and "<acts>" not in html
+    for score in report.scores:
+        e = score.figures[score.main]
+        said = f"{score.site}, {score.task}: {score.main} {e.value:.4g} [{e.low:.4g}, {e.high:.4g}]"
+        assert f'title="{said}"' in html
+    assert html.count('class="heat"') == len(re.findall("<option ", html)) >= 8
+    assert "Over blocks" in html and "Calibration" in html and "http" not in html.replace("http-equiv", "")
+    for note in report.notes:
+        assert note in html
+
+
+def test_heats():
+    heat = confusion_heat(np.array([[3, 1], [0, 0]]), ["a", "b"])
+    assert [c.text for c in heat.rows[0][1]] == ["75", "25"] and heat.rows[1][1][0].level == 0
+    assert heat.rows[0][1][1].said == "a, told as b: 1 of 4"
+    cells = cosine_heat(np.array([[1.0, -0.251], [np.nan, 0.004]]), ["a", "b"]).rows
+    assert [c.text for c in cells[0][1]] == ["1.00", "\N{MINUS SIGN}.25"] and cells[1][1][0].level is None
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+def test_a_browser_shows_it(page, tmp_path):
+    """No script fails, nothing overflows a narrow screen, the figure can be changed."""
+    path, _ = page
+    asked = (
+        "<script>addEventListener('load', () => { const maps = [...document.getElementById('maps').children];"
+        "const before = maps.findIndex(m => !m.hidden); figure.value = 2; figure.onchange();"
+        "document.title = 'shown ' + before + ' ' + maps.findIndex(m => !m.hidden) + ' wide '"
+        " + document.documentElement.scrollWidth + ' errors ' + failed })</script></body>"
+    )
+    html = path.read_text(encoding="utf-8").replace("</body>", asked)
+    html = html.replace("<head>", "<head><script>var failed = 0; onerror = () => { failed++ }</script>")
+    probed = tmp_path / "probed.html"
+    probed.write_text(html, encoding="utf-8")
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,800", "--dump-dom", probed.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r"<title>shown (\S+) (\S+) wide (\d+) errors (\d+)<", done.stdout)
+    assert found is not None and found[1] == "0" and found[2] == "2"
+    assert int(found[3]) <= 500 and found[4] == "0"
