@@ -50,7 +50,7 @@ def test_paths_are_scikit_learns(n, width, dual):
 @pytest.mark.parametrize("condition", [1.0, 1e2, 1e3, 1e4, 1e6, 1e9])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_float32_is_taken_only_where_it_can_be_refined(condition, hidden):
-    """Solutions in float64's accuracy at every condition; hidden: of two nearly equal columns, not of their sizes."""
+    """float64's accuracy at every condition; hidden: of two nearly equal columns, not of their sizes."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((300, 30))
     if hidden:
@@ -79,6 +79,24 @@ def test_both_ways_are_taken():
     state = moments(x, y).total()
     single = state.xx.numpy().astype(np.float32)
     assert _refined(state.xx.numpy(), single, state.xy.numpy(), 1e-6) is None
+
+
+@pytest.mark.parametrize("share", [1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])
+def test_what_float32_products_cost(share, decay):
+    """Coefficients are off by some 1e-6 / share at most, however fast the variances fall and large the offset."""
+    rng = np.random.default_rng(0)
+    n, width = 6000, 128
+    mixing = np.linalg.qr(rng.standard_normal((width, width)))[0] * np.arange(1.0, width + 1) ** -decay
+    x = rng.standard_normal((n, width)) @ mixing.T + 20 * rng.standard_normal(width)
+    y = (x - x.mean(0)) @ rng.standard_normal((width, 2)) + rng.standard_normal((n, 2))
+    x = x.astype(np.float32)
+    folds = np.arange(n) % 5
+    wide, single = (moments(x, y, folds, product=p).train(1) for p in ("float64", "float32"))
+    penalty = share * float(wide.xx.diagonal().mean())
+    (exact, _), (coef, _) = (ridge_path(state, [penalty]) for state in (wide, single))
+    off = float(((coef - exact).norm(dim=1) / exact.norm(dim=1)).max())
+    assert 0 < off < 1e-6 / share
 
 
 def test_no_penalty_is_least_squares():
