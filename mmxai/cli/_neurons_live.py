@@ -70,11 +70,11 @@ def live(model: Model, store: Store, found: Neurons, world: ShapesWorld | None, 
         if not metrics:
             raise ArgumentError(
                 f"--ablate: got {model.name} on {tower} rows without a metric, expected a language model, or "
-                "a CLIP and pictures of the shapes world; in Python any metric will do (methods.neurons.ablate)"
+                "a CLIP and pictures of the shapes world; in Python any metric will do"
             )
         result = _ablation(model, store, found, config, batches, metrics, heads)
         made.results.append(result)
-        made.plots += _plots(result, config.ablate)
+        made.plots += _plots(result, config.ablate, config.by)
     return made
 
 
@@ -152,14 +152,15 @@ def _ablation(
     rows = np.sort(Permutation(len(site), 2)(np.arange(min(_SOURCE, len(site)))))
     source = site.gather(rows, torch.float32)
     most = min(config.ablated, found.units // 2)
+    order = best_of(found, config.ablate or "", config.by)[:most]
     return ablate(
-        model, config.site, best_of(found, config.ablate or "")[:most], batches, metrics, how=config.how,
+        model, config.site, order, batches, metrics, how=config.how,
         counts=sorted({*(n for n in _COUNTS if n < most), most}), means=source.mean(0), source=source,
         heads=heads, sets=config.sets, seed=config.survey.seed,
     )  # fmt: skip
 
 
-def _plots(found: Ablation, label: str) -> list[Plot]:
+def _plots(found: Ablation, label: str, by: str) -> list[Plot]:
     from mmxai.report.plots import curves
 
     made = []
@@ -167,6 +168,6 @@ def _plots(found: Ablation, label: str) -> list[Plot]:
         x = [float(n) for n in found.counts]
         lines = {f"best for {label}": (x, values.tolist())}
         lines |= {f"random {i + 1}": (x, v.tolist()) for i, v in enumerate(found.control[name][:3])}
-        said = f"{found.items[name]:,} items; {found.how} at every row, the units that tell it best first."
+        said = f"{found.items[name]:,} items; {found.how} at every row, the best first, by {by}."
         made.append(Plot(f"{name} without units", curves(lines, x="units ablated"), said, list(lines)))
     return made

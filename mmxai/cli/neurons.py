@@ -3,7 +3,7 @@
 All but --model needs the store alone: exemplars, density, kurtosis, near-duplicates, and with --labels how
 well every unit tells every label. --labels: a CSV file sample,label or sample,x0,y0,x1,y1,label (boxes in
 pixels of the original pictures), a folder of masks, or one of `mmxai shapes`; a shapes world that was
-harvested is known without it. --model adds what units contribute to the output, and what is lost without them.
+harvested is known without it. --model adds what units contribute to the output, and what goes without them.
 
 examples:
   mmxai neurons acts.zarr --site vision.3.mlp_post --data pictures/ --labels boxes.csv
@@ -60,6 +60,8 @@ class Config:
     """Texts whose cosine with a CLIP's pictures units contribute to; default: the --ablate label."""
     ablate: str | None = None
     """A label: the units that tell it best are ablated one after another, beside random ones."""
+    by: Literal["auc", "correlation", "selectivity"] = "correlation"
+    """What tells best: correlation weighs how much a unit says, AUC only in which order."""
     how: Literal["zero", "mean", "resample"] = "mean"
     """What becomes of ablated units."""
     ablated: int = 32
@@ -159,8 +161,8 @@ def _match(config: Config, store: Store) -> object:
         )  # fmt: skip
 
 
-def best_of(found: Neurons, label: str) -> list[int]:
-    """Units by AUC for a label; ArgumentError where there is no such label."""
+def best_of(found: Neurons, label: str, by: str) -> list[int]:
+    """Units by how well they tell a label; ArgumentError where there is no such label."""
     if found.labels is None:
         raise ArgumentError(f"--ablate {label}: got no labels, expected --labels FILE")
-    return found.labels.ranking(label).tolist()
+    return found.labels.ranking(label, by).tolist()

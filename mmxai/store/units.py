@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["neuron", "head", "dimension", "latent"]
 
-BLOCK_VALUES = 1 << 22
-"""Values of a block, 16 MiB in float32."""
+BLOCK_VALUES = 1 << 21
+"""Values of a block, 8 MiB in float32."""
 
 _STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "ln_final", "embeds")
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mmxai.store.permute import Permutation
-from mmxai.store.units import Units
+from mmxai.store.units import BLOCK_VALUES, Units
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 """Quantiles between which rows are drawn. Of a unit that is mostly exactly 0, of the rows where it is not."""
 
-_BYTES = 1 << 26  # values held of the rows looked at
+_BYTES = 1 << 25  # values held of the rows looked at
 
 
 @dataclass
@@ -45,17 +44,21 @@ def strata(units: Units, numbers: np.ndarray, each: int, seed: int) -> Strata:
     rows = numbers[order]
     by_row = np.argsort(rows, kind="stable")
     x = np.empty((len(rows), units.count), np.float32)
-    x[by_row] = _gathered(units, rows[by_row])
+    step = max(1, BLOCK_VALUES // units.site.width)
+    for start in range(0, len(rows), step):
+        some = by_row[start : start + step]  # in the store's order, which is quicker to read
+        x[some] = units.values(rows[some]).numpy()
     bands = len(LEVELS) - 1
     found = Strata(
         len(rows), LEVELS, np.full((units.count, bands, each), -1, np.int64),
         np.full((units.count, bands, each), np.nan, np.float32),
         np.empty((units.count, bands + 1), np.float32),
-        np.quantile(x, LEVELS, axis=0).T.astype(np.float32),
+        np.empty((units.count, bands + 1), np.float32),
         np.empty((units.count, BINS), np.int64),
     )  # fmt: skip
     for unit in range(units.count):
-        own = x[:, unit]
+        own = np.ascontiguousarray(x[:, unit])
+        found.quantiles[unit] = np.quantile(own, LEVELS)
         found.histogram[unit] = np.histogram(own, BINS, (own.min(), max(own.max(), own.min() + 1e-30)))[0]
         sparse = (own == 0).mean() > 0.5
         alive = own != 0 if sparse else np.ones(len(own), bool)
@@ -67,9 +70,3 @@ def strata(units: Units, numbers: np.ndarray, each: int, seed: int) -> Strata:
             found.rows[unit, b, : len(drawn)] = rows[drawn]
             found.values[unit, b, : len(drawn)] = own[drawn]
     return found
-
-
-def _gathered(units: Units, rows: np.ndarray) -> np.ndarray:
-    step = max(1, _BYTES // (8 * units.site.width))
-    parts = [units.values(rows[i : i + step]) for i in range(0, len(rows), step)]
-    return torch.cat(parts).numpy()

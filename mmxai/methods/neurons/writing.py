@@ -109,8 +109,8 @@ class ReadOut:
     def check(
         self, stream: torch.Tensor, read: torch.Tensor, targets: torch.Tensor, output: torch.Tensor
     ) -> None:
-        """ModelError where `output` `[N]` is not what the read-out makes of rows of the stream `[N, D]`, up to
-        the same number everywhere (a bias): something else stands between, such as a cap on logits."""
+        """ModelError where `output` `[N]` is not what the read-out makes of rows of the stream `[N, D]`, up
+        to the same number everywhere (a bias): something stands between, such as a cap on logits."""
         made = (stream.float() * read).sum(1) + targets.float() @ self.offset
         rest = (output.float() - made).double()
         spread = float((rest - rest.mean()).abs().max())

@@ -1,0 +1,74 @@
+"""Neurons of a real language model on real sentences, beside scikit-learn; a store larger than memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+import mmxai
+from mmxai.labels.reading import read_labels
+from mmxai.methods.neurons import RowLabels, logit_contribution, neurons
+from mmxai.types import Rows
+
+
+def test_sentiment_neurons_of_stories260k(shared_data, tmp_path):
+    lines = (shared_data / "text_labels" / "stsa.binary.dev").read_text(encoding="utf-8").splitlines()[:150]
+    label, texts = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    model = mmxai.load_model(str(shared_data / "stories260K"))
+    site = "text.3.mlp_post"
+    mmxai.harvest(
+        model, [{"text": t} for t in texts], sites=(site,), store=str(tmp_path / "acts"), tokens="last",
+        long="truncate",
+    )  # fmt: skip
+    table = "".join(f"{i},{'good' if v == '1' else 'bad'}\n" for i, v in enumerate(label))
+    (tmp_path / "labels.csv").write_text("sample,label\n" + table)
+    with mmxai.open_store(tmp_path / "acts") as store:
+        known = RowLabels.of_labels(read_labels(tmp_path / "labels.csv", store), store, "text")
+        found = neurons(store, site, labels=known)
+        x = store[site].gather(np.arange(150), torch.float32).numpy()
+        y = np.array([label[s] == "1" for s in store[site].rows.sample.tolist()])
+    k = known.names.index("good")
+    exact = [roc_auc_score(y, x[:, u]) for u in range(x.shape[1])]
+    assert np.allclose(found.labels.auc[:, k], exact, atol=1e-6)
+    # The best of so many units on 150 sentences: a figure, and no proof of anything.
+    assert 0.55 < found.labels.auc[:, k].max() < 0.9
+    told = logit_contribution(model, site, [list(texts[:8])])
+    assert told.items > 50 and np.isfinite(told.mean).all()
+
+
+_PROGRAM = """
+import sys, threading, time, torch, mmxai
+from mmxai.methods.neurons import NeuronsConfig, RowLabels, neurons
+import numpy as np
+def held():
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) << 10
+store = mmxai.open_store(sys.argv[1])
+def of(rows):
+    return np.ones(len(rows), bool), np.stack([rows.sample.numpy() % n == 0 for n in (2, 3)], 1)
+labels = RowLabels(("even", "third"), of)
+torch.ones(8, 8) @ torch.ones(8, 8)
+before, most = held(), [0]
+def watch():
+    while True:
+        most[0] = max(most[0], held()); time.sleep(0.002)
+threading.Thread(target=watch, daemon=True).start()
+found = neurons(store, "a", NeuronsConfig(memory=64 << 20), labels)
+print(found.rows, most[0] - before)
+"""
+
+
+def test_a_store_larger_than_the_memory_it_takes(tmp_path):
+    rows, width, limit = 600_000, 128, 150 << 20
+    with mmxai.create_store(tmp_path / "big", {"a": width}, dtype="float32", durable=False) as writer:
+        for start in range(0, rows, 50_000):
+            x = torch.randn(50_000, width, generator=torch.Generator().manual_seed(start))
+            sample = torch.arange(start, start + 50_000) // 50
+            writer.write([str(i) for i in sample.unique().tolist()], {"a": x}, Rows.make(sample=sample))
+    assert rows * width * 4 > 2 * limit
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(tmp_path / "big")], capture_output=True, text=True, check=True
+    )
+    seen, taken = map(int, done.stdout.split())
+    assert seen == rows and taken < limit
