@@ -71,8 +71,7 @@ def _of_cells(task: Task, shares: np.ndarray, overlap: float) -> np.ndarray:
     # Shares are sums of areas: a cell covered to exactly the threshold must not fall below by rounding.
     threshold = overlap - 1e-9
     if task.kind == "multilabel":
-        covered: np.ndarray = shares.T >= threshold
-        return covered.astype(np.int8)
+        return (shares >= threshold).astype(np.int8).T
     best = shares.argmax(0)
     value = np.where(shares.max(0, initial=0) >= threshold, best, -1)
     if task.names[-1] == "none" and task.width == len(shares) + 1:
