@@ -23,9 +23,9 @@ class FoldedGram:
     come at most, where that is known. Fewer than D are kept as they are (`dual`), and the matrix to factorise
     is rows x rows; otherwise memory is `folds` matrices D x D in float64, whatever the number of rows.
     product: in what the product of a block is taken. Sums are float64 always. "float32" is twice as fast and
-    errs by about 1e-7 of each column's length. Where no penalty is below a share s of the mean diagonal of
-    X'X, coefficients are then off by some 1e-6 / s at most; with smaller ones, and features that depend on
-    each other as those of a residual stream do, by anything.
+    errs by about 1e-7 of each column's length: coefficients are off by 1e-7 of their length where directions
+    have variances alike, and by up to 1e-7 D / s where few hold nearly all, s the penalty's share of the
+    mean diagonal of X'X.
 
     Rows are taken less a fixed early mean (of the first block), so that a large common offset costs no digits
     and a fold can be subtracted.
