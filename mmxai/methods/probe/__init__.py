@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmxai.methods.probe.directions import Directions as Directions
     from mmxai.methods.probe.directions import load_directions as load_directions
+    from mmxai.methods.probe.erasers import load_erasers as load_erasers
     from mmxai.methods.probe.linear_probe import LinearProbe as LinearProbe
     from mmxai.methods.probe.options import ProbeConfig as ProbeConfig
     from mmxai.methods.probe.results import ProbeReport as ProbeReport
@@ -19,6 +20,7 @@ _HOMES = {
     "ProbeConfig": "mmxai.methods.probe.options",
     "ProbeReport": "mmxai.methods.probe.results",
     "load_directions": "mmxai.methods.probe.directions",
+    "load_erasers": "mmxai.methods.probe.erasers",
     "probe": "mmxai.methods.probe.run",
 }
 

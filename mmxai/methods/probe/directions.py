@@ -64,13 +64,10 @@ class Directions:
         return list(dict.fromkeys(task for _, task in self.every))
 
     def at(self, site: str, tasks: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
-        """Every direction of a site (of `tasks` alone): names `task: label`, and the cosines of each with each
-        `[n, n]`."""
+        """Every direction of a site (of `tasks` alone): names `task: label`, and all their cosines `[n, n]`."""
         own = [d for d in self if d.site == site and (tasks is None or d.task in tasks)]
         if not own:
-            raise ArgumentError(
-                f"directions: got {site!r}, tasks {tasks}, expected of {list(self.every)}"
-            )
+            raise ArgumentError(f"directions: got {site!r}, tasks {tasks}, expected of {list(self.every)}")
         names = [f"{d.task}: {n}" if d.names != (d.task,) else n for d in own for n in d.names]
         return names, _cosines(torch.cat([d.coef for d in own]))
 

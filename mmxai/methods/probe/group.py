@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from mmxai.linalg.gram import FoldedGram
+from mmxai.linalg.leace import leace
 from mmxai.methods.probe.bootstrap import Bootstrap
 from mmxai.methods.probe.choosing import Choice, HeldOut
 from mmxai.methods.probe.closed import Linear
 from mmxai.methods.probe.columns import Columns
 from mmxai.methods.probe.controls import hashed
 from mmxai.methods.probe.design import TEST, Cohort, Design
+from mmxai.methods.probe.erasers import Erasers
 from mmxai.methods.probe.mdl import Codelength, online_codes
 from mmxai.methods.probe.options import PENALTIES, ProbeConfig
 from mmxai.methods.probe.pooling import read_items
@@ -56,6 +58,7 @@ class Group:
     config: ProbeConfig
     sites: Sequence[str]
     fitted: dict[str, list[list[Fitted]]] = field(default_factory=dict)
+    erasers: Erasers = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         logistic = self.config.method == "logistic"
@@ -162,6 +165,11 @@ class Group:
                         Linear(probe.coef[best].clone(), probe.intercept[best].clone()), choice,
                         penalties[choice.penalty], choice.penalty in (0, len(penalties) - 1),
                     )  # fmt: skip
+        if config.erase and held.gram is not None:
+            state = held.gram.total()
+            for known, own in zip(cohort.known, self._closed[c].slices, strict=True):
+                if known.control < 0:
+                    self.erasers[site, known.of] = leace(state, own)
         codes = self._codes(cohort, self._columns[c], held.kept, places)
         return [
             Fitted(known, *made[id(known)], code) for known, code in zip(cohort.known, codes, strict=True)

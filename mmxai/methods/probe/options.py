@@ -51,6 +51,9 @@ class ProbeConfig:
     rows are tokens of a text."""
     mdl: bool = True
     """Codelengths (online code), on KEPT items."""
+    erase: bool = False
+    """Erasers (LEACE) of every task at every site, from the same moments; not of logistic regression, which
+    takes none."""
     kept: int = 8192
     """Training items of which activations are held: penalties, calibration and codelengths come from
     these."""
@@ -91,6 +94,10 @@ class ProbeConfig:
         fits = self.penalties and all(0 < p < inf for p in self.penalties)
         check(bool(fits), "penalties", "finite numbers above 0, one or more")
         object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
+        if self.erase and self.method == "logistic":
+            raise ArgumentError(
+                "probe: got erase with method='logistic', which takes no moments; expected another method"
+            )
         if self.pool in ("cls", "last") and self.tokens is not None:
             raise ArgumentError(
                 f"probe: got tokens={self.tokens!r} with pool={self.pool!r}, which says which rows; "

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmxai.methods.probe.bootstrap import Estimate
 from mmxai.methods.probe.directions import Directions
+from mmxai.methods.probe.erasers import Erasers, save_erasers
 from mmxai.methods.probe.mdl import Codelength
 from mmxai.results import Result, axes, lines_of, number
 
@@ -70,7 +71,7 @@ class Score:
 class ProbeReport(Result):
     """`about`: what was probed, in words; `notes`: what was left out, and why; `config`: the options.
 
-    `directions` are kept apart from the JSON: `directions.save`.
+    `directions`, and `erasers` where asked for, are kept apart from the JSON.
     """
 
     about: dict[str, str]
@@ -78,6 +79,7 @@ class ProbeReport(Result):
     scores: list[Score]
     notes: list[str] = field(default_factory=list)
     directions: Directions = field(default_factory=Directions)
+    erasers: Erasers = field(default_factory=dict)
 
     @property
     def sites(self) -> list[str]:
@@ -101,15 +103,18 @@ class ProbeReport(Result):
         return np.array([[found.get((site, task), np.nan) for task in self.tasks] for site in self.sites])
 
     def to_json(self) -> dict[str, Any]:
-        """All but the directions."""
+        """All but directions and erasers."""
         made = super().to_json()
-        del made["directions"]
+        del made["directions"], made["erasers"]
         return made
 
     def save(self, path: str | Path) -> Path:
-        """`to_json` to the file `path` (`.json`), and the directions beside it, `.safetensors`."""
+        """`to_json` to the file `path` (`.json`); beside it the directions, `.safetensors`, and where there
+        are erasers, `.erasers.safetensors`."""
         path = super().save(path)
         self.directions.save(path.with_suffix(".safetensors"))
+        if self.erasers:
+            save_erasers(self.erasers, path.with_suffix(".erasers.safetensors"))
         return path
 
     def to_pandas(self) -> pandas.DataFrame:

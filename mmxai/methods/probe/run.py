@@ -12,6 +12,7 @@ from mmxai.errors import SelectionError
 from mmxai.labels import Labels, read_labels
 from mmxai.methods.probe.design import TEST, Design, make_design
 from mmxai.methods.probe.directions import Direction, Directions
+from mmxai.methods.probe.erasers import Erasers
 from mmxai.methods.probe.group import Group, bytes_of_site
 from mmxai.methods.probe.options import ProbeConfig
 from mmxai.methods.probe.results import ProbeReport, Score
@@ -63,7 +64,7 @@ def probe(
     if not designs:
         raise SelectionError("probe: " + "; ".join(notes))
     scores: list[Score] = []
-    directions = Directions()
+    directions, erasers = Directions(), Erasers()
     for space, design in designs.items():
         notes += design.notes
         for sites in _groups(store, design, config, spaces[space]):
@@ -73,13 +74,14 @@ def probe(
             say("measuring")
             scores += group.test()
             _keep(group, directions)
+            erasers |= group.erasers
     notes += _at_the_edge(scores, config)
     order = {site: i for i, site in enumerate(store.sites)}
     tasks = {(t.name, str(t.level)): i for i, t in enumerate(labels.tasks)}
     scores.sort(key=lambda s: (order[s.site], tasks[s.task, s.level]))
     return ProbeReport(
         _about(store, labels, designs, scores, config), config.to_json(), scores, list(dict.fromkeys(notes)),
-        directions,
+        directions, erasers,
     )  # fmt: skip
 
 
