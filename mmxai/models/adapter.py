@@ -57,6 +57,23 @@ class Anatomy:
 
 
 @dataclass(frozen=True)
+class ReadOut:
+    """How a tower's output comes of its residual stream, linearly but for the norms.
+
+    token: at which token it is read: the "first" (a class token), the "last", or the "end" of text, where
+        CLIP pools. matrix: the Linear (or bare parameter `[D, out]`) behind the final norm, relative to the
+        tower, with a leading "/" to the loaded object; where the object has none, the output is what the
+        norm gives. start_norm: a norm between `embed` and the first block. positions: the first block reads
+        the sum of `embed` and positions.
+    """
+
+    token: Literal["first", "last", "end"]
+    matrix: str = ""
+    start_norm: str = ""
+    positions: bool = False
+
+
+@dataclass(frozen=True)
 class Tower:
     """One stack of blocks of a family.
 
@@ -67,6 +84,7 @@ class Tower:
         this tower alone. prefix: token types before the grid (vision). kwargs: passed to every forward.
     arguments: for models whose forward names its inputs differently, our name -> theirs; nothing else is
         passed on then.
+    readout: how an output is made of the stream, where it is by a norm and a matrix.
     """
 
     name: Literal["vision", "text"]
@@ -84,6 +102,7 @@ class Tower:
     prefix: tuple[str, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)
+    readout: ReadOut | None = None
 
 
 @dataclass(frozen=True)

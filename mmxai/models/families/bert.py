@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import Dims
 
 BLOCK = {
@@ -55,6 +55,7 @@ FAMILY = Family(
             anatomy=Anatomy(
                 "attention.output.LayerNorm", "output.LayerNorm", "intermediate.intermediate_act_fn"
             ),
+            readout=ReadOut("first"),
         ),
     ),
     residual="post-norm",

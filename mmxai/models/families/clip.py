@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import POOLED, Dims
 
 BLOCK = {
@@ -54,6 +54,7 @@ VISION = Tower(
     anatomy=ANATOMY,
     method="get_image_features",
     prefix=("cls",),
+    readout=ReadOut("first", "/visual_projection", start_norm="pre_layrnorm"),
 )
 
 TEXT = Tower(
@@ -72,6 +73,7 @@ TEXT = Tower(
     input="input_ids",
     anatomy=ANATOMY,
     method="get_text_features",
+    readout=ReadOut("end", "/text_projection", positions=True),
 )
 
 FAMILY = Family("clip", (VISION, TEXT))

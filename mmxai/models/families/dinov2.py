@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import Dims
 
 ATTENTION = {
@@ -56,6 +56,7 @@ def family(config: Any) -> Family:
                 if config.use_swiglu_ffn
                 else Anatomy("norm1", "norm2", "mlp.activation_fn"),
                 prefix=("cls", *["register"] * registers),
+                readout=ReadOut("first"),
             ),
         ),
     )

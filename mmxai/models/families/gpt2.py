@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import Dims, Third
 
 BLOCK = {
@@ -50,6 +50,7 @@ FAMILY = Family(
             input="input_ids",
             anatomy=Anatomy("ln_1", "ln_2", "mlp.act"),
             kwargs={"use_cache": False},
+            readout=ReadOut("last", "/lm_head", positions=True),
         ),
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import Dims, Interleaved
 
 ATTENTION = {
@@ -57,6 +57,7 @@ def family(config: Any) -> Family:
                 input="input_ids",
                 anatomy=Anatomy("input_layernorm", "post_attention_layernorm", "mlp.act"),
                 kwargs={"use_cache": False},
+                readout=ReadOut("last", "/lm_head"),
             ),
         ),
         residual="parallel" if parallel else "sequential",

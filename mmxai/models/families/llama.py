@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import WHOLE, Dims, HeadsLast
 
 QK = {"q": Tap("self_attn.q_proj", width="q"), "k": Tap("self_attn.k_proj", width="kv")}
@@ -62,6 +62,7 @@ def family(config: Any) -> Family:
                     heads=PROJECTIONS if normed else {},
                 ),
                 kwargs={"use_cache": False},
+                readout=ReadOut("last", "/lm_head"),
             ),
         ),
     )

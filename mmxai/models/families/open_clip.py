@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import POOLED, WHOLE, Dims
 
 BLOCK = {
@@ -54,6 +54,7 @@ def family(config: Any) -> Family:
         method="encode_image",
         prefix=("cls",),
         arguments={"pixel_values": "image"},
+        readout=ReadOut("first", "proj", start_norm="ln_pre"),
     )
     text = Tower(
         name="text",
@@ -69,5 +70,6 @@ def family(config: Any) -> Family:
         anatomy=ANATOMY,
         method="encode_text",
         arguments={"input_ids": "text"},
+        readout=ReadOut("end", "text_projection", positions=True),
     )
     return Family("open_clip", (vision, text))

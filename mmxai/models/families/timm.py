@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import Dims, HeadsFirst, Third
 
 BLOCK = {
@@ -46,5 +46,6 @@ def family(config: Any) -> Family:
         ),
         prefix=config.prefix,
         arguments={"pixel_values": "x"},
+        readout=ReadOut("first"),
     )
     return Family("timm", (tower,))

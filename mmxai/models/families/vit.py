@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import Dims
 
 BLOCK = {
@@ -50,6 +50,7 @@ FAMILY = Family(
             input="pixel_values",
             anatomy=Anatomy("layernorm_before", "layernorm_after", "mlp.activation_fn"),
             prefix=("cls",),
+            readout=ReadOut("first", "/classifier"),
         ),
     ),
 )

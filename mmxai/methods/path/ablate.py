@@ -1,0 +1,173 @@
+"""Mean-ablation of any terms, and what zero-shot decisions lose: of the direct path, or in the live model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmxai.capture.hooks import Edit
+from mmxai.errors import ArgumentError
+from mmxai.methods.path.path import Path, Targets
+from mmxai.models import edits
+from mmxai.results import Result, axes, lines_of
+from mmxai.types import Batch
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+
+@dataclass(repr=False)
+class Ablation(Result):
+    """Accuracy with each set of terms replaced by their means over the rows, beside random sets.
+
+    clean: with nothing replaced. accuracy `[sets]`; random `[sets, draws]`: of as many terms drawn from those
+    of the same kinds, the set's own left out as far as the others suffice. sizes: terms of each set.
+    """
+
+    rows: int
+    classes: int
+    clean: float
+    names: list[str]
+    sizes: list[int]
+    accuracy: np.ndarray
+    random: np.ndarray
+
+    def summary(self) -> str:
+        rows = [
+            (name, str(size), f"{a:.1%}", f"{r.mean():.1%}", f"{r.min():.1%}")
+            for name, size, a, r in zip(self.names, self.sizes, self.accuracy, self.random, strict=True)
+        ]
+        columns = ("mean-ablated", "terms", "accuracy", "random sets", "worst of them")
+        return (
+            f"{self.clean:.1%} of {self.rows:,} rows right of {self.classes} classes with nothing ablated\n"
+            + lines_of(columns, rows)
+        )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a set."""
+        import pandas
+
+        return pandas.DataFrame(
+            {
+                "set": self.names, "terms": self.sizes, "clean": self.clean, "accuracy": self.accuracy,
+                "random": self.random.mean(1), "random_min": self.random.min(1),
+            }
+        )  # fmt: skip
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Accuracy of each set over the spread of its random ones."""
+        ax = axes(ax)
+        at = np.arange(len(self.names))
+        ax.vlines(at, self.random.min(1), self.random.max(1), colors="0.6", label="random sets")
+        ax.plot(at, self.accuracy, "o", label="ablated")
+        ax.axhline(self.clean, ls=":", color="0.4")
+        ax.set_xticks(at, self.names, rotation=30, ha="right")
+        ax.set(ylabel="accuracy")
+        ax.legend()
+        return ax
+
+
+def ablate(
+    path: Path,
+    batches: Callable[[], Iterable[Batch]],
+    targets: Targets,
+    labels: Mapping[int, int] | torch.Tensor,
+    sets: Mapping[str, Sequence[str]],
+    *,
+    draws: int = 20,
+    seed: int = 0,
+) -> Ablation:
+    """Zero-shot accuracy where the direct contributions of a set's terms are those of the mean row.
+
+    batches: called twice, for means and for decisions. targets: of K classes (`path.towards(texts)`), the
+    largest wins; the embedding's length changes no decision. labels: class of each sample, by its number; -1
+    or absent: the row is left out. sets: name -> names of terms (`path.terms`). What later blocks would make
+    of the loss is left out: it is the direct path that is cut (see `mean_edits` for the whole effect).
+    """
+    if draws < 1:
+        raise ArgumentError(f"ablate: got {draws} draws, expected one random set at least to compare with")
+    number = {t.name: i for i, t in enumerate(path.terms)}
+    chosen = {name: _indices(number, terms) for name, terms in sets.items()}
+    drawn = _controls(path, chosen, draws, seed)
+    marks = torch.zeros(len(chosen) * (1 + draws) + 1, len(number))  # the first marks nothing
+    for row, terms in enumerate([t for name in chosen for t in (chosen[name], *drawn[name])], 1):
+        marks[row, terms] = 1
+    total, rows = torch.zeros(()), 0
+    for batch in batches():
+        split = path.split(batch, targets).double()
+        split = split[_labels(batch, labels) >= 0]
+        total, rows = total + split.sum(0).cpu(), rows + len(split)
+    if not rows:
+        raise ArgumentError("ablate: got no row with a label, expected some")
+    mean = (total / rows).float()
+    right = torch.zeros(len(marks), dtype=torch.int64)
+    for batch in batches():
+        known = _labels(batch, labels)
+        split, known = path.split(batch, targets)[known >= 0], known[known >= 0]
+        lost = torch.einsum("sc,nck->nsk", marks.to(split.device), split - mean.to(split.device))
+        decided = (split.sum(1, keepdim=True) - lost).argmax(-1).cpu()
+        right += (decided == known[:, None]).sum(0)
+    share = (right.double() / rows).numpy()
+    each = share[1:].reshape(len(chosen), 1 + draws)
+    sizes = [len(t) for t in chosen.values()]
+    return Ablation(rows, mean.shape[1], float(share[0]), list(chosen), sizes, each[:, 0], each[:, 1:])
+
+
+def mean_edits(path: Path, terms: Sequence[str], means: Mapping[str, torch.Tensor]) -> dict[str, Edit]:
+    """Edits for `model.intervene` that set heads and MLPs to their means, at every token: the whole effect.
+
+    terms: names of heads (`vision.3.z.2`) and MLPs (`vision.3.mlp_post`). means: site -> mean row `[width]`,
+    as `store.stats[site].mean` has it of a harvest of all tokens.
+    """
+    columns: dict[str, list[int]] = {}
+    for term in (path.terms[i] for i in _indices({t.name: i for i, t in enumerate(path.terms)}, terms)):
+        if term.kind not in ("head", "mlp"):
+            raise ArgumentError(f"mean_edits: got {term.name}, a {term.kind}, expected heads and MLPs")
+        site = term.name.rpartition(".")[0] if term.head is not None else term.name
+        width, heads = path.model.width_of(site), path.model.heads_of(site)
+        own = range(width) if term.head is None else edits.head_columns([term.head], heads or 1, width)
+        columns.setdefault(site, []).extend(own)
+    if missing := [site for site in columns if site not in means]:
+        raise ArgumentError(f"mean_edits: got no means of {', '.join(missing)}, expected a mean row of each")
+    return {s: edits.mean(own, torch.as_tensor(means[s]).float()[own]) for s, own in columns.items()}
+
+
+def _indices(number: Mapping[str, int], terms: Sequence[str]) -> list[int]:
+    if unknown := [t for t in terms if t not in number]:
+        raise ArgumentError(
+            f"got terms {unknown[:4]}, expected some of path.terms, as {', '.join(list(number)[:3])}"
+        )
+    return sorted({number[t] for t in terms})
+
+
+def _controls(
+    path: Path, chosen: Mapping[str, list[int]], draws: int, seed: int
+) -> dict[str, list[list[int]]]:
+    """Random sets with as many terms of each kind; of a set's own only what the others do not suffice for."""
+    generator = np.random.default_rng(seed)
+    found: dict[str, list[list[int]]] = {}
+    for name, own in chosen.items():
+        kinds = {path.terms[i].kind for i in own}
+        found[name] = []
+        for _ in range(draws):
+            some: list[int] = []
+            for kind in sorted(kinds):
+                every = np.array([i for i, t in enumerate(path.terms) if t.kind == kind])
+                need = sum(path.terms[i].kind == kind for i in own)
+                others = generator.permutation(np.setdiff1d(every, own))
+                again = generator.permutation(np.intersect1d(every, own))
+                some += [int(i) for i in np.concatenate([others, again])[:need]]
+            found[name].append(some)
+    return found
+
+
+def _labels(batch: Batch, labels: Mapping[int, int] | torch.Tensor) -> torch.Tensor:
+    samples: list[Any] = batch.rows.sample.tolist()
+    if isinstance(labels, torch.Tensor):
+        return labels[torch.tensor(samples)].long()
+    return torch.tensor([labels.get(s, -1) for s in samples], dtype=torch.int64)
