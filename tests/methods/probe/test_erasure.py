@@ -1,4 +1,4 @@
-"""Colour erased from a vision transformer that knows it: probes find none, shapes stay; live as in a store."""
+"""Colour erased from a vision transformer that knows it: probes find none, shapes stay; live as in stores."""
 
 import numpy as np
 import pytest
