@@ -1,14 +1,14 @@
 """Fit dictionaries of directions to sites of a store, and compare them on held-out samples: reconstruction,
 sparsity, stability over seeds; with SAEs of the same site in the same table (--sae).
 
-OUT/SITE has a folder a dictionary, decompose.json, codes.zarr (the codes as a store, which `mmxai neurons` and
-`mmxai probe` take as any other) and pages. Units are named by the labels (--labels) or words of the captions
-that go with their activation; of a CLIP (--model) by their nearest texts.
+OUT/SITE has a folder a dictionary, decompose.json, codes.zarr (the codes as a store, which `mmxai neurons`
+and `mmxai probe` take as any other) and pages. Units are named by the labels (--labels) or words of the
+captions that go with their activation; of a CLIP (--model) by their nearest texts.
 
 examples:
   mmxai decompose dictionary acts.zarr --sites vision.5.resid_post --units 64
   mmxai decompose dictionary acts.zarr --sites 'vision.*.mlp_post' --kinds nmf --negative clip --no-pages
-  mmxai decompose dictionary acts.zarr --sites vision.5.resid_post --sae sae/vision.5.resid_post --images pictures/
+  mmxai decompose dictionary acts.zarr --sites vision.5.resid_post --sae sae/vision.5.resid_post
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Config:
     evaluated: int = EVALUATED
     """Most rows of held-out samples that figures are taken from."""
     labels: str | None = None
-    """Labels of samples: a CSV of sample,label, or the folder that `mmxai shapes` wrote. Default: the captions'
-    words."""
+    """Labels of samples: a CSV of sample,label, or the folder that `mmxai shapes` wrote. Default: the
+    captions' words."""
     images: str | None = None
     """The data set that was harvested, for its pictures."""
     model: str | None = None
@@ -134,8 +134,8 @@ def _saes(folders: Sequence[str], sites: Sequence[str]) -> dict[str, dict[str, E
         site, name = sae.spec.sites_in[0], f"sae {Path(folder).name}"
         if sae.spec.kind != "sae" or sae.spec.needs_input or site not in sites:
             raise ArgumentError(
-                f"--sae {folder}: got a {sae.spec.kind} of {', '.join(sae.spec.sites_in)}, expected an SAE of "
-                f"one of {', '.join(sites)}, whose reconstruction needs no more than its codes"
+                f"--sae {folder}: got a {sae.spec.kind} of {', '.join(sae.spec.sites_in)}, expected an SAE "
+                f"of one of {', '.join(sites)}, whose reconstruction needs no more than its codes"
             )
         if name in found.get(site, {}):
             raise ArgumentError(f"--sae {folder}: got two folders of that name, expected different ones")
@@ -160,7 +160,8 @@ def _clear(path: Path) -> None:
 def _near(
     model: Model, report: DecomposeReport, store: Store, world: ShapesWorld | None, file: str | None
 ) -> dict[str, NearTexts]:
-    """Nearest texts of every dictionary's directions; none, and a line that says why, where there can be none."""
+    """Nearest texts of every dictionary's directions; none, and a line that says why, where there can be
+    none."""
     from mmxai.models.near_texts import JointPath, near_texts, phrases
 
     site = report.comparison.site

@@ -42,8 +42,8 @@ def label_truth(labels: Labels) -> Truth:
     tasks = [t for t in labels.tasks if t.level == "sample" and t.kind != "regression"]
     if not tasks:
         raise DataError(
-            f"{labels.about}: got no classes of whole samples, expected some; `mmxai neurons` takes labels of "
-            "patches"
+            f"{labels.about}: got no classes of whole samples, expected some; `mmxai neurons` takes labels "
+            "of patches"
         )
 
     def present(samples: np.ndarray) -> np.ndarray:

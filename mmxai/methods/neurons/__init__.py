@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from mmxai.methods.neurons.contribution import logit_contribution as logit_contribution
     from mmxai.methods.neurons.contribution import similarity_contribution as similarity_contribution
     from mmxai.methods.neurons.labels import RowLabels as RowLabels
-    from mmxai.methods.neurons.match import Matches as Matches
-    from mmxai.methods.neurons.match import match as match
+    from mmxai.methods.neurons.matching import Matches as Matches
+    from mmxai.methods.neurons.matching import match as match
     from mmxai.methods.neurons.results import Neurons as Neurons
     from mmxai.methods.neurons.survey import neurons as neurons
 
 _HOMES = {
     "Ablation": "mmxai.methods.neurons.ablation",
     "Contribution": "mmxai.methods.neurons.contribution",
-    "Matches": "mmxai.methods.neurons.match",
+    "Matches": "mmxai.methods.neurons.matching",
     "Neurons": "mmxai.methods.neurons.results",
     "NeuronsConfig": "mmxai.methods.neurons.config",
     "RowLabels": "mmxai.methods.neurons.labels",
     "ablate": "mmxai.methods.neurons.ablation",
     "activation_gradient": "mmxai.methods.neurons.contribution",
     "logit_contribution": "mmxai.methods.neurons.contribution",
-    "match": "mmxai.methods.neurons.match",
+    "match": "mmxai.methods.neurons.matching",
     "neurons": "mmxai.methods.neurons.survey",
     "similarity_contribution": "mmxai.methods.neurons.contribution",
 }

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmxai.methods.path.ablate import Ablation as Ablation
-    from mmxai.methods.path.ablate import ablate as ablate
-    from mmxai.methods.path.ablate import mean_edits as mean_edits
+    from mmxai.methods.path.ablation import Ablation as Ablation
+    from mmxai.methods.path.ablation import ablate as ablate
+    from mmxai.methods.path.ablation import mean_edits as mean_edits
     from mmxai.methods.path.path import Path as Path
     from mmxai.methods.path.path import Targets as Targets
     from mmxai.methods.path.path import Term as Term
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from mmxai.methods.path.results import contributions as contributions
 
 _HOMES = {
-    "Ablation": "ablate",
+    "Ablation": "ablation",
     "Contributions": "results",
     "Path": "path",
     "Targets": "path",
     "Term": "path",
-    "ablate": "ablate",
+    "ablate": "ablation",
     "contributions": "results",
-    "mean_edits": "ablate",
+    "mean_edits": "ablation",
 }
 
 __all__ = [*_HOMES]

@@ -88,20 +88,24 @@ def make_design(store: Store, space: str, labels: Labels, config: ProbeConfig) -
     if pooled and level == "cell":
         raise SelectionError("probe: there is one row a sample, and the labels are of patches")
     rows = _rows(store, space, config, level, pooled)
-    table = [store.rows[space].gather(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK)]
-    samples = np.concatenate([t.sample.numpy() for t in table]).astype(np.int64)
+    cells: dict[str, list[np.ndarray]] = {t.name: [] for t in tasks if level == "cell"}
+    who: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in range(0, len(rows), _BLOCK):
+        table = store.rows[space].gather(rows[start : start + _BLOCK])
+        who.append((table.sample.numpy().astype(np.int64), table.token_id.numpy().astype(np.int64)))
+        if cells:
+            values = row_values(labels, tasks, store, space, table, overlap=config.overlap)
+            for name, parts in cells.items():
+                parts.append(values[name])
+    samples, tokens = (np.concatenate(column) for column in zip(*who, strict=True))
     mean = config.pool == "mean" and not pooled
     item = np.cumsum(np.diff(samples, prepend=samples[:1]) != 0) if mean else np.arange(len(rows))
     first = np.flatnonzero(np.diff(item, prepend=-1)) if mean else item
-    tokens = np.concatenate([t.token_id.numpy() for t in table]).astype(np.int64)
     found = _Items(samples[first], tokens[first], _folds(samples[first], config))
-    if mean or level == "sample":
-        for task in tasks:
-            own, at = np.unique(found.samples, return_inverse=True)
-            found.values[task.name] = labels.values(task, own)[at]
-    else:
-        parts = [row_values(labels, tasks, store, space, t, overlap=config.overlap) for t in table]
-        found.values = {t.name: np.concatenate([p[t.name] for p in parts]) for t in tasks}
+    found.values = {name: np.concatenate(parts) for name, parts in cells.items()}
+    own, at = np.unique(found.samples, return_inverse=True)
+    for task in (t for t in tasks if level == "sample"):
+        found.values[task.name] = labels.values(task, own)[at]
     notes: list[str] = []
     by_token = not mean and not pooled and bool((found.tokens >= 0).any())
     cohorts = _cohorts(tasks, found, by_token, config, notes)

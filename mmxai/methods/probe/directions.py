@@ -64,7 +64,7 @@ class Directions:
         return list(dict.fromkeys(task for _, task in self.every))
 
     def at(self, site: str, tasks: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
-        """Every direction of a site (of `tasks` alone): names `task: label`, and all their cosines `[n, n]`."""
+        """Directions of a site (of `tasks` alone): names `task: label`, and all their cosines `[n, n]`."""
         own = [d for d in self if d.site == site and (tasks is None or d.task in tasks)]
         if not own:
             raise ArgumentError(f"directions: got {site!r}, tasks {tasks}, expected of {list(self.every)}")

@@ -6,7 +6,7 @@ import torch
 
 from mmxai.errors import RowSpaceError
 from mmxai.methods.neurons import NeuronsConfig, neurons
-from mmxai.methods.neurons.match import match
+from mmxai.methods.neurons.matching import match
 from mmxai.store import create_store, open_store
 from mmxai.store.units import RowBlocks, Units
 from mmxai.types import TOKEN_CODES, Rows

@@ -1,0 +1,105 @@
+"""`mmxai neurons` from the command line: pages, labels, a model run without units, matching, refusals."""
+
+import json
+
+import pytest
+
+import mmxai
+from mmxai.cli import main
+from mmxai.shapes import ShapesWorld
+
+SITE = "vision.2.mlp_post"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A store of the shapes world, whose labels and pictures the plan tells of; and one of its text tower."""
+    home = tmp_path_factory.mktemp("neurons")
+    clip, world = mmxai.load_model("shapes-clip"), ShapesWorld(48, seed=5)
+    mmxai.harvest(clip, world, sites=(SITE, "vision.2.z"), store=home / "acts.zarr", progress=False)
+    mmxai.harvest(
+        clip, world, sites=("vision.3.mlp_post",), store=home / "next.zarr", tokens="patch", progress=False
+    )
+    return home
+
+
+def look(home, out, *options, store="acts.zarr", site=SITE):
+    return main(["neurons", str(home / store), "--site", site, "--out", str(out), *map(str, options)])
+
+
+def test_pages_labels_and_ablation(home, tmp_path, capsys):
+    live = ["--model", "shapes-clip", "--ablate", "blue", "--ablated", 4, "--sets", 1, "--live-samples", 24]
+    assert look(home, tmp_path, "--tokens", "patch", "--units", 4, "--tasks", "colour", *live) == 0
+    said = capsys.readouterr().out
+    assert "of each label the best of all neurons" in said and "cosine with 'blue'" in said
+    assert "blue margin" in said and "in brackets the mean of 1 random sets" in said
+    index = (tmp_path / "index.html").read_text()
+    assert "blue margin without units" in index and "pictures/" in index and "drawn at random" in index
+    found = json.loads((tmp_path / "neurons.json").read_text())
+    assert (
+        len(found["mean"]) == 768
+        and found["labels"]["names"][0] == "red"
+        and found["by_type"].keys() == {"patch"}
+    )
+    page = next((tmp_path / "units").iterdir()).read_text()
+    assert "Adds to" in page and 'class="heat"' in page and "What it tells" in page
+
+
+def test_heads_are_known_to_the_store_and_only_names_units(home, tmp_path, capsys):
+    assert look(home, tmp_path, "--only", "0,2", site="vision.2.z") == 0
+    said = capsys.readouterr().out
+    assert "heads of vision.2.z" in said and sorted(p.name for p in (tmp_path / "units").iterdir()) == [
+        "0.html",
+        "2.html",
+    ]
+    assert look(home, tmp_path, "--only", "0", "--heads", 0, site="vision.2.z") == 0
+    assert "192 neurons of vision.2.z" in capsys.readouterr().out
+
+
+def test_boxes_of_a_file_and_matching(home, tmp_path, capsys):
+    (tmp_path / "boxes.csv").write_text(
+        "sample,x0,y0,x1,y1,label\n" + "".join(f"{i},0,0,32,32,corner\n" for i in range(48))
+    )
+    options = ["--labels", tmp_path / "boxes.csv", "--units", 1, "--match", home / "next.zarr"]
+    assert (
+        look(home, tmp_path / "out", *options, "--match-site", "vision.3.mlp_post", "--tokens", "patch") == 0
+    )
+    said = capsys.readouterr().out
+    assert "corner" in said and "AUC exact" in said and "25.0%" in said
+    assert "by max, 48 samples" in said and "mutual matches" in said
+
+
+def test_refuses(home, tmp_path, capsys):
+    for options, message in (
+        (["--ablate", "blue"], "got no --model"),
+        (["--units", 0], "at least 1"),
+        (["--only", "a"], "numbers with commas"),
+        (["--only", "9999"], "expected some, from 0 to 767"),
+        (["--model", "shapes-clip-half"], "other weights"),
+        (["--heads", 7], "divisor"),
+        (["--labels", tmp_path / "none.csv"], "no such file"),
+        (["--model", "shapes-clip", "--ablate", "teal", "--live-samples", 2], "got 'teal'"),
+    ):
+        assert look(home, tmp_path, *options) == 1, options
+        assert message in capsys.readouterr().err
+
+
+def test_a_language_model(shared_data, tmp_path, capsys):
+    lines = (shared_data / "text_labels" / "TREC.test.all").read_text(encoding="utf-8").splitlines()[:40]
+    (tmp_path / "texts.txt").write_text("\n".join(line.split(" ", 1)[1] for line in lines) + "\n")
+    (tmp_path / "labels.csv").write_text(
+        "sample,label\n" + "".join(f"{i},{line.split()[0]}\n" for i, line in enumerate(lines))
+    )
+    model, data = str(shared_data / "stories260K"), str(tmp_path / "texts.txt")
+    site = "text.2.mlp_post"
+    mmxai.harvest(mmxai.load_model(model), data, sites=(site,), store=tmp_path / "acts.zarr", progress=False)
+    options = ["--model", model, "--data", data, "--labels", tmp_path / "labels.csv", "--units", 3]
+    label = lines[0].split()[0]
+    assert (
+        look(tmp_path, tmp_path / "out", *options, "--ablate", label, "--ablated", 2, "--sets", 1, site=site)
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "add to the next token's logit" in said and "next-token loss" in said
+    page = next((tmp_path / "out" / "units").iterdir()).read_text()
+    assert "<mark>" in page and "<img" not in page
