@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mmxai"
 
-BASE = {"errors", "types", "share"}
+BASE = {"errors", "types", "share", "runs"}
 ALLOWED = {
     "errors": set(),
     "types": {"errors"},
     "share": {"errors"},
+    "runs": set(),
     "kernels": BASE,
     "stats": BASE | {"kernels"},
     "store": BASE | {"kernels", "stats"},
