@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mmxai"
 
-BASE = {"errors", "types", "share", "results"}
+BASE = {"errors", "types", "share", "results", "runs"}
 ALLOWED = {
     "errors": set(),
     "types": {"errors"},
     "share": {"errors"},
     "results": {"errors"},
+    "runs": set(),
     "kernels": BASE,
     "stats": BASE | {"kernels"},
     "store": BASE | {"kernels", "stats"},

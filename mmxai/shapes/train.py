@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 
 from mmxai.errors import ArgumentError, MmxaiError, PlanMismatchError
+from mmxai.runs import SIGNALS, StepLog, stop_signals
 from mmxai.shapes import checkpoint
 from mmxai.shapes.card import LOG, export, write_card
 from mmxai.shapes.feed import Feed, TrainBatch
@@ -30,7 +29,6 @@ from mmxai.shapes.score import scores
 from mmxai.shapes.towers import Towers
 from mmxai.shapes.world import VERSION
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STEADY = 0.3  # share of the steps before the rate falls
 _SETTINGS = (
     "batch", "rate", "warmup", "decay", "beta2", "seed", "paired", "negatives", "places_from",
@@ -151,21 +149,22 @@ def train(config: Clip) -> Path | None:
         checkpoint.save(config.out, model, optimizer, state)
 
     losses: list[torch.Tensor] = []
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         for batch in _batches(config, step):
             losses.append(_step(towers, optimizer, batch, _rate(config, step), config.weights(step)))
             step += 1
             if step % 25 == 0 or step == config.steps:
-                log.write(
-                    step=step,
-                    loss=round(torch.stack(losses).mean().item(), 5),
-                    scale=round(towers.scale.item(), 3),
-                    seconds=round(seconds(), 1),
-                )
+                entry = {
+                    "step": step,
+                    "loss": round(torch.stack(losses).mean().item(), 5),
+                    "scale": round(towers.scale.item(), 3),
+                    "seconds": round(seconds(), 1),
+                }
+                log.write(entry)
                 losses.clear()
             last = step == config.steps
             if step % config.score_every == 0 or last:
-                log.write(step=step, scores=held_out(towers, config.score_pictures))
+                log.write({"step": step, "scores": held_out(towers, config.score_pictures)})
             if step in config.keep:
                 export(model, config.out / f"step-{step}")
             late = config.minutes is not None and time.monotonic() - start > 60 * config.minutes
@@ -256,7 +255,7 @@ def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
         worker_init_fn=_ignore_signals,
         multiprocessing_context="spawn",  # numba and OpenMP do not survive a fork
     )
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     _ignore_signals()  # what is ignored when a worker starts, it ignores from its first moment
     try:
         return iter(loader)
@@ -267,45 +266,14 @@ def _batches(config: Clip, start: int) -> Iterator[TrainBatch]:
 
 def _ignore_signals(worker: int = 0) -> None:
     """A worker's end is its parent's to decide: Ctrl-C and `timeout` reach the whole process group."""
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that Ctrl-C and SIGTERM append to; a second Ctrl-C interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Log:
-    """JSON lines, continued after `step`: what a stopped run wrote past its checkpoint is dropped."""
-
-    def __init__(self, path: Path, step: int):
-        self.path = path
-        text = path.read_text() if path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # a last line without an end was cut off
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        staged = path.with_suffix(".tmp")
-        staged.write_text("".join(line + "\n" for line in kept))
-        os.replace(staged, path)
-
-    def write(self, **entry: Any) -> None:
-        line = json.dumps(entry)
-        with open(self.path, "a") as file:
-            file.write(line + "\n")
-        print(line, flush=True)
+class _Log(StepLog):
+    def write(self, entry: Mapping[str, Any]) -> None:
+        super().write(entry)
+        print(json.dumps(entry), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

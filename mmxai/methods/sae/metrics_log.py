@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mmxai.errors import ArgumentError
+from mmxai.runs import StepLog
 
 NAME = "metrics.jsonl"
 Tracker = Literal["tensorboard", "wandb"]
-
-
-class MetricsLog:
-    """`path`'s lines, continued after `step`: what a stopped run wrote past its checkpoint is dropped."""
-
-    def __init__(self, path: Path, step: int):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text() if path.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # a last line without an end was cut off
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        staged = path.with_suffix(".tmp")
-        staged.write_text("".join(line + "\n" for line in kept))
-        os.replace(staged, path)
-
-    def write(self, entry: Mapping[str, Any]) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def close(self) -> None:
-        """Every line is already in the file."""
 
 
 class TensorBoard:
@@ -93,7 +71,7 @@ def check_trackers(trackers: Sequence[str]) -> None:
 
 def open_logs(folder: Path, step: int, trackers: Sequence[str]) -> list[Any]:
     """The log of the SAE in `folder`, continued after `step`, and the trackers named."""
-    return [MetricsLog(folder / NAME, step), *(TRACKERS[t](folder, step) for t in trackers)]
+    return [StepLog(folder / NAME, step), *(TRACKERS[t](folder, step) for t in trackers)]
 
 
 def _package(module: str, package: str) -> Any:

@@ -21,13 +21,13 @@ from mmxai.errors import ArgumentError, CheckpointError, MmxaiError
 from mmxai.methods.sae import checkpoint, init
 from mmxai.methods.sae.config import TrainConfig, variants
 from mmxai.methods.sae.data import Acts, Feed, Origin, StoreOrigin
-from mmxai.methods.sae.interrupt import stop_signals
 from mmxai.methods.sae.jobs import Job, groups_of, jobs_of, spec_of
 from mmxai.methods.sae.metrics_log import check_trackers, open_logs
 from mmxai.methods.sae.model import SAE
 from mmxai.methods.sae.spec import SAESpec
 from mmxai.methods.sae.trainee import Trainee
 from mmxai.methods.sae.workspace import Workspace
+from mmxai.runs import stop_signals
 from mmxai.share import share
 from mmxai.store import Store, open_store
 

@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 from mmxai.errors import ArgumentError
-from mmxai.methods.sae.metrics_log import MetricsLog, check_trackers, open_logs
+from mmxai.methods.sae.metrics_log import StepLog, check_trackers, open_logs
 
 
 def test_lines_past_the_checkpoint_are_dropped(tmp_path):
-    log = MetricsLog(tmp_path / "a/metrics.jsonl", 0)
+    log = StepLog(tmp_path / "a/metrics.jsonl", 0)
     for step in (10, 20, 30):
         log.write({"step": step, "loss": 1 / 3})
     with open(log.path, "a") as file:
         file.write('{"step": 40, "lo')  # cut off by a crash
-    again = MetricsLog(log.path, 20)
+    again = StepLog(log.path, 20)
     again.write({"step": 30, "loss": 0.5})
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mmxai.kernels.codes import Codes
 from mmxai.kernels.select_above import select_above
+from mmxai.methods.sae.arch._stateless import Stateless
 from mmxai.methods.sae.step import CodeGradient, Weights
 
 
-class ReLU:
+class ReLU(Stateless):
     """Charges `penalty` times the mean over rows of the sum of activations."""
 
     prefixes: tuple[int, ...] = ()
@@ -21,18 +20,6 @@ class ReLU:
 
     def begin(self, weights: Weights, rows: int) -> Choice:
         return Choice(self.ramp * self.penalty / rows)
-
-    def first(self, weights: Weights) -> None:
-        """It has no threshold."""
-
-    def after(self, weights: Weights, codes: Codes) -> None:
-        """Nothing is kept."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is kept."""
 
 
 class Choice:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mmxai.kernels.codes import Codes
 from mmxai.kernels.topk_product import quicker, topk_product
 from mmxai.kernels.topk_rows import topk_rows
+from mmxai.methods.sae.arch._stateless import Stateless
 from mmxai.methods.sae.select import topk_codes
 from mmxai.methods.sae.step import CodeGradient, Weights
 from mmxai.methods.sae.workspace import Workspace
 
 
-class TopK:
+class TopK(Stateless):
     prefixes: tuple[int, ...] = ()
     ramp = 1.0
 
@@ -23,18 +22,6 @@ class TopK:
 
     def begin(self, weights: Weights, rows: int) -> Choice:
         return Choice(weights, rows, self.k)
-
-    def first(self, weights: Weights) -> None:
-        """It has no threshold."""
-
-    def after(self, weights: Weights, codes: Codes) -> None:
-        """Nothing is kept."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is kept."""
 
 
 class Choice:
