@@ -33,11 +33,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev,plot]'
 	touch $@
 
-# Every CPU case; figures go to benchmarks/results and from there into the README. Fails on red tests and, after
-# writing the table, on a missed target. PEERS=--peers measures the rivals too, in .peers.
+# Every CPU case; figures go to benchmarks/results and from there into README and docs. Fails on red tests and, after
+# writing the tables, on a missed target. PEERS=--peers measures the rivals too, in .peers.
 benchmarks: install
-	status=0; $(BIN)/python -m benchmarks stats store profiles harvest shapes sae --save $(PEERS) || status=$$?; \
-	$(BIN)/python -m benchmarks table --write README.md && exit $$status
+	status=0; $(BIN)/python -m benchmarks stats store profiles harvest shapes sae probe --save $(PEERS) || status=$$?; \
+	for page in README.md docs/figures.md; do $(BIN)/python -m benchmarks table --write $$page || exit; done; exit $$status
 
 # All that needs a CUDA GPU: conformance of its kernels, their memory accesses where compute-sanitizer is, figures into
 # benchmarks/results. GPU_PYTHON=python3 takes that Python, with its torch, in place of .venv.

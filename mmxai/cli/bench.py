@@ -8,7 +8,7 @@ examples:
   mmxai bench
   mmxai bench stats --json stats.json
   mmxai bench store --peers
-  mmxai bench table --write README.md
+  mmxai bench table --write docs/figures.md
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Config:
     disk: str | None = None
     """Where files go that must reach a disk. Default: the current folder."""
     write: str | None = None
-    """With 'table': put it between the marker lines of this Markdown file."""
+    """With 'table': put it between the marker lines of this Markdown file, which say whether all figures or
+    those with a target."""
 
 
 def run(config: Config) -> int:
@@ -78,9 +79,8 @@ def _table(path: str | None) -> int:
     from mmxai.bench.run import results_folder
     from mmxai.bench.table import of_folder, write_between
 
-    text = of_folder(results_folder())
     if path is None:
-        print(text)
+        print(of_folder(results_folder()))
     else:
-        write_between(Path(path), text)
+        write_between(Path(path), results_folder())
     return OK

@@ -8,7 +8,7 @@ import pytest
 from mmxai.bench import Figure
 from mmxai.bench import document as documents
 from mmxai.bench.machine import checkout, machine, slug
-from mmxai.bench.table import BEGIN, END, markdown, number, of_folder, terminal, write_between
+from mmxai.bench.table import BEGIN, BEGIN_TARGETS, END, markdown, number, of_folder, terminal, write_between
 from mmxai.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +81,14 @@ def test_markdown_has_every_figure_and_says_what_was_missed():
     assert all("20 GB/s" in row for row in rows.values())
 
 
+def test_markdown_of_targets_leaves_out_what_is_only_reported():
+    text = markdown(
+        [made(stats=[figure("poor", 0.5), figure("told", 1.0, None)], store=[figure("b", 1, None)])],
+        targets=True,
+    )
+    assert "`poor`" in text and "told" not in text and "`store`" not in text
+
+
 def test_terminal_judges_no_quick_run():
     assert "MISSED" in terminal([figure("poor", 0.5)])
     assert "MISSED" not in terminal([figure("poor", 0.5)], quick=True)
@@ -90,24 +98,32 @@ def test_numbers():
     assert [number(v) for v in (0.00265, 3.499, 286.3, 12345.6)] == ["0.00265", "3.5", "286", "12,346"]
 
 
-def test_write_between_leaves_the_rest(tmp_path):
+@pytest.mark.parametrize("begin", [BEGIN, BEGIN_TARGETS])
+def test_write_between_leaves_the_rest(tmp_path, begin):
+    documents.write(tmp_path / "results" / "m.json", made(stats=[figure("a"), figure("told", 1.0, None)]))
+    table = of_folder(tmp_path / "results", targets=begin == BEGIN_TARGETS)
+    assert ("told" in table) == (begin == BEGIN)
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    path.write_text(f"before\n{begin}\nold\n{END}\nafter\n")
     for _ in range(2):
-        write_between(path, "| new |")
-        assert path.read_text() == f"before\n{BEGIN}\n| new |\n{END}\nafter\n"
+        write_between(path, tmp_path / "results")
+        assert path.read_text() == f"before\n{begin}\n{table}\n{END}\nafter\n"
 
 
-@pytest.mark.parametrize("text", ["none", f"{END}\n{BEGIN}", f"{BEGIN}\n{END}\n{BEGIN}"])
+@pytest.mark.parametrize(
+    "text",
+    ["none", f"{END}\n{BEGIN}", f"{BEGIN}\n{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN_TARGETS}\n{END}", BEGIN],
+)
 def test_write_between_needs_its_markers(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
-    with pytest.raises(ArgumentError, match="expected the lines"):
-        write_between(tmp_path / "README.md", "| new |")
+    with pytest.raises(ArgumentError, match=r"expected (the lines|it after)"):
+        write_between(tmp_path / "README.md", tmp_path)
     assert (tmp_path / "README.md").read_text() == text
 
 
-def test_the_readme_holds_the_kept_figures():
-    """Whoever changes benchmarks/results runs `python -m benchmarks table --write README.md`."""
+@pytest.mark.parametrize(("file", "begin"), [("README.md", BEGIN_TARGETS), ("docs/figures.md", BEGIN)])
+def test_the_pages_hold_the_kept_figures(file, begin):
+    """Whoever changes benchmarks/results runs `python -m benchmarks table --write` on both."""
     assert checkout() == ROOT
-    text = (ROOT / "README.md").read_text()
-    assert text.split(BEGIN)[1].split(END)[0].strip() == of_folder(ROOT / "benchmarks" / "results").strip()
+    written = (ROOT / file).read_text().split(begin)[1].split(END)[0].strip()
+    assert written == of_folder(ROOT / "benchmarks" / "results", targets=begin == BEGIN_TARGETS).strip()
