@@ -10,7 +10,7 @@ import pytest
 from mmxai.labels import read_labels
 from mmxai.methods.probe import ProbeConfig, probe
 from mmxai.report.probe import probe_page
-from mmxai.report.probe.heat import confusion_heat, cosine_heat
+from mmxai.report.tables import confusion_heat, cosine_heat
 from mmxai.store import open_store
 from tests.methods.probe.stores import make, write_labels
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mmxai.report.html import environment
 from mmxai.report.plots import curves
-from mmxai.report.probe.heat import Cell, Heat, confusion_heat, cosine_heat
+from mmxai.report.tables import Cell, Heat, confusion_heat, cosine_heat
 
 if TYPE_CHECKING:
     from mmxai.methods.probe.bootstrap import Estimate
