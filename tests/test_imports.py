@@ -26,12 +26,13 @@ ALLOWED = {
     "shapes": BASE | {"store", "data"},
     "linalg": BASE | {"kernels"},
     "labels": BASE | {"store", "data", "models", "shapes"},
+    "concepts": BASE | {"store", "data", "models", "shapes", "labels"},
     "methods": BASE
-    | {"kernels", "stats", "store", "data", "capture", "models", "shapes", "linalg", "labels"},
-    "report": BASE | {"stats", "store", "labels"},
+    | {"kernels", "stats", "store", "data", "capture", "models", "shapes", "linalg", "labels", "concepts"},
+    "report": BASE | {"stats", "store", "labels", "concepts"},
     "bench": BASE
     | {"kernels", "stats", "store", "data", "capture", "models", "harvesting", "shapes", "methods"}
-    | {"linalg", "labels"},
+    | {"linalg", "labels", "concepts"},
     "__init__": BASE | {"store", "harvesting", "models", "methods"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

@@ -41,9 +41,7 @@ def read_labels(
             raise ArgumentError(f"{path}: got regression or multilabel columns, expected none of a folder")
         if not (path / WORLD).is_file():
             return MaskLabels(path, store)
-        world = _world(path / WORLD)
-        _same_pictures(world, store, path)
-        return WorldLabels(world)
+        return WorldLabels(read_world(path, store))
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder, expected labels")
     if set(read_csv(path)[0]) & set(BOX):
@@ -53,9 +51,11 @@ def read_labels(
     return TableLabels(path, store, regression, multilabel)
 
 
-def _world(path: Path) -> ShapesWorld:
+def read_world(folder: Path, store: Store) -> ShapesWorld:
+    """The world that `mmxai shapes` wrote there. DataError unless the store's pictures are its own."""
     from mmxai.shapes import ShapesWorld
 
+    path = folder / WORLD
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         world = ShapesWorld(found["n"], seed=found["seed"], size=found["size"], split=found["split"])
@@ -63,6 +63,7 @@ def _world(path: Path) -> ShapesWorld:
         raise DataError(f"{path}: {error!r}, expected the file that `mmxai shapes` writes") from error
     if world.identity != found:
         raise DataError(f"{path}: got the world {found}, expected {world.identity}; write its pictures again")
+    _same_pictures(world, store, folder)
     return world
 
 

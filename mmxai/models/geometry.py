@@ -81,3 +81,47 @@ def _overlap(cells: int, pixels: int, scale: float, offset: float) -> np.ndarray
     edges = scale * np.arange(pixels + 1) + offset
     start, stop = np.arange(cells)[:, None], np.arange(1, cells + 1)[:, None]
     return np.clip(np.minimum(edges[1:], stop) - np.maximum(edges[:-1], start), 0, None)
+
+
+_ON_EDGE = 1e-9
+"""A point this near a cell's edge (cells) lies on it, and what lies on an edge is in the cell after it."""
+
+
+def pixel_cells(tile: Tile, size: Sequence[int], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """In which row and column of the grid the centre of each pixel of a map lies: int32 `[h]`, `[w]`.
+
+    The map, `shape` (h, w), covers the whole picture, `size` (W, H) original pixels. -1: outside the grid,
+    where the model saw nothing (cropped away).
+    """
+    (gy, gx), (rows, columns) = _centres(tile, size, shape), tile["grid"]
+    return _cell(gy, rows), _cell(gx, columns)
+
+
+def pixel_positions(tile: Tile, size: Sequence[int], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where between the grid's cell centres the centre of each pixel of a map lies: float64 `[h]`, `[w]`.
+
+    0 is the first cell's centre and n - 1 the last's, beyond which positions are clamped; interpolation at
+    them is `F.interpolate(mode="bilinear", align_corners=False)` where the map covers the grid exactly.
+    -1: outside the grid, as in `pixel_cells`.
+    """
+    made = []
+    for g, cells in zip(_centres(tile, size, shape), tile["grid"], strict=True):
+        made.append(np.where(_cell(g, cells) < 0, -1.0, np.clip(g - 0.5, 0.0, cells - 1.0)))
+    return made[0], made[1]
+
+
+def _centres(tile: Tile, size: Sequence[int], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    a, b, c, d, e, f = tile["affine"]
+    if b or d:
+        raise ArgumentError(f"map pixels: got a rotated map {tile['affine']}, expected b = d = 0")
+    (width, height), (h, w) = size, shape
+    if min(width, height, h, w) < 1:
+        raise ArgumentError(
+            f"map pixels: got a map {tuple(shape)} of a picture {tuple(size)}, expected positive sizes"
+        )
+    return e * ((np.arange(h) + 0.5) * height / h) + f, a * ((np.arange(w) + 0.5) * width / w) + c
+
+
+def _cell(g: np.ndarray, cells: int) -> np.ndarray:
+    found = np.floor(g + _ON_EDGE)
+    return np.where((found >= 0) & (found < cells), found, -1).astype(np.int32)
