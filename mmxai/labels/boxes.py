@@ -49,6 +49,10 @@ class BoxLabels(Labels):
         self.tasks = (Task(name, "multilabel" if multilabel else "classes", "cell", names),)
         self.about = f"{path.name}: boxes in {len(self._boxes):,} samples"
 
+    def boxes(self, sample: int) -> list[tuple[int, np.ndarray]] | None:
+        """(index into the task's names, float64 `[4]` x0, y0, x1, y1); None where nothing is known."""
+        return self._boxes.get(sample)
+
     def values(self, task: Task, samples: np.ndarray) -> np.ndarray:
         raise ArgumentError(
             f"labels: got boxes, which tell patches apart, expected a task of cells for {task.name}"

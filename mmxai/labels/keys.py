@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mmxai.errors import DataError
@@ -40,3 +40,55 @@ def sample_numbers(store: Store, names: Iterable[str], where: str, *, stems: boo
             f"in {store.path}; expected keys such as {next(iter(by_key), 'none')!r}, or sample numbers"
         )
     return found
+
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def sample_files(store: Store, names: Iterable[str], where: str) -> dict[str, int]:
+    """File name of a picture -> data set index, of those names that the store has.
+
+    Names may have more or fewer leading folders than the store's keys, and another picture suffix or none:
+    `val2017/7.jpg` is `7.jpg`, `coco/val2017/7.jpg` and `7`. DataError where that fits two samples, or none
+    of the names any.
+    """
+    by_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+    example = "none"
+    for sample in store.samples:
+        parts = _parts(sample.key)
+        by_name.setdefault(parts[-1], []).append((parts, sample.sample))
+        example = sample.key
+    found: dict[str, int] = {}
+    names = list(dict.fromkeys(names))
+    for name in names:
+        parts = _parts(name)
+        near = [(own, number) for own, number in by_name.get(parts[-1], ()) if _ends_alike(own, parts)]
+        if len(near) > 1:
+            near = [(own, number) for own, number in near if own == parts] or near
+        if len(near) > 1:
+            raise DataError(
+                f"{where}: {name!r} fits {len(near)} samples of {store.path}, such as "
+                f"{['/'.join(own) for own, _ in near[:2]]}, expected names that tell samples apart"
+            )
+        if near:
+            found[name] = near[0][1]
+    if not found:
+        raise DataError(
+            f"{where}: got {len(names)} pictures such as {names[0] if names else 'none'!r}, none of which is "
+            f"in {store.path}; expected file names of its samples, such as {example!r}"
+        )
+    twice = len(found) - len(set(found.values()))
+    if twice:
+        raise DataError(f"{where}: {twice} samples of {store.path} are named twice, expected one name each")
+    return found
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    path = PurePosixPath(name.replace("\\", "/"))
+    last = path.stem if path.suffix.lower() in _SUFFIXES else path.name
+    return (*(p for p in path.parent.parts if p not in ("/", ".", "..")), last)
+
+
+def _ends_alike(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    shared = min(len(a), len(b))
+    return a[-shared:] == b[-shared:]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +26,19 @@ NAMES = "names.csv"
 class MaskLabels(Labels):
     """`<key or number>.png` over the original picture, pixel by pixel: 0 nothing, else a label's number.
 
-    Palette and grey pictures (8 or 16 bits) hold the number itself, RGB ones red + 256 * green (Broden's).
-    `names.csv` (number,name) in the folder names the labels; without it they are their numbers.
+    Palette and grey pictures (8 or 16 bits) hold the number itself, RGB ones red + 256 * green (Broden's), or
+    the colours that `names.csv` lists (number,name,red,green,blue). That file in the folder names the labels;
+    without it they are their numbers.
     """
 
     def __init__(self, folder: Path, store: Store):
         files = {path.stem: path for path in sorted(folder.glob("*.png"))}
         numbers = sample_numbers(store, files, str(folder), stems=True)
         self._files = {number: files[name] for name, number in numbers.items()}
-        named = _names(folder / NAMES)
-        if named is None:
-            used = set().union(*(np.unique(read_mask(path)).tolist() for path in self._files.values()))
-            named = {number: str(number) for number in sorted(used - {0})}
-        if not named:
-            raise DataError(f"{folder}: got masks of nothing but 0, expected numbers of labels from 1 on")
+        self._names = names_in(folder, self._files.values())
+        named = self._names.named
         self._numbers = list(named)
-        self.tasks = (Task("mask", "classes", "cell", tuple(named.values())),)
+        self.tasks = (Task("mask", "classes", "cell", tuple(name for name, _ in named.values())),)
         self.about = f"{folder.name}: masks of {len(self._files):,} samples"
 
     def values(self, task: Task, samples: np.ndarray) -> np.ndarray:
@@ -57,7 +55,7 @@ class MaskLabels(Labels):
             yield {task.name: None if path is None else self._shares(path, sample, tile)}
 
     def _shares(self, path: Path, sample: StoredSample, tile: dict[str, Any]) -> np.ndarray:
-        mask = read_mask(path)
+        mask = read_mask(path, self._names.colours)
         if sample.size is not None and mask.shape != sample.size[::-1]:
             raise DataError(
                 f"{path}: got a mask of {mask.shape[1]}x{mask.shape[0]} pixels, expected {sample.size[0]}x"
@@ -74,31 +72,75 @@ class MaskLabels(Labels):
         return out
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Label numbers, int64 `[H, W]`."""
+@dataclass(frozen=True)
+class Names:
+    """What numbers of labels mean: number -> (name, category), ascending; colour (r, g, b) -> number, of
+    pictures that are painted instead of numbered."""
+
+    named: dict[int, tuple[str, str]]
+    colours: dict[tuple[int, int, int], int] = field(default_factory=dict)
+
+
+def read_mask(path: Path, colours: Mapping[tuple[int, int, int], int] | None = None) -> np.ndarray:
+    """Label numbers, int64 `[H, W]`. With `colours` RGB pixels are those; black is 0 where not among them."""
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image)
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path}: {error}, expected a PNG of label numbers") from error
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        if colours:
+            return _of_colours(path, pixels[..., :3], {(0, 0, 0): 0, **colours})
         return pixels[..., 0].astype(np.int64) + 256 * pixels[..., 1].astype(np.int64)
     if pixels.ndim != 2:
         raise DataError(f"{path}: got pixels {pixels.shape}, expected one number a pixel, or RGB")
     return pixels.astype(np.int64)
 
 
-def _names(path: Path) -> dict[int, str] | None:
-    if not path.exists():
-        return None
+def _of_colours(path: Path, pixels: np.ndarray, colours: Mapping[tuple[int, int, int], int]) -> np.ndarray:
+    place = np.array([65536, 256, 1])
+    known = {int(np.dot(colour, place)): number for colour, number in colours.items()}
+    found, at = np.unique(pixels.astype(np.int64) @ place, return_inverse=True)
+    if lost := [c for c in found.tolist() if c not in known]:
+        shown = [(c >> 16, c >> 8 & 255, c & 255) for c in lost[:5]]
+        raise DataError(f"{path}: got colours {shown}, which the palette does not have")
+    numbers: np.ndarray = np.array([known[c] for c in found.tolist()])[at.reshape(pixels.shape[:2])]
+    return numbers
+
+
+def names_in(folder: Path, files: Iterable[Path]) -> Names:
+    """Of `names.csv` there; without it the numbers that the files hold are the names."""
+    if (folder / NAMES).exists():
+        names = read_names(folder / NAMES)
+    else:
+        used = set().union(*(np.unique(read_mask(path)).tolist() for path in files)) - {0}
+        names = Names({number: (str(number), "mask") for number in sorted(used)})
+    if not names.named:
+        raise DataError(f"{folder}: got masks of nothing but 0, expected numbers of labels from 1 on")
+    return names
+
+
+def read_names(path: Path) -> Names:
+    """Lines of `number,name`, or columns by a header: number, name, category, red, green, blue; category
+    "mask" where none is given."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
-    if rows and rows[0][:1] == ["number"]:
-        rows = rows[1:]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    header = ["number", "name"]
+    if rows and rows[0][0] == "number":
+        header, rows = rows[0], rows[1:]
+    if "name" not in header or not all(len(row) == len(header) for row in rows):
+        raise DataError(
+            f"{path}: got columns {header} or other numbers of cells, expected lines of number,name"
+        )
+    lines = [dict(zip(header, row, strict=True)) for row in rows]
     try:
-        named = {int(number): name.strip() for number, name in rows}
+        named = {int(x["number"]): (x["name"], x.get("category") or "mask") for x in lines}
+        painted = {"red", "green", "blue"} <= set(header)
+        colours = {
+            (int(x["red"]), int(x["green"]), int(x["blue"])): int(x["number"]) for x in lines if painted
+        }
     except ValueError as error:
         raise DataError(f"{path}: {error}, expected lines of number,name") from error
     if min(named, default=1) < 1:
         raise DataError(f"{path}: got label numbers {sorted(named)[:3]}, expected numbers from 1 on")
-    return dict(sorted(named.items()))
+    return Names(dict(sorted(named.items())), colours)
