@@ -99,8 +99,8 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def _file_name(image: dict[str, Any], path: Path) -> str:
-    """LVIS names pictures by the address they have in COCO: `.../val2017/000000397133.jpg`."""
-    name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+    """LVIS gives pictures only their address in COCO, `.../val2017/000000397133.jpg`."""
+    name = image.get("file_name") or str(image.get("coco_url") or "").rpartition("/")[2]
     if not name or not {"id", "width", "height"} <= set(image):
         raise DataError(
             f"{path}: got picture {image.get('id')} without file_name, width or height, expected all of them"
@@ -112,6 +112,6 @@ def _same_size(image: dict[str, Any], size: tuple[int, int] | None, path: Path) 
     expected = (int(image["width"]), int(image["height"]))
     if size is not None and tuple(size) != expected:
         raise DataError(
-            f"{path}: got picture {image['id']} of {expected[0]}x{expected[1]} pixels, but {size[0]}x{size[1]} "
-            "in the store; expected annotations of the pictures as harvested"
+            f"{path}: got picture {image['id']} of {expected[0]}x{expected[1]} pixels, but "
+            f"{size[0]}x{size[1]} in the store; expected annotations of the pictures as harvested"
         )

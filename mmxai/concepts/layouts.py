@@ -18,7 +18,7 @@ _UP = 3  # folders above that of the maps in which a table of names may lie
 
 @dataclass(frozen=True)
 class Layout:
-    """`names(folder, files)`: of its labels. `shift`: a label's number less its pixels'. `void`: 255 is none."""
+    """`names(folder, files)`: its labels. `shift`: a label's number less its pixels'. `void`: 255 is none."""
 
     names: Callable[[Path, Iterable[Path]], Names]
     shift: int = 0
@@ -96,5 +96,5 @@ LAYOUTS = {
     "ade20k": Layout(_ade20k),
     "cocostuff": Layout(_cocostuff, shift=1, void=True),
 }
-"""`masks`: numbers or colours, named by names.csv. `voc`: Pascal's SegmentationClass, numbers or colours,
-borders void. `ade20k`: its scene parsing annotations. `cocostuff`: stuffthingmaps, label k written as k - 1."""
+"""`masks`: numbers or colours, named by names.csv. `voc`: Pascal's SegmentationClass, by number or colour,
+borders void. `ade20k`: its scene parsing annotations. `cocostuff`: stuffthingmaps, label k as k - 1."""

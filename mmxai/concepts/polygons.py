@@ -85,7 +85,7 @@ def _from_runs(rle: Mapping[str, Any], height: int, width: int, where: str) -> n
     if list(size or []) != [height, width]:
         raise DataError(f"{where}: got a mask of size {size}, expected [{height}, {width}] (height, width)")
     if isinstance(counts, str | bytes):
-        runs = unpacked(counts.encode("ascii", "replace") if isinstance(counts, str) else counts, where)
+        runs = unpacked(counts.encode() if isinstance(counts, str) else counts, where)
     else:
         runs = np.asarray(counts)
     whole = runs.ndim == 1 and runs.dtype.kind in "iu" and (runs >= 0).all()
