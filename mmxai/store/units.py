@@ -91,11 +91,12 @@ class RowBlocks:
     tokens: str | None = None
     split: str | None = None
 
-    def __call__(self, step: int) -> Iterator[tuple[np.ndarray, Rows]]:
-        """Blocks of about `step` rows (a sample's rows at least). SelectionError where there is none."""
+    def __call__(self, step: int, start: int = 0) -> Iterator[tuple[np.ndarray, Rows]]:
+        """Blocks of about `step` rows (a sample's rows at least), from the logical row `start` on, at which a
+        sample begins. SelectionError where there is none."""
         chosen = RowFilter.parse(self.tokens, self.split, (0.8, 0.1, 0.1))
         table, total = self.store.rows[self.space], len(self.store.rows[self.space])
-        start, found = 0, False
+        found = False
         while start < total:
             stop = self._end(start + max(1, step), total)
             rows = np.arange(start, stop)

@@ -1,0 +1,247 @@
+"""Above which value a unit's mask is: quantiles of its values over the cells of pictures, or a number.
+
+A mask is what is strictly above the threshold, so that of ties at the threshold none is in it: a ReLU unit
+that is 0 in most cells has threshold 0, and its mask is where it is active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+
+from mmxai.errors import ArgumentError, NonFiniteError, SelectionError
+from mmxai.methods.dissect.config import DissectConfig
+from mmxai.methods.dissect.passes import Cells, place_of, within
+from mmxai.methods.dissect.sources import Source
+from mmxai.store.permute import Permutation
+from mmxai.store.quantiles import exact_quantiles
+
+BLOCK_VALUES = 1 << 21
+"""Values of a block, 8 MiB in float32."""
+
+Blocks = Callable[[], Iterator[np.ndarray]]
+
+Keep = Callable[[np.ndarray], np.ndarray]
+"""Of logical rows int64 `[N]`, which count: bool `[N]`."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """float32 `[U]`, and how they came about."""
+
+    values: torch.Tensor
+    how: str
+
+
+def rule_of(source: Source, config: DissectConfig) -> str:
+    """The rule that "auto" means for a site."""
+    if config.rule != "auto":
+        return config.rule
+    sparse = source.sparse or source.units.kind == "latent"
+    return "quantile" if config.nonzero or not sparse else "positive"
+
+
+def find(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None = None) -> Threshold:
+    """Thresholds of a source's units over `cells`; `keep` tells of rows whether they count (bool `[N]`)."""
+    rule = rule_of(source, config)
+    if source.rotation is not None or rule == "quantile":
+        return quantiles(source, cells, config, keep)
+    value = config.absolute if rule == "absolute" else 0.0
+    return Threshold(torch.full((source.count,), value), f"above {value:g}")
+
+
+def quantiles(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None = None) -> Threshold:
+    """The top `config.quantile` of each unit, linear between order statistics."""
+    step = max(1, BLOCK_VALUES // max(source.units.site.width, source.count))
+    if config.exact:
+        total = len(cells.store.rows[cells.space])
+
+        def blocks() -> Iterator[np.ndarray]:
+            for span in cells.views(step):
+                yield _kept(span.rows[span.inside], keep)
+
+    else:
+        drawn = _drawn(cells, config, keep)
+        total = len(drawn)
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, total, step):
+                yield drawn[start : start + step]
+
+    nonzero = config.nonzero and source.rotation is None
+    made, count = (_nonzero if nonzero else _top)(source, blocks, total, config)
+    of = "values that are not 0" if nonzero else "cells"
+    how = f"top {config.quantile:g} of {count:,} {of}" + ("" if config.exact else ", drawn at random")
+    return Threshold(made, how)
+
+
+def _kept(rows: np.ndarray, keep: Keep | None) -> np.ndarray:
+    return rows if keep is None else rows[keep(rows)]
+
+
+def _drawn(cells: Cells, config: DissectConfig, keep: Keep | None) -> np.ndarray:
+    """Ascending logical rows of `config.sketch_rows` cells drawn at random, or of all where there are
+    fewer."""
+    table = cells.store.rows[cells.space]
+    total, wanted = len(table), config.sketch_rows
+    order, found, count = Permutation(total, config.seed), [], 0
+    for start in range(0, total, wanted):
+        rows = np.sort(order(range(start, min(start + wanted, total))))
+        who = table.gather(rows)
+        cell = cells.keep(who)
+        rows, who = rows[cell], who[torch.from_numpy(cell)]
+        place = torch.stack([who.sample, who.image.clamp(min=0), who.y, who.x], 1).numpy()
+        rows = _kept(rows[_inside(cells, place)], keep)
+        found.append(rows)
+        count += len(rows)
+        if count >= wanted:
+            break
+    if not count:
+        raise SelectionError(
+            f"{cells.space}: got no row that is a cell of a picture, expected some; harvest patches or maps"
+        )
+    return np.sort(np.concatenate(found)[:wanted])
+
+
+def _inside(cells: Cells, place: np.ndarray) -> np.ndarray:
+    """bool `[N]` of (sample, image, y, x): whether cells share area with their picture."""
+    out = np.zeros(len(place), bool)
+    if not len(place):
+        return out
+    views, which = np.unique(place[:, :2], axis=0, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    grids: dict[tuple, np.ndarray] = {}
+    for (sample, image), own in zip(
+        views.tolist(), np.split(order, np.cumsum(np.bincount(which))[:-1]), strict=True
+    ):
+        tile, size = place_of(cells.store, cells.space, sample, image)
+        key = (*tile["affine"], *tile["grid"], *size)
+        if key not in grids:
+            grids[key] = within(tile, size)
+        out[own] = grids[key][place[own, 2], place[own, 3]]
+    return out
+
+
+def _top(source: Source, blocks: Blocks, most: int, config: DissectConfig) -> tuple[torch.Tensor, int]:
+    """From the largest values of each unit, where so many fit in memory, else by radix selection in
+    passes."""
+    held = ceil(config.quantile * most) + 2
+    if 12 * source.count * (held + 1) > config.bytes:
+        count = sum(len(rows) for rows in blocks())
+        level = torch.tensor([1 - config.quantile], dtype=torch.float64)
+        found = exact_quantiles(lambda: (_finite(source, rows) for rows in blocks()), source.count, level)[0]
+        return found, count
+    tail = Tail(source.count, held)
+    for rows in blocks():
+        if len(rows):
+            tail.add(_finite(source, rows))
+    return tail.quantile(config.quantile), tail.count
+
+
+def _finite(source: Source, rows: np.ndarray) -> torch.Tensor:
+    x = source.values(rows)
+    if not torch.isfinite(x).all():
+        row = int(rows[int((~torch.isfinite(x)).any(1).nonzero()[0, 0])])
+        raise NonFiniteError(f"{source.name}: got NaN or inf in row {row}, expected finite activations")
+    return x
+
+
+class Tail:
+    """The `most` largest values of each of U units of all that is added."""
+
+    def __init__(self, units: int, most: int):
+        self.most, self.count = most, 0
+        self._held = torch.empty(units, 2 * most)
+        self._fill = 0
+
+    def add(self, x: torch.Tensor) -> None:
+        """`[N, U]`."""
+        self.count += len(x)
+        while len(x):
+            room = self._held.shape[1] - self._fill
+            take = x[:room]
+            self._held[:, self._fill : self._fill + len(take)] = take.T
+            self._fill += len(take)
+            x = x[room:]
+            if self._fill == self._held.shape[1]:
+                self._held[:, : self.most] = self._held.topk(self.most, dim=1, sorted=False).values
+                self._fill = self.most
+
+    def quantile(self, top: float) -> torch.Tensor:
+        """float32 `[U]`: the quantile at 1 - `top`, linear between order statistics; `most` must reach it."""
+        if not self.count:
+            raise SelectionError("quantiles: got no cells of pictures, expected some")
+        at = (1 - top) * (self.count - 1)
+        low = int(at)
+        high = min(low + 1, self.count - 1)
+        from_top = self.count - low  # 1: the largest
+        best = self._held[:, : self._fill].topk(from_top, dim=1).values.double()
+        a, b = best[:, from_top - 1], best[:, from_top - 1 - (high - low)]
+        return (a + (b - a) * (at - low)).float()
+
+
+def _nonzero(source: Source, blocks: Blocks, most: int, config: DissectConfig) -> tuple[torch.Tensor, int]:
+    """Quantiles among each unit's values that are not 0; 0 of a unit that has none."""
+    units: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    count = 0
+    for rows in blocks():
+        if source.sparse:
+            codes = source.entries(rows)
+            value, unit = codes.values, codes.indices
+        else:
+            x = _finite(source, rows).float()
+            where = x != 0
+            value, unit = x[where], where.nonzero()[:, 1].to(torch.int32)
+        count += len(value)
+        if 24 * count > config.bytes:
+            raise ArgumentError(
+                f"{source.name}: got {count:,} values that are not 0, which take more than memory="
+                f"{config.memory} GiB to order, expected fewer; use a sketch of fewer rows, or more memory"
+            )
+        units.append(unit.numpy())
+        values.append(value.numpy())
+    unit, every = np.concatenate(units), np.concatenate(values)
+    order = np.lexsort((every, unit))
+    ordered, number = every[order].astype(np.float64), np.bincount(unit, minlength=source.count)
+    first = np.cumsum(number) - number
+    at = (1 - config.quantile) * np.maximum(number - 1, 0)
+    low = at.astype(np.int64)
+    some = number > 0
+    out = np.zeros(source.count)
+    a = ordered[(first + low)[some]]
+    b = ordered[(first + np.minimum(low + 1, number - 1))[some]]
+    out[some] = a + (b - a) * (at - low)[some]
+    return torch.from_numpy(out.astype(np.float32)), count
+
+
+def norm_filter(source: Source, cells: Cells, config: DissectConfig) -> tuple[Keep, float, float]:
+    """Of logical rows, whether their norm at `source` is at most `config.high_norm` times the median over cells
+    drawn at random; that norm; and the share of those cells that are above it."""
+    assert config.high_norm is not None
+    drawn = _drawn(cells, config, None)
+    step = max(1, BLOCK_VALUES // source.units.site.width)
+    norms = torch.cat([source.norms(drawn[i : i + step]) for i in range(0, len(drawn), step)])
+    most = config.high_norm * float(norms.median())
+
+    def keep(rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (source.norms(rows) <= most).numpy()
+        return found
+
+    return keep, most, float((norms > most).double().mean())
+
+
+def given(values: Sequence[float] | torch.Tensor, source: Source) -> Threshold:
+    """Thresholds that were found elsewhere, of all units of a site."""
+    made = torch.as_tensor(values, dtype=torch.float32).cpu()
+    if made.shape != (source.units.count,) or torch.isnan(made).any():
+        raise ArgumentError(
+            f"thresholds of {source.name}: got {tuple(made.shape)}"
+            f"{' with NaN' if torch.isnan(made).any() else ''}, expected a number for each of its "
+            f"{source.units.count} units"
+        )
+    return Threshold(made[source.start : source.stop].contiguous(), "as given")
