@@ -29,7 +29,8 @@ T* tensor(const py::object& object, std::initializer_list<int64_t> shape) {
   return array.mutable_data();
 }
 
-// The ops of codes.cpp.
+// The ops of codes.cpp and dissect.cpp.
 void codes(py::module_& m);
+void dissect(py::module_& m);
 
 }  // namespace mmxai::bind

@@ -284,4 +284,5 @@ PYBIND11_MODULE(MMXAI_MODULE, m) {
   m.def("topk_rows", &topk_rows, py::arg("x"), py::arg("from_dtype"), py::arg("magnitude"), py::arg("bias"),
         py::arg("values"), py::arg("indices"), py::arg("threads"));
   mmxai::bind::codes(m);
+  mmxai::bind::dissect(m);
 }

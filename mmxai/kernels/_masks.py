@@ -38,8 +38,8 @@ def targets(
         raise ArgumentError(f"{op}: threshold is not contiguous, expected it to be")
     if counts.dtype != torch.int64 or counts.ndim != 2 or len(counts) != units or counts.device != device:
         raise ArgumentError(
-            f"{op}: counts are {counts.dtype} of shape {tuple(counts.shape)} on {counts.device}, expected int64 "
-            f"of shape ({units}, C) on {device}"
+            f"{op}: counts are {counts.dtype} of shape {tuple(counts.shape)} on {counts.device}, expected "
+            f"int64 of shape ({units}, C) on {device}"
         )
     if not counts.is_contiguous():
         raise ArgumentError(
@@ -50,6 +50,6 @@ def targets(
             raise ArgumentError(f"{op}: labels are on {cells.columns.device}, expected {device}")
         if cells.width > counts.shape[1]:
             raise ArgumentError(
-                f"{op}: got label {cells.width - 1}, expected numbers below {counts.shape[1]}, the columns of "
-                "counts"
+                f"{op}: got label {cells.width - 1}, expected numbers below {counts.shape[1]}, the columns "
+                "of counts"
             )

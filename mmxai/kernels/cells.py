@@ -112,9 +112,9 @@ class BlockLabels:
     A grid of (gh, gw) cells has (gh + 1) x (gw + 1) blocks: block row i lies between the centres of cell rows
     i - 1 and i, the first above all centres and the last below. It holds map rows `row_starts[i]` to
     `row_starts[i + 1]`; `row_weights` float32 `[h]` is how far a map row is from the upper centre to the
-    lower; columns alike. `entries` has the counts, a block a row; of entry j of block b, of n bytes, the pixels are
-    `bits[starts[b] + j n]` on: bit c % 8 of byte r * ceil(width / 8) + c // 8 is the block's pixel (r, c),
-    and n is rounded up to whole 8 bytes.
+    lower; columns alike. `entries` has the counts, a block a row. The pixels of entry j of block b are the n
+    bytes at `bits[starts[b] + j n]`: bit c % 8 of byte r * ceil(width / 8) + c // 8 is the block's pixel
+    (r, c), and n is rounded up to whole 8 bytes.
     """
 
     grid: tuple[int, int]

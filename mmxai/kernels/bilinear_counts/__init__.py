@@ -29,11 +29,11 @@ def bilinear_counts(
     `x` float32 or bfloat16 `[gh * gw, U]`, a picture's grid in row order; `blocks` its labels; or as many of
     both as there are pictures. `threshold` float32 `[U]`; `counts` int64 `[U, C]`, added to in place.
 
-    A pixel between centres with values a, b above and c, d below has, in float32, top = a + wx (b - a), bottom
-    = c + wx (d - c) and the value top + wy (bottom - top), rounded after each operation; but never one outside
-    its four corners, as it is in exact arithmetic: a plateau at the threshold is not above it. What equals
-    the threshold is not above it, nor is NaN. (`F.interpolate(mode="bilinear", align_corners=False)` gives the
-    same where float32 does not round.)
+    A pixel between centres with values a, b above and c, d below has, in float32, top = a + wx (b - a),
+    bottom = c + wx (d - c) and the value top + wy (bottom - top), rounded after each operation; but never one
+    outside its four corners, as in exact arithmetic: a plateau at the threshold is not above it. What equals
+    the threshold is not above it, nor is NaN. (`F.interpolate(mode="bilinear", align_corners=False)` gives
+    the same where float32 does not round.)
     """
     grids = [x] if isinstance(x, torch.Tensor) else list(x)
     labels = [blocks] if isinstance(blocks, BlockLabels) else list(blocks)
@@ -46,8 +46,8 @@ def bilinear_counts(
         cells = block.grid[0] * block.grid[1]
         if _masks.matrix("bilinear_counts", grid) != (cells, units) or grid.dtype != grids[0].dtype:
             raise ArgumentError(
-                f"bilinear_counts: got {grid.dtype} of shape {tuple(grid.shape)}, expected {grids[0].dtype} of "
-                f"shape ({cells}, {units}): a row for each cell of the grid {block.grid}"
+                f"bilinear_counts: got {grid.dtype} of shape {tuple(grid.shape)}, expected "
+                f"{grids[0].dtype} of shape ({cells}, {units}): a row for each cell of the grid {block.grid}"
             )
     device = grids[0].device
     _masks.targets("bilinear_counts", units, device, threshold, counts, *(b.entries for b in labels))

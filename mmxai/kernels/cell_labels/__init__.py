@@ -129,8 +129,8 @@ def _starts(name: str, cells: np.ndarray, n: int) -> torch.Tensor:
     inside = cells[seen]
     if len(seen) and (inside.max() >= n or (np.diff(inside) < 0).any() or seen[-1] - seen[0] >= len(seen)):
         raise ArgumentError(
-            f"cell_labels: got {name} {cells.tolist()}, expected them to rise from 0 to at most {n - 1}, with -1 "
-            "before and behind"
+            f"cell_labels: got {name} {cells.tolist()}, expected them to rise from 0 to at most {n - 1}, "
+            "with -1 before and behind"
         )
     first = int(seen[0]) if len(seen) else 0
     return torch.from_numpy((first + np.searchsorted(inside, np.arange(n + 1))).astype(np.int32))

@@ -38,8 +38,8 @@ def mask_counts(
         _codes.codes_on("mask_counts", x)
         if (threshold < 0).any():
             raise ArgumentError(
-                f"mask_counts: got a threshold of {float(threshold.min()):.3g}, expected none below 0: entries that "
-                "codes do not have are 0, and would be above it"
+                f"mask_counts: got a threshold of {float(threshold.min()):.3g}, expected none below 0: "
+                "entries that codes do not have are 0, and would be above it"
             )
     elif x.stride(1) != 1:
         x = x.contiguous()
