@@ -16,7 +16,7 @@ from mmxai.errors import DataError
 from mmxai.methods.sae import TrainConfig, train_sae
 from mmxai.methods.sae.card import CARD, write_card
 from mmxai.methods.sae.evaluate import EvalConfig, evaluate
-from tests.harvesting.resnet import load_resnet20, normalise
+from tests.networks.resnet import load_resnet20, normalise
 
 Row = dict[str, Any]
 

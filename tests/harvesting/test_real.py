@@ -11,7 +11,7 @@ import mmxai
 from mmxai.harvesting import harvest
 from mmxai.shapes.model import random_clip
 from mmxai.store.verify import verify
-from tests.harvesting.resnet import load_resnet20, normalise
+from tests.networks.resnet import load_resnet20, normalise
 
 
 def test_all_of_sst2_through_a_real_language_model(shared_data, tmp_path):

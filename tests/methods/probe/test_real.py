@@ -10,7 +10,7 @@ import mmxai
 from mmxai.labels import read_labels
 from mmxai.methods.probe import ProbeConfig, probe
 from mmxai.store.select import split_of
-from tests.harvesting.resnet import load_resnet20, normalise
+from tests.networks.resnet import load_resnet20, normalise
 
 PENALTY = 10.0
 

@@ -5,6 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmxai.models.images import ImagePipeline
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class Block(nn.Module):
     def __init__(self, inner, outer, stride):
@@ -60,5 +64,10 @@ def load_resnet20(folder):
 
 def normalise(image):
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
     return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+def pipeline(side=32):
+    """The same with the geometry kept: a picture resized to `side` x `side`."""
+    return ImagePipeline.make(side, mean=MEAN, std=STD)
