@@ -197,8 +197,8 @@ def place_of(store: Store, space: str, sample: int, image: int) -> tuple[dict[st
     stored = store.samples[sample]
     if stored.size is None or image >= len(stored.tiles):
         raise DataError(
-            f"sample {sample} ({stored.key!r}): got size {stored.size} and {len(stored.tiles)} tiles, expected "
-            f"those of a picture for the cells of {space!r}; harvest with a version that stores them"
+            f"sample {sample} ({stored.key!r}): got size {stored.size} and {len(stored.tiles)} tiles, "
+            f"expected those of a picture for the cells of {space!r}; harvest with a version that stores them"
         )
     return stored.tile_in(space, image), stored.size
 

@@ -126,8 +126,8 @@ class Dissection(Result):
         one = self.scored.range(unit, unit + 1)
         area = self.definition
         values = {
-            "iou": one.iou(area), "precision": one.precision(area), "recall": one.recall(), "f1": one.f1(area),
-            "phi": one.phi(area), "correlation": one.correlation(),
+            "iou": one.iou(area), "precision": one.precision(area), "recall": one.recall(),
+            "f1": one.f1(area), "phi": one.phi(area), "correlation": one.correlation(),
         }  # fmt: skip
         out = {name: float(v[0, concept]) for name, v in values.items()}
         return out | {"ceiling": float(self.ceiling[concept]), "chosen iou": self._chosen_iou(unit, concept)}
@@ -225,12 +225,12 @@ class Dissection(Result):
         found = self.detectors()
         lines = [
             head,
-            f"{found.sum():,} detectors (IoU > {self.level:g}, area {self.definition}) of {self.unique():,} labels; "
-            f"{self.dead.sum():,} units dead, {self.rare.sum():,} rare (< {self.min_fired} cells)",
+            f"{found.sum():,} detectors (IoU > {self.level:g}, area {self.definition}) of {self.unique():,} "
+            f"labels; {self.dead.sum():,} units dead, {self.rare.sum():,} rare (< {self.min_fired} cells)",
         ]
         lines += [
-            f"{name}: {c.detectors(self.level):,} detectors of {c.unique(self.level):,} labels ({c.how}); 99% of its "
-            f"units at or below IoU {c.level():.3f}"
+            f"{name}: {c.detectors(self.level):,} detectors of {c.unique(self.level):,} labels ({c.how}); "
+            f"99% of its units at or below IoU {c.level():.3f}"
             for name, c in self.controls.items()
         ]
         shown = np.argsort(-np.where(found, self.best, -1), kind="stable")[: min(12, int(found.sum()))]

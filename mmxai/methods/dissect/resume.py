@@ -59,8 +59,8 @@ class State:
             raise CheckpointError(f"{path}: is damaged ({error}); remove {folder} to begin anew") from error
         if found := differences(known, asked):
             raise CheckpointError(
-                f"{folder}: holds a run with other settings or data ({'; '.join(found[:6])}), expected the same; "
-                "give another folder, or remove it to begin anew"
+                f"{folder}: holds a run with other settings or data ({'; '.join(found[:6])}), expected the "
+                "same; give another folder, or remove it to begin anew"
             )
 
     def read(self, stage: str) -> Saved | None:
@@ -105,8 +105,8 @@ def held(folder: Path | None) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(
-                f"{folder}: another process is at this dissection, expected one at a time; wait for it, or give "
-                "another folder"
+                f"{folder}: another process is at this dissection, expected one at a time; wait for it, or "
+                "give another folder"
             ) from None
         yield
 

@@ -34,6 +34,9 @@ Say = Callable[[str], object]
 _ENTRIES = 64
 """Values a row of a site stored as topk is taken to have, when blocks are cut."""
 
+_FREE = ("save_every", "detector", "min_fired")
+"""Options that a run may go on with others of."""
+
 _DIGESTS = 256  # samples compared between a store and that of the untrained model
 
 
@@ -63,7 +66,7 @@ def dissect(
         raise ArgumentError(f"dissect: got thresholds of {sorted(unknown)}, expected some of {list(found)}")
     settings = {
         "store": store.view.identity, "concepts": concepts.identity,
-        "config": {k: v for k, v in config.to_json().items() if k not in ("save_every", "detector", "min_fired")},
+        "config": {k: v for k, v in config.to_json().items() if k not in _FREE},
         "given": {k: hashlib.sha256(v.contiguous().numpy().tobytes()).hexdigest() for k, v in kept.items()},
     }  # fmt: skip
     folder = None if state is None else Path(state)
@@ -164,8 +167,8 @@ class _Space:
             at = source if config.norm_site is None else Source.of(self.store, config.norm_site)
             if at.units.site.space != self.space:
                 raise ArgumentError(
-                    f"norm_site: got {at.name!r} of the row space {at.units.site.space!r}, expected a site of "
-                    f"{self.space!r}, the space of {source.name!r}"
+                    f"norm_site: got {at.name!r} of the row space {at.units.site.space!r}, expected a site "
+                    f"of {self.space!r}, the space of {source.name!r}"
                 )
             keep, norm, excluded = thresholds.norm_filter(at, self._cells("chosen"), config)
         rotated = None
@@ -321,8 +324,8 @@ class _Space:
                     tally.add(seen)
 
     def _save(
-        self, stage: str, group: Sequence[_Part], tallies: Sequence[dict[str, Tally]], start: int, unknown: int,
-        finished: bool,
+        self, stage: str, group: Sequence[_Part], tallies: Sequence[dict[str, Tally]], start: int,
+        unknown: int, finished: bool,
     ) -> None:  # fmt: skip
         arrays = {
             f"{part.name}/{kind}/{name}": value
@@ -354,13 +357,13 @@ class _Space:
         top = _top([p.chosen["own"] for p in parts], [t["own"] for t in last] if apart else None, config.top)
         ceiling = last[0]["own"].ceiling
         assert ceiling is not None
-        how = parts[0].thresholds["own"].how
+        own, concepts = parts[0], self.concepts
         made = Dissection(
-            site, parts[0].own.units.kind, self.concepts.concepts, self.concepts.categories, config.mode, config.area,
-            np.concatenate([p.thresholds["own"].values.numpy() for p in parts]), how, candidates,
-            of_pairs(scored, config.area, candidates), low, high, config.confidence, ceiling.values(), *top,
-            chosen, scored, config.held_out, {}, config.detector, config.min_fired, sum(self.unannotated.get(side, 0) for side in ("chosen", "scored")), parts[0].excluded,
-            parts[0].norm,
+            site, own.own.units.kind, concepts.concepts, concepts.categories, config.mode, config.area,
+            np.concatenate([p.thresholds["own"].values.numpy() for p in parts]), own.thresholds["own"].how,
+            candidates, of_pairs(scored, config.area, candidates), low, high, config.confidence,
+            ceiling.values(), *top, chosen, scored, config.held_out, {}, config.detector, config.min_fired,
+            sum(self.unannotated.get(side, 0) for side in ("chosen", "scored")), own.excluded, own.norm,
         )  # fmt: skip
         for kind, told in _CONTROLS.items():
             if kind in parts[0].chosen:

@@ -192,18 +192,18 @@ def _nonzero(source: Source, blocks: Blocks, most: int, config: DissectConfig) -
     for rows in blocks():
         if source.sparse:
             codes = source.entries(rows)
-            value, unit = codes.values, codes.indices
+            value, index = codes.values, codes.indices
         else:
             x = _finite(source, rows).float()
             where = x != 0
-            value, unit = x[where], where.nonzero()[:, 1].to(torch.int32)
+            value, index = x[where], where.nonzero()[:, 1].to(torch.int32)
         count += len(value)
         if 24 * count > config.bytes:
             raise ArgumentError(
                 f"{source.name}: got {count:,} values that are not 0, which take more than memory="
                 f"{config.memory} GiB to order, expected fewer; use a sketch of fewer rows, or more memory"
             )
-        units.append(unit.numpy())
+        units.append(index.numpy())
         values.append(value.numpy())
     unit, every = np.concatenate(units), np.concatenate(values)
     order = np.lexsort((every, unit))
@@ -220,8 +220,8 @@ def _nonzero(source: Source, blocks: Blocks, most: int, config: DissectConfig) -
 
 
 def norm_filter(source: Source, cells: Cells, config: DissectConfig) -> tuple[Keep, float, float]:
-    """Of logical rows, whether their norm at `source` is at most `config.high_norm` times the median over cells
-    drawn at random; that norm; and the share of those cells that are above it."""
+    """Of logical rows, whether their norm at `source` is at most `config.high_norm` times the median over
+    cells drawn at random; that norm; and the share of those cells that are above it."""
     assert config.high_norm is not None
     drawn = _drawn(cells, config, None)
     step = max(1, BLOCK_VALUES // source.units.site.width)

@@ -1,4 +1,7 @@
-"""A store of small pictures of different sizes, each in two tiles with a class token, and label maps for them."""
+"""A store of small pictures of different sizes, each in two tiles with a class token, and label maps for
+them."""
+
+import math
 
 import numpy as np
 import torch
@@ -13,7 +16,8 @@ MAPS = ((24, 24), (17, 23), (30, 12))
 
 
 def tiles(size):
-    """The middle of the picture in 3 x 4 cells, its sides cut off; and all of it, with cells of padding below."""
+    """The middle of the picture in 3 x 4 cells, its sides cut off; and all of it, with cells of padding
+    below."""
     width, height = size
     crop = {"affine": [5 / width, 0, -0.5, 0, 3 / height, 0], "grid": list(GRID)}
     padded = {"affine": [4 / width, 0, 0, 0, 1.7 / height, 0.1], "grid": list(GRID)}
@@ -21,7 +25,8 @@ def tiles(size):
 
 
 class Maps(Concepts):
-    """Random blobs: two layers, of which the second is of things alone; a scene of some; one picture unknown."""
+    """Random blobs: two layers, of which the second is of things alone; a scene of some; one picture
+    unknown."""
 
     about, licence = "random blobs", "none needed"
     unknown = (4,)
@@ -113,8 +118,9 @@ def pixels(tile, size, shape):
         for px in range(shape[1]):
             gx = a * (px + 0.5) * size[0] / shape[1] + c
             gy = e * (py + 0.5) * size[1] / shape[0] + f
-            if 0 <= gx < tile["grid"][1] and 0 <= gy < tile["grid"][0]:
-                yield int(gy), int(gx), py, px
+            x, y = math.floor(gx + 1e-9), math.floor(gy + 1e-9)  # on an edge: the cell after it
+            if 0 <= x < tile["grid"][1] and 0 <= y < tile["grid"][0]:
+                yield y, x, py, px
 
 
 def interpolated(grid, gy, gx):
@@ -130,9 +136,9 @@ def interpolated(grid, gy, gx):
 
 
 def brute(x, concepts, threshold, samples=None, mode="nearest", labels=None):
-    """Counts, one pixel after another: dict of inter `[U, C]`, unit `[U]`, unit_in `[U, K]`, truth `[C]`, pixels,
-    pixels_in `[K]`; and `values`, float32 `[pixels, U]` with `have`, bool `[pixels, C + K]`. `labels`: sample ->
-    the sample whose labels it has."""
+    """Counts, one pixel after another: dict of inter `[U, C]`, unit `[U]`, unit_in `[U, K]`, truth `[C]`,
+    pixels, pixels_in `[K]`; and `values`, float32 `[pixels, U]` with `have`, bool `[pixels, C + K]`.
+    `labels`: sample -> the sample whose labels it has."""
     units, c, k = x.shape[-1], len(concepts), len(concepts.categories)
     values, masks, have = [], [], []
     for i in range(len(x)) if samples is None else samples:
@@ -161,5 +167,6 @@ def brute(x, concepts, threshold, samples=None, mode="nearest", labels=None):
     both = masks.T.astype(np.int64) @ have.astype(np.int64)
     return {
         "inter": both[:, :c], "unit": masks.sum(0), "unit_in": both[:, c:], "truth": have[:, :c].sum(0),
-        "pixels": len(values), "pixels_in": have[:, c:].sum(0), "values": values, "have": have, "masks": masks,
+        "pixels": len(values), "pixels_in": have[:, c:].sum(0), "values": values, "have": have,
+        "masks": masks,
     }  # fmt: skip
