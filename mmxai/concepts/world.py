@@ -63,7 +63,7 @@ class WorldConcepts(Concepts):
                 batch = self._world.batch(range(number * _BLOCK, stop), texts=0)
                 maps = np.stack(
                     [
-                        batch.labels[name].astype(np.int32) + (first - 1)
+                        batch.labels[name].astype(np.int32) + np.int32(first - 1)
                         for name, first in zip(CATEGORIES, self._first, strict=False)
                     ],
                     axis=1,
