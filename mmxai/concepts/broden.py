@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmxai.concepts.layers import once
+from mmxai.concepts.layers import once, without
 from mmxai.concepts.types import Concepts, ImageLabels, numbered
 from mmxai.errors import DataError
 from mmxai.labels.keys import sample_files
@@ -81,9 +81,7 @@ class BrodenConcepts(Concepts):
         maps = once(np.stack(layers)) if layers else np.full((0, h, w), -1, np.int32)
         everywhere = np.unique(np.concatenate(whole)) if whole else np.zeros(0, np.int64)
         everywhere = everywhere[everywhere >= 0].astype(np.int64)
-        if (both := np.isin(maps, everywhere)).any():
-            maps = np.where(both, np.int32(-1), maps)
-        return ImageLabels(maps, everywhere, np.array(annotated))
+        return ImageLabels(without(maps, everywhere), everywhere, np.array(annotated))
 
     def _map(self, category: str, name: str, shape: tuple[int, int]) -> np.ndarray:
         path = self._folder / "images" / name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmxai.concepts.layers import stacked
+from mmxai.concepts.layers import Patch, stacked
 from mmxai.concepts.polygons import decode
 from mmxai.concepts.types import Concepts, ImageLabels, Instance, numbered
 from mmxai.errors import DataError
@@ -67,19 +67,24 @@ class CocoConcepts(Concepts):
     def labels(self, sample: int) -> ImageLabels | None:
         if sample not in self._images:
             return None
-        image = self._images[sample]
-        shape = (int(image["height"]), int(image["width"]))
-        maps = stacked(((i.concept, i.mask) for i in self.instances(sample)), shape)
+        shape = self._shape(sample)
+        maps = stacked(((concept, patch) for concept, patch, _ in self._patches(sample)), shape)
         return ImageLabels(maps, np.zeros(0, np.int64), np.ones(len(self.categories), bool))
 
     def instances(self, sample: int) -> Iterator[Instance]:
-        if sample not in self._images:
-            return
-        height, width = (int(self._images[sample][k]) for k in ("height", "width"))
+        if sample in self._images:
+            shape = self._shape(sample)
+            for concept, patch, crowd in self._patches(sample):
+                yield Instance(concept, patch.whole(shape), crowd)
+
+    def _patches(self, sample: int) -> Iterator[tuple[int, Patch, bool]]:
         for concept, annotation in self._objects[sample]:
             where = f"{self._path}: annotation {annotation.get('id')}"
-            mask = decode(annotation["segmentation"], height, width, where)
-            yield Instance(concept, mask, bool(annotation.get("iscrowd", 0)))
+            patch = decode(annotation["segmentation"], *self._shape(sample), where)
+            yield concept, patch, bool(annotation.get("iscrowd", 0))
+
+    def _shape(self, sample: int) -> tuple[int, int]:
+        return int(self._images[sample]["height"]), int(self._images[sample]["width"])
 
     def picture_licence(self, sample: int) -> str | None:
         image = self._images.get(sample)

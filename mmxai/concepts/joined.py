@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmxai.concepts.layers import once
+from mmxai.concepts.layers import once, without
 from mmxai.concepts.types import Concepts, ImageLabels, Instance, numbered
 from mmxai.errors import DataError
 
@@ -24,7 +24,9 @@ class JoinedConcepts(Concepts):
         self.concepts, self.categories = numbered(pairs, "joined concepts")
         place = {pair: k for k, pair in enumerate(pairs)}
         # One more at the end: -1, no concept, stays -1.
-        self._concept = [np.array([*(place[c.name, c.category] for c in s.concepts), -1]) for s in sources]
+        self._concept = [
+            np.array([*(place[c.name, c.category] for c in s.concepts), -1], np.int32) for s in sources
+        ]
         self._category = [np.array([categories.index(name) for name in s.categories]) for s in sources]
         self.about = "; ".join(s.about for s in sources)
         self.licence = "; ".join(dict.fromkeys(s.licence for s in sources if s.licence)) or None
@@ -43,8 +45,9 @@ class JoinedConcepts(Concepts):
             if found is None:
                 continue
             annotated[category[found.annotated]] = True
-            whole.append(concept[found.whole])
-            (maps if len(found.maps) else empty).append(concept[found.maps].astype(np.int32))
+            whole.append(concept[found.whole].astype(np.int64))
+            same = np.array_equal(concept[:-1], np.arange(len(concept) - 1))
+            (maps if len(found.maps) else empty).append(found.maps if same else concept[found.maps])
         if not whole:
             return None
         if len(shapes := {m.shape[1:] for m in maps}) > 1:
@@ -54,9 +57,10 @@ class JoinedConcepts(Concepts):
             )
         # Where none has a map, the finest of the sizes in which whole pictures are counted.
         layers = np.concatenate(maps) if maps else max(empty, key=lambda m: m.shape[1] * m.shape[2])
-        everywhere = np.unique(np.concatenate(whole)).astype(np.int64)
-        layers = once(np.where(np.isin(layers, everywhere), np.int32(-1), layers))
-        return ImageLabels(layers, everywhere, annotated)
+        everywhere = np.unique(np.concatenate(whole))
+        if len(whole) == 1:  # one source alone says nothing twice
+            return ImageLabels(layers, everywhere, annotated)
+        return ImageLabels(once(without(layers, everywhere)), everywhere, annotated)
 
     def instances(self, sample: int) -> Iterator[Instance]:
         for source, concept in zip(self._sources, self._concept, strict=True):

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from mmxai.concepts.layers import Patch
 from mmxai.errors import DataError
 
 _SCALE = 5  # points a pixel along a polygon's outline
 
 
-def decode(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
-    """Mask of an annotation's `segmentation`: bool `[h, w]`. DataError says what is wrong with it.
+def decode(segmentation: Any, height: int, width: int, where: str) -> Patch:
+    """Mask of an annotation's `segmentation` for a picture `h x w`. DataError says what is wrong with it.
 
     A list of polygons is their union, `[x0, y0, x1, y1, ...]` each; a mapping holds `counts` and `size`.
     """
@@ -26,15 +27,15 @@ def decode(segmentation: Any, height: int, width: int, where: str) -> np.ndarray
         raise DataError(
             f"{where}: got a segmentation {type(segmentation).__name__}, expected polygons or RLE"
         )
-    out = np.zeros(height * width, bool)
+    edges = []
     for polygon in segmentation:
         points = np.asarray(polygon, np.float64)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
             raise DataError(
                 f"{where}: got a polygon of {points.size} numbers, expected x, y of 3 points or more"
             )
-        _fill(out, polygon_edges(points.reshape(-1, 2), height, width), height)
-    return out.reshape(width, height).T
+        edges.append(polygon_edges(points.reshape(-1, 2), height, width))
+    return _filled([e for e in edges if len(e)], height, width)
 
 
 def polygon_edges(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -70,17 +71,22 @@ def polygon_edges(points: np.ndarray, height: int, width: int) -> np.ndarray:
     return edges
 
 
-def _fill(out: np.ndarray, edges: np.ndarray, height: int) -> None:
-    """Set the bits between the edges 0 and 1, 2 and 3, ...; what follows an odd last one runs to the end."""
-    if not len(edges):
-        return
-    first = int(edges[0]) // height * height
-    stop = len(out) if len(edges) % 2 else min(len(out), (int(edges[-1]) // height + 1) * height)
-    odd = np.bincount(edges - first, minlength=stop - first + 1)[: stop - first]
-    out[first:stop] |= (np.cumsum(odd) & 1).astype(bool)
+def _filled(edges: list[np.ndarray], height: int, width: int) -> Patch:
+    """Bits between the edges 0 and 1, 2 and 3, ... of each; what follows an odd last one runs to the end."""
+    if not edges:
+        return Patch(np.zeros((0, 0), bool))
+    left = min(int(e[0]) for e in edges) // height
+    right = min(width, max(width if len(e) % 2 else int(e[-1]) // height + 1 for e in edges))
+    bits = np.zeros((right - left) * height, bool)
+    for own in edges:
+        bits |= _runs(np.diff(own, prepend=left * height, append=right * height))
+    columns = bits.reshape(-1, height)
+    used = np.flatnonzero(columns.any(0))
+    top, bottom = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+    return Patch(columns[:, top:bottom].T, top, left)
 
 
-def _from_runs(rle: Mapping[str, Any], height: int, width: int, where: str) -> np.ndarray:
+def _from_runs(rle: Mapping[str, Any], height: int, width: int, where: str) -> Patch:
     size, counts = rle.get("size"), rle.get("counts")
     if list(size or []) != [height, width]:
         raise DataError(f"{where}: got a mask of size {size}, expected [{height}, {width}] (height, width)")
@@ -94,8 +100,12 @@ def _from_runs(rle: Mapping[str, Any], height: int, width: int, where: str) -> n
             f"{where}: got run lengths that are no numbers or sum to another than {height} * {width} pixels, "
             "expected counts of COCO's RLE"
         )
-    bits = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return bits.reshape(width, height).T
+    return Patch(_runs(runs).reshape(width, height).T)
+
+
+def _runs(lengths: np.ndarray) -> np.ndarray:
+    """Runs of bits by turns, the first of zeros."""
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
 
 def unpacked(packed: bytes, where: str) -> np.ndarray:

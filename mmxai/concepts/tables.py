@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmxai.concepts.layers import stacked
+from mmxai.concepts.layers import Patch, stacked
 from mmxai.concepts.types import Concepts, ImageLabels, Instance, numbered
 from mmxai.errors import DataError
 from mmxai.labels.boxes import BoxLabels
@@ -69,7 +69,7 @@ class BoxConcepts(Concepts):
     def labels(self, sample: int) -> ImageLabels | None:
         if self._labels.boxes(sample) is None:
             return None
-        maps = stacked(((i.concept, i.mask) for i in self.instances(sample)), self._shape(sample))
+        maps = stacked(((i.concept, Patch(i.mask)) for i in self.instances(sample)), self._shape(sample))
         return ImageLabels(maps, np.zeros(0, np.int64), np.ones(1, bool))
 
     def instances(self, sample: int) -> Iterator[Instance]:

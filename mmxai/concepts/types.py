@@ -46,8 +46,9 @@ class ImageLabels:
 
     def present(self) -> np.ndarray:
         """Numbers of the concepts that are here, ascending: int64 `[p]`."""
-        found = np.unique(self.maps)
-        return np.union1d(found[found >= 0], self.whole).astype(np.int64)
+        # Counting takes a tenth of the time of sorting so many pixels.
+        found = np.flatnonzero(np.bincount(self.maps.ravel() + 1)[1:])
+        return np.union1d(found, self.whole).astype(np.int64)
 
     def mask(self, number: int) -> np.ndarray:
         """Where a concept is: bool `[h, w]`."""

@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from mmxai.concepts.polygons import decode, unpacked
+from mmxai.concepts import polygons as own
+from mmxai.concepts.polygons import unpacked
 from mmxai.errors import DataError
 
 mask = pytest.importorskip("pycocotools.mask")
+
+
+def decode(segmentation, h, w, where):
+    return own.decode(segmentation, h, w, where).whole((h, w))
 
 
 def theirs(polygons, h, w):
