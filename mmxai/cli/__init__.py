@@ -23,6 +23,7 @@ VERBS = {
     "sae": "sparse autoencoders: train, eval, encode, show, convert",
     "decompose": "representations as sums of directions: dictionary, path",
     "neurons": "single units: what drives them, which labels they tell, what is lost without them",
+    "dissect": "which concepts units stand for, by the pixels in which they are active",
     "probe": "linear probes of every site: what can be read off it, beside control tasks",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
@@ -30,7 +31,7 @@ VERBS = {
     "bench": "measure mmxai on this machine, beside floors and rivals",
 }
 
-_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode")
+_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode", "dissect")
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -18,8 +18,8 @@ CONTROLS = ("rotated", "shuffled")
 
 @dataclass(frozen=True)
 class DissectConfig:
-    sites: tuple[str, ...] = ("*.resid_post",)
-    """Sites or globs, whose rows are cells of pictures."""
+    sites: tuple[str, ...] = ("*",)
+    """Sites or globs. Of globs, those whose rows are cells of pictures."""
     heads: int | None = None
     """Heads side by side in a row of a z site, each a unit by its norm. Default: as the store says; 0: none,
     columns one by one."""

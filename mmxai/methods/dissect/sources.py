@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mmxai.errors import ArgumentError
+from mmxai.errors import ArgumentError, SelectionError
 from mmxai.kernels.codes import Codes
 from mmxai.models.names import resolve_stored
 from mmxai.store.units import Units
@@ -91,9 +91,23 @@ class Source:
 
 
 def sources(store: Store, patterns: Sequence[str], heads: int | None = None) -> dict[str, Source]:
-    """The sites that match, in the store's order."""
-    found = set(resolve_stored(patterns, store.sites))
-    return {name: Source.of(store, name, heads) for name in store.sites if name in found}
+    """The sites that match, in the store's order; those that a glob alone matches only if their rows are cells
+    of pictures. SelectionError where none is left."""
+    asked = set(resolve_stored(patterns, store.sites))
+    maps = {space for space in store.plan.spaces if _has_cells(store, space)}
+    named = {name for name in asked if name in patterns or store[name].space in maps}
+    if not named:
+        raise SelectionError(
+            f"{store.path}: got sites {sorted(asked)[:4]}, none of whose rows are cells of pictures, expected "
+            "patches or the maps of a network; harvest them with tokens='patch'"
+        )
+    return {name: Source.of(store, name, heads) for name in store.sites if name in named}
+
+
+def _has_cells(store: Store, space: str) -> bool:
+    """Whether the first samples have rows with a place in a grid."""
+    first = min(len(store.rows[space]), store.plan.rows_per_sample[space])
+    return first > 0 and bool((store.rows[space].gather(np.arange(first)).y >= 0).any())
 
 
 def rotation(width: int, seed: int) -> torch.Tensor:
