@@ -57,6 +57,7 @@ def test_broden(store, tmp_path):
     labels = found.labels(1)
     assert labels.annotated.tolist() == [True, True, True, False] and not len(labels.whole)
     assert labels.maps.shape == (4, 12, 16)
+    assert labels.maps.dtype == np.int32 and labels.whole.dtype == np.int64
     assert labels.mask(found.number("red-c"))[:6].all() and labels.mask(found.number("blue-c"))[6:].all()
     assert labels.mask(found.number("cat")).sum() == 64
     assert labels.mask(found.number("head")).sum() == 9 and labels.mask(found.number("eye")).sum() == 1

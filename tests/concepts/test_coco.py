@@ -169,6 +169,7 @@ def test_coco_mini(shared_data, tmp_path):
                 unknown += 1
                 continue
             assert labels.shape == tuple(size[::-1]) and labels.annotated.all()
+            assert labels.maps.dtype == np.int32 and labels.whole.dtype == np.int64
             found, pixels = np.unique(labels.maps[labels.maps >= 0], return_counts=True)
             areas[found] += pixels
             objects += len(list(concepts.instances(sample)))

@@ -36,6 +36,7 @@ def check(found, names):
     assert labels.present().tolist() == sorted(wanted)
     assert all(np.array_equal(labels.mask(c), n == NUMBERS) for c, n in wanted.items())
     assert labels.annotated.all() and found.labels(0) is None
+    assert labels.maps.dtype == np.int32 and labels.whole.dtype == np.int64
 
 
 def test_numbers_without_names(store, tmp_path):

@@ -101,6 +101,7 @@ def test_the_shapes_world(store, tmp_path):
     for sample, item in enumerate(world):
         labels = found.labels(sample)
         assert labels.maps.shape == (4, 32, 32) and labels.annotated.all()
+        assert labels.maps.dtype == np.int32
         for concept in found.concepts:
             at = [c.name for c in found.concepts if c.category == concept.category].index(concept.name)
             assert np.array_equal(labels.mask(concept.number), item.labels[concept.category] == at + 1)
