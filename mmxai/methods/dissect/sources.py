@@ -91,8 +91,8 @@ class Source:
 
 
 def sources(store: Store, patterns: Sequence[str], heads: int | None = None) -> dict[str, Source]:
-    """The sites that match, in the store's order; those that a glob alone matches only if their rows are cells
-    of pictures. SelectionError where none is left."""
+    """The sites that match, in the store's order; those that a glob alone matches only if their rows are
+    cells of pictures. SelectionError where none is left."""
     asked = set(resolve_stored(patterns, store.sites))
     maps = {space for space in store.plan.spaces if _has_cells(store, space)}
     named = {name for name in asked if name in patterns or store[name].space in maps}

@@ -1,8 +1,8 @@
 """Tables in the columns in which network dissections have been published: a row a unit, a block a category.
 
 NetDissect's `tally.csv`: unit (from 1), category, label, score (the best of all categories), then of every
-category the label of highest IoU: `<category>-label`, `-truth` (pixels of the label), `-activation` (pixels of
-the mask, in pictures annotated for the category), `-intersect` and `-iou`.
+category the label of highest IoU: `<category>-label`, `-truth` (pixels of the label), `-activation` (pixels
+of the mask, in pictures annotated for the category), `-intersect` and `-iou`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _FIELDS = ("label", "truth", "activation", "intersect", "iou")
 @dataclass(frozen=True)
 class PublishedTable:
     """Units of a table, by category: `label` str `[U]` ("" where the table has none), `truth`, `activation`,
-    `intersect` int64 `[U]`, `iou` float64 `[U]` as printed; and of each unit `best`, the label of highest score,
-    its `category` and `score`."""
+    `intersect` int64 `[U]`, `iou` float64 `[U]` as printed; and of each unit `best`, the label of highest
+    score, its `category` and `score`."""
 
     unit: np.ndarray
     best: np.ndarray
@@ -65,8 +65,8 @@ class PublishedTable:
 
 
 def published(found: Dissection) -> pandas.DataFrame:
-    """A dissection in the published columns. Truth, activation, intersect and IoU are of the pictures on which it
-    was scored; labels are those of highest IoU on the pictures on which they were chosen."""
+    """A dissection in the published columns. Truth, activation, intersect and IoU are of the pictures on
+    which it was scored; labels are those of highest IoU on the pictures on which they were chosen."""
     import pandas
 
     counts, rows = found.scored, np.arange(found.units)

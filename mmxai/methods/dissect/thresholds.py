@@ -23,6 +23,9 @@ from mmxai.store.quantiles import exact_quantiles
 BLOCK_VALUES = 1 << 21
 """Values of a block, 8 MiB in float32."""
 
+_WAITING = 1 << 23
+"""Values that wait to be sorted, of all units; 32 MiB."""
+
 Blocks = Callable[[], Iterator[np.ndarray]]
 
 Keep = Callable[[np.ndarray], np.ndarray]
@@ -130,49 +133,46 @@ def _top(source: Source, blocks: Blocks, most: int, config: DissectConfig) -> tu
     """From the largest values of each unit, where so many fit in memory, else by radix selection in
     passes."""
     held = ceil(config.quantile * most) + 2
-    if 12 * source.count * (held + 1) > config.bytes:
+    if 8 * source.count * (held + 1) > config.bytes:
         count = sum(len(rows) for rows in blocks())
         level = torch.tensor([1 - config.quantile], dtype=torch.float64)
-        found = exact_quantiles(lambda: (_finite(source, rows) for rows in blocks()), source.count, level)[0]
-        return found, count
+        passes = lambda: (source.values(rows) for rows in blocks())  # noqa: E731
+        return exact_quantiles(passes, source.count, level)[0], count
     tail = Tail(source.count, held)
     for rows in blocks():
         if len(rows):
-            tail.add(_finite(source, rows))
-    return tail.quantile(config.quantile), tail.count
-
-
-def _finite(source: Source, rows: np.ndarray) -> torch.Tensor:
-    x = source.values(rows)
-    if not torch.isfinite(x).all():
-        row = int(rows[int((~torch.isfinite(x)).any(1).nonzero()[0, 0])])
-        raise NonFiniteError(f"{source.name}: got NaN or inf in row {row}, expected finite activations")
-    return x
+            tail.add(source.values(rows))
+    found = tail.quantile(config.quantile)
+    if not torch.isfinite(found).all():
+        unit = source.start + int((~torch.isfinite(found)).nonzero()[0, 0])
+        raise NonFiniteError(f"{source.name}: got NaN or inf of unit {unit}, expected finite activations")
+    return found, tail.count
 
 
 class Tail:
-    """The `most` largest values of each of U units of all that is added."""
+    """The `most` largest values of each of U units of all that is added; NaN is larger than anything."""
 
     def __init__(self, units: int, most: int):
         self.most, self.count = most, 0
-        self._held = torch.empty(units, 2 * most)
+        # The more is put off, the less often it is sorted: a value costs (1 + most / room) comparisons or so.
+        self._held = torch.empty(units, most + max(most, _WAITING // max(1, units)))
         self._fill = 0
 
     def add(self, x: torch.Tensor) -> None:
         """`[N, U]`."""
         self.count += len(x)
         while len(x):
-            room = self._held.shape[1] - self._fill
-            take = x[:room]
+            take = x[: self._held.shape[1] - self._fill]
             self._held[:, self._fill : self._fill + len(take)] = take.T
             self._fill += len(take)
-            x = x[room:]
+            x = x[len(take) :]
             if self._fill == self._held.shape[1]:
                 self._held[:, : self.most] = self._held.topk(self.most, dim=1, sorted=False).values
                 self._fill = self.most
 
     def quantile(self, top: float) -> torch.Tensor:
-        """float32 `[U]`: the quantile at 1 - `top`, linear between order statistics; `most` must reach it."""
+        """float32 `[U]`: the quantile at 1 - `top`, linear between order statistics; `most` must reach it.
+        Not finite where a unit had a NaN or inf, which is among its largest."""
         if not self.count:
             raise SelectionError("quantiles: got no cells of pictures, expected some")
         at = (1 - top) * (self.count - 1)
@@ -181,7 +181,8 @@ class Tail:
         from_top = self.count - low  # 1: the largest
         best = self._held[:, : self._fill].topk(from_top, dim=1).values.double()
         a, b = best[:, from_top - 1], best[:, from_top - 1 - (high - low)]
-        return (a + (b - a) * (at - low)).float()
+        found = (a + (b - a) * (at - low)).float()
+        return torch.where(torch.isfinite(best[:, 0]), found, torch.nan)
 
 
 def _nonzero(source: Source, blocks: Blocks, most: int, config: DissectConfig) -> tuple[torch.Tensor, int]:
@@ -194,7 +195,7 @@ def _nonzero(source: Source, blocks: Blocks, most: int, config: DissectConfig) -
             codes = source.entries(rows)
             value, index = codes.values, codes.indices
         else:
-            x = _finite(source, rows).float()
+            x = source.values(rows).float()
             where = x != 0
             value, index = x[where], where.nonzero()[:, 1].to(torch.int32)
         count += len(value)

@@ -25,7 +25,9 @@ def test_tables_come_back(found, tmp_path):
     for category in CATEGORIES:
         assert np.allclose(table.recomputed(category), table.iou[category], atol=1e-8)
         own = found.category_best(category)
-        assert [c and found.concepts[k].name == c for c, k in zip(table.label[category], own, strict=True) if c]
+        assert [
+            c and found.concepts[k].name == c for c, k in zip(table.label[category], own, strict=True) if c
+        ]
     label, iou = table.labels()
     assert np.allclose(iou, found.best) and np.allclose(table.score, found.best)
     assert list(label) == [found.concepts[k].name if k >= 0 else "" for k in found.label]
@@ -49,7 +51,9 @@ def test_refuses(tmp_path):
     path.write_text("unit,label\n1,x\n")
     with pytest.raises(DataError, match="no columns"):
         read_published(path)
-    path.write_text("unit,category,label,score,a-label,a-truth,a-activation,a-intersect,a-iou\n1,a,x,y,x,1,1,1,1\n")
+    path.write_text(
+        "unit,category,label,score,a-label,a-truth,a-activation,a-intersect,a-iou\n1,a,x,y,x,1,1,1,1\n"
+    )
     with pytest.raises(DataError, match="'score'"):
         read_published(path)
     with pytest.raises(DataError, match="No such file"):
