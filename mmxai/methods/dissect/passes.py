@@ -7,7 +7,7 @@ that lie outside the picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ class Labelling:
     mode: Mode = "nearest"
     other: Pairs | None = None
 
-    def spans(self, cells: Cells, step: int, start: int = 0) -> Iterator[Span]:
+    def spans(self, cells: Cells, step: int, start: int = 0) -> Generator[Span, None, None]:
         """`cells.views` with labels, read ahead in threads; views of which nothing is known stay, without."""
         with ThreadPoolExecutor(WORKERS, "mmxai-labels") as pool:
             ahead = Prefetcher(self._submitted(pool, cells, step, start), 2)

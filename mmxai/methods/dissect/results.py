@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_SHOWN = 3  # sites that are shown unit by unit beside one another
+
+
 @dataclass(repr=False)
 class Dissection(Result):
     """The units of one site.
@@ -219,7 +222,7 @@ class Dissection(Result):
         head = (
             f"{self.units:,} {self.kind}s of {self.site}, mask above {self.how}, {self.mode}; "
             f"{self.scored.pictures:,} pictures"
-            + (f" of which labels were not chosen, {self.held_out:.0%} of all" if self.held_out else "")
+            + (f" held out ({self.held_out:.0%})" if self.held_out else "")
             + f", {len(self.concepts):,} concepts in {len(self.categories)} categories"
         )
         found = self.detectors()
@@ -310,8 +313,9 @@ class Dissections(Result):
             lines += ["", lines_of(columns, [one.line() for one in self.sites.values()])]
             if controls:
                 lines.append(f"of controls: detectors / labels of them ({', '.join(controls)})")
-        for one in self.sites.values():
-            lines += ["", str(one)]
+        if len(self.sites) <= _SHOWN:
+            for one in self.sites.values():
+                lines += ["", str(one)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -290,13 +291,9 @@ class _Space:
                 return
         total = len(self.store.rows[self.space])
         pictures = since = 0
-        with stop_signals() as signals:
-            spans = (
-                self.labelling.spans(self._cells(side), self._step(group), start)
-                if start < total
-                else iter(())
-            )
-            for span in spans:
+        spans = self.labelling.spans(self._cells(side), self._step(group), start)
+        with stop_signals() as signals, closing(spans):
+            for span in spans if start < total else ():
                 views = span_of(span)
                 unknown += len({v.sample for v in span.views if v.own is None})
                 if views:

@@ -91,17 +91,18 @@ class Source:
 
 
 def sources(store: Store, patterns: Sequence[str], heads: int | None = None) -> dict[str, Source]:
-    """The sites that match, in the store's order; those that a glob alone matches only if their rows are
+    """The sites that match, in the store's order; those that a glob alone matches only where their rows are
     cells of pictures. SelectionError where none is left."""
     asked = set(resolve_stored(patterns, store.sites))
     maps = {space for space in store.plan.spaces if _has_cells(store, space)}
     named = {name for name in asked if name in patterns or store[name].space in maps}
     if not named:
         raise SelectionError(
-            f"{store.path}: got sites {sorted(asked)[:4]}, none of whose rows are cells of pictures, expected "
-            "patches or the maps of a network; harvest them with tokens='patch'"
+            f"{store.path}: got sites {sorted(asked)[:4]}, none of whose rows are cells of pictures, "
+            "expected patches or the maps of a network; harvest them with tokens='patch'"
         )
-    return {name: Source.of(store, name, heads) for name in store.sites if name in named}
+    of = {name: heads if name.endswith(".z") else None for name in named}
+    return {name: Source.of(store, name, of[name]) for name in store.sites if name in named}
 
 
 def _has_cells(store: Store, space: str) -> bool:

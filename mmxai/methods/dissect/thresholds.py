@@ -60,6 +60,7 @@ def find(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None 
 def quantiles(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None = None) -> Threshold:
     """The top `config.quantile` of each unit, linear between order statistics."""
     step = max(1, BLOCK_VALUES // max(source.units.site.width, source.count))
+    every = config.exact
     if config.exact:
         total = len(cells.store.rows[cells.space])
 
@@ -68,7 +69,7 @@ def quantiles(source: Source, cells: Cells, config: DissectConfig, keep: Keep | 
                 yield _kept(span.rows[span.inside], keep)
 
     else:
-        drawn = _drawn(cells, config, keep)
+        drawn, every = _drawn(cells, config, keep)
         total = len(drawn)
 
         def blocks() -> Iterator[np.ndarray]:
@@ -78,7 +79,7 @@ def quantiles(source: Source, cells: Cells, config: DissectConfig, keep: Keep | 
     nonzero = config.nonzero and source.rotation is None
     made, count = (_nonzero if nonzero else _top)(source, blocks, total, config)
     of = "values that are not 0" if nonzero else "cells"
-    how = f"top {config.quantile:g} of {count:,} {of}" + ("" if config.exact else ", drawn at random")
+    how = f"top {config.quantile:g} of {count:,} {of}" + ("" if every else ", drawn at random")
     return Threshold(made, how)
 
 
@@ -86,12 +87,13 @@ def _kept(rows: np.ndarray, keep: Keep | None) -> np.ndarray:
     return rows if keep is None else rows[keep(rows)]
 
 
-def _drawn(cells: Cells, config: DissectConfig, keep: Keep | None) -> np.ndarray:
-    """Ascending logical rows of `config.sketch_rows` cells drawn at random, or of all where there are
-    fewer."""
+def _drawn(cells: Cells, config: DissectConfig, keep: Keep | None) -> tuple[np.ndarray, bool]:
+    """Ascending logical rows of `config.sketch_rows` cells drawn at random, or of all where there are no
+    more; and whether they are all."""
     table = cells.store.rows[cells.space]
     total, wanted = len(table), config.sketch_rows
-    order, found, count = Permutation(total, config.seed), [], 0
+    order, found, count, every = Permutation(total, config.seed), [], 0, True
+    draw = np.random.default_rng(config.seed)
     for start in range(0, total, wanted):
         rows = np.sort(order(range(start, min(start + wanted, total))))
         who = table.gather(rows)
@@ -102,12 +104,14 @@ def _drawn(cells: Cells, config: DissectConfig, keep: Keep | None) -> np.ndarray
         found.append(rows)
         count += len(rows)
         if count >= wanted:
+            every = count == wanted and start + wanted >= total
+            found[-1] = draw.permutation(found[-1])[: len(found[-1]) - (count - wanted)]
             break
     if not count:
         raise SelectionError(
             f"{cells.space}: got no row that is a cell of a picture, expected some; harvest patches or maps"
         )
-    return np.sort(np.concatenate(found)[:wanted])
+    return np.sort(np.concatenate(found)), every
 
 
 def _inside(cells: Cells, place: np.ndarray) -> np.ndarray:
@@ -224,7 +228,7 @@ def norm_filter(source: Source, cells: Cells, config: DissectConfig) -> tuple[Ke
     """Of logical rows, whether their norm at `source` is at most `config.high_norm` times the median over
     cells drawn at random; that norm; and the share of those cells that are above it."""
     assert config.high_norm is not None
-    drawn = _drawn(cells, config, None)
+    drawn, _ = _drawn(cells, config, None)
     step = max(1, BLOCK_VALUES // source.units.site.width)
     norms = torch.cat([source.norms(drawn[i : i + step]) for i in range(0, len(drawn), step)])
     most = config.high_norm * float(norms.median())

@@ -27,10 +27,10 @@ CONFIG = DissectConfig(
 
 
 class Slow(Maps):
-    """Pictures of 20 ms, or so, so that kills come between them."""
+    """Pictures of 5 ms, or so, so that kills come between them."""
 
     def labels(self, sample):
-        time.sleep(0.02)
+        time.sleep(0.005)
         return super().labels(sample)
 
 
@@ -62,6 +62,17 @@ def start(*args):
     return pid
 
 
+def saved(out):
+    """What there is of the state, and since when."""
+    held = {}
+    for path in Path(out, "state").glob("*.safetensors"):
+        try:
+            held[path.name] = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+    return held
+
+
 def main():
     store, out, kills, seed = sys.argv[1:]
     torch.set_num_threads(1)
@@ -71,14 +82,19 @@ def main():
     delivered = 0
     while delivered < int(kills):
         pid = start(store, out, begun)
-        over = time.monotonic() + draw.uniform(0.1, 0.5)
-        done = False
-        while time.monotonic() < over and not done:
+        # After some saves, and then anywhere; every fourth anywhere from the start.
+        saves, seen, over = draw.randint(1, 3), saved(out), time.monotonic() + draw.uniform(0.0, 0.2)
+        waiting, done = delivered % 4 != 3, False
+        while not done and (waiting or time.monotonic() < over):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found and status:
                 sys.exit(f"a run failed with status {status}")
             done = bool(found)
-            time.sleep(0.001)
+            if waiting and (now := saved(out)) != seen:
+                seen, saves = now, saves - 1
+                if not saves:
+                    waiting, over = False, time.monotonic() + draw.uniform(0.0, 0.03)
+            time.sleep(0.0005)
         if done:
             break
         os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmxai.concepts import ImageLabels
 from mmxai.errors import ArgumentError, CheckpointError, DataError, NonFiniteError, SelectionError
 from mmxai.methods.dissect import DissectConfig, dissect
 from mmxai.methods.dissect.passes import Pairs, samples_of
@@ -137,7 +138,7 @@ def test_labels_are_chosen_on_some_pictures_and_scored_on_others(made):
     assert np.array_equal(one.best, np.where(best < 0, 0, one.scored.iou()[rows, np.maximum(best, 0)]))
     assert one.unannotated == 1 and one.counts.pictures == 2 * (len(x) - 1)
     assert one.fired.sum() == one.chosen.fired.sum() + one.scored.fired.sum()
-    assert not np.isnan(one.low[2, 0]) and "held" not in str(one) and "not chosen" in str(one)
+    assert not np.isnan(one.low[2, 0]) and "held out (40%)" in str(one)
 
 
 def _cells(x, samples):
@@ -316,6 +317,56 @@ def test_cells_of_high_norm_are_left_out(tmp_path):
         assert one.scored.pixels == seen.sum()
         with pytest.raises(ArgumentError, match="bilinear"):
             DissectConfig(**(PLAIN | dict(high_norm=1.3, mode="bilinear")))
+
+
+def test_sites_of_several_spaces_and_heads(tmp_path):
+    """Maps of another grid beside patches, rows that are no cells, and heads by their norms."""
+    pictures, z, pooled, maps = 6, "vision.0.z", "vision.embeds", "module:act"
+    draw = torch.Generator().manual_seed(0)
+    tile = {"affine": [0.5, 0, 0, 0, 0.5, 0], "grid": [4, 4]}
+
+    def rows(side):
+        place = torch.arange(side * side).repeat(pictures)
+        sample = torch.arange(pictures).repeat_interleave(side * side)
+        return Rows.make(sample=sample, position=place, y=place // side, x=place % side)
+
+    spaces = {"vision": {z: 6}, "vision.pooled": {pooled: 3}, "module.2x2": {maps: 5}}
+    x = {site: torch.randn(pictures * n, width, generator=draw) for site, n, width in
+         ((z, 16, 6), (pooled, 1, 3), (maps, 4, 5))}  # fmt: skip
+    with create_store(tmp_path / "a", spaces, dtype="float32", durable=False) as writer:
+        stored = [{"key": str(i), "size": [8, 8], "tiles": [tile]} for i in range(pictures)]
+        tables = {
+            "vision": rows(4),
+            "module.2x2": rows(2),
+            "vision.pooled": Rows.make(sample=torch.arange(pictures)),
+        }
+        writer.write(stored, x, tables)
+
+    class Halves(Maps):
+        """Left or right, of 8 x 8 pixels; of the last picture a map that says nothing."""
+
+        def labels(self, sample):
+            made = np.zeros((1, 8, 8), np.int32)
+            made[:, :, 4:] = 1
+            if sample == pictures - 1:
+                made[:] = -1
+            return ImageLabels(made, np.zeros(0, np.int64), np.array([True, False, False]))
+
+    with open_store(tmp_path / "a") as store:
+        options = dict(controls=(), bootstrap=10, rule="absolute", absolute=0.7)
+        found = dissect(store, Halves(1), DissectConfig(heads=2, **options))
+        assert list(found.sites) == [z, maps] and found[z].kind == "head" and found[z].units == 2
+        norms = x[z].unflatten(1, (2, 3)).norm(dim=2).reshape(pictures, 4, 4, 2)
+        masks = (norms > 0.7).numpy()[:-1]
+        left = 4 * masks[:, :, :2].sum((0, 1, 2))
+        assert np.array_equal(found[z].scored.inter[:, 0], left)
+        masks = (x[maps].reshape(pictures, 2, 2, 5) > 0.7).numpy()
+        assert np.array_equal(found[maps].scored.inter[:, 1], 16 * masks[:-1, :, 1].sum((0, 1)))
+        assert np.array_equal(found[maps].scored.unit, 16 * masks.sum((0, 1, 2)))
+        with pytest.raises(SelectionError, match="none of whose rows"):
+            dissect(store, Halves(1), DissectConfig(sites=("*.embeds",)))
+        with pytest.raises(ArgumentError, match="row space"):
+            dissect(store, Halves(1), DissectConfig(sites=(maps,), high_norm=2, norm_site=z))
 
 
 def test_untrained_control(tmp_path):
