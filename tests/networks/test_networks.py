@@ -1,7 +1,5 @@
 """The real networks: loaded right, and their maps lie where the pictures say."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ import mmxai
 from mmxai.concepts import open_concepts
 from mmxai.models.geometry import pixel_cells
 from tests.networks import resnet, tiny_darknet
+from tests.networks.photographs import annotated
 
 LIKE = {  # COCO's category: a word of the ImageNet class that is that thing
     "zebra": "zebra", "pizza": "pizza", "bear": "brown bear", "bed": "four-poster", "toilet": "toilet seat",
@@ -23,7 +22,7 @@ LIKE = {  # COCO's category: a word of the ImageNet class that is that thing
 
 @pytest.fixture(scope="module")
 def darknet(shared_data, tmp_path_factory):
-    """Harvested: the maps of classes and those before them, of every photograph that has masks."""
+    """Harvested: the maps of classes, of every photograph that has masks."""
     torch.set_num_threads(1)
     photos = shared_data / "coco_mini"
     model = mmxai.wrap(
@@ -31,23 +30,13 @@ def darknet(shared_data, tmp_path_factory):
         prepare=tiny_darknet.pipeline(), name="tiny_darknet",
     )  # fmt: skip
     store = tmp_path_factory.mktemp("darknet") / "acts.zarr"
-    known = set()
-    for part in ("train", "val"):
-        known |= {i["file_name"] for i in _read(photos / f"annotations/instances_{part}2017.json")["images"]}
-    folder = tmp_path_factory.mktemp("photos")
-    for path in sorted(photos.glob("*2017/*.jpg")):
-        if path.name in known:
-            (folder / path.name).symlink_to(path)
+    folder = annotated(photos, tmp_path_factory.mktemp("photographs"))
     mmxai.harvest(
-        model, folder, sites=["module:conv16", "module:act13"], store=store, store_dtype="float32",
+        model, folder, sites=["module:conv16"], store=store, store_dtype="float32",
         batch_size=16, progress=False,
     )  # fmt: skip
     with mmxai.open_store(store) as opened:
         yield opened, open_concepts(photos, opened)
-
-
-def _read(path):
-    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
