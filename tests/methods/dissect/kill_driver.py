@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from mmxai.methods.dissect import DissectConfig, dissect
-from mmxai.methods.dissect import run as running
+from mmxai.methods.dissect import space as running
 from mmxai.store import open_store
 from tests.methods.dissect.stores import SITE, Maps
 

@@ -1,0 +1,318 @@
+"""One row space of a dissection: thresholds, then counts, of all its sites at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmxai.concepts import Concepts
+from mmxai.errors import ArgumentError
+from mmxai.methods.dissect import bootstrap, counts, thresholds
+from mmxai.methods.dissect.bootstrap import Bootstrap
+from mmxai.methods.dissect.config import DissectConfig
+from mmxai.methods.dissect.controls import choose, control, of_pairs
+from mmxai.methods.dissect.counts import Counts
+from mmxai.methods.dissect.passes import Cells, Labelling, Pairs, samples_of
+from mmxai.methods.dissect.results import Dissection
+from mmxai.methods.dissect.resume import State
+from mmxai.methods.dissect.sources import ROTATED_MOST, Source
+from mmxai.methods.dissect.tally import Seen, Tally, span_of
+from mmxai.methods.dissect.thresholds import BLOCK_VALUES, Keep, Threshold
+from mmxai.runs import stop_signals
+
+if TYPE_CHECKING:
+    from mmxai.store.reader import Store
+
+Say = Callable[[str], object]
+
+_ENTRIES = 64
+"""Values a row of a site stored as topk is taken to have, when blocks are cut."""
+
+
+@dataclass
+class Part:
+    """A range of a site's units, its controls, and what was found of it."""
+
+    site: str
+    own: Source
+    rotated: Source | None
+    keep: Keep | None
+    norm: float | None
+    excluded: float
+    chosen: dict[str, Tally] = field(default_factory=dict)
+    scored: dict[str, Tally] = field(default_factory=dict)
+    thresholds: dict[str, Threshold] = field(default_factory=dict)
+    candidates: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.site}@{self.own.start}"
+
+    def source(self, kind: str) -> Source:
+        if kind != "rotated":
+            return self.own
+        assert self.rotated is not None
+        return self.rotated
+
+
+class Space:
+    """The sites of one row space: their labels are read once for all."""
+
+    def __init__(
+        self, store: Store, space: str, concepts: Concepts, config: DissectConfig, state: State,
+        notes: list[str], say: Say,
+    ):  # fmt: skip
+        self.store, self.space, self.concepts, self.config = store, space, concepts, config
+        self.state, self.notes, self.say = state, notes, say
+        self.category = concepts.category_of()
+        self.unannotated: dict[str | None, int] = {}
+        other = Pairs(samples_of(store), config.seed) if "shuffled" in config.controls else None
+        self.labelling = Labelling(concepts, config.mode, other)
+
+    def dissect(
+        self, found: Mapping[str, Source], given: Mapping[str, torch.Tensor]
+    ) -> dict[str, Dissection]:
+        parts = [part for source in found.values() for part in self._parts(source)]
+        done: dict[str, list[Part]] = {name: [] for name in found}
+        for number, group in enumerate(self._groups(parts)):
+            # Names of stages tell the space, for sites of several are of one run.
+            stage = f"{self.space}.{number}"
+            for part in group:
+                self._thresholds(part, given.get(part.site))
+            self._count(stage, group)
+            for part in group:
+                done[part.site].append(part)
+        return {name: self._result(name, held) for name, held in done.items()}
+
+    def _parts(self, source: Source) -> Iterator[Part]:
+        config = self.config
+        keep = norm = None
+        excluded = 0.0
+        if config.high_norm is not None:
+            at = source if config.norm_site is None else Source.of(self.store, config.norm_site)
+            if at.units.site.space != self.space:
+                raise ArgumentError(
+                    f"norm_site: got {at.name!r} of the row space {at.units.site.space!r}, expected a site "
+                    f"of {self.space!r}, the space of {source.name!r}"
+                )
+            keep, norm, excluded = thresholds.norm_filter(at, self._cells("chosen"), config)
+        rotated = None
+        if "rotated" in config.controls:
+            if source.count <= ROTATED_MOST:
+                rotated = source.rotated(config.seed)
+            else:
+                self.notes.append(
+                    f"{source.name}: not rotated as a control, for it has {source.count:,} units, more than "
+                    f"{ROTATED_MOST:,}"
+                )
+        most = max(1, config.bytes // self._bytes(rotated is not None))
+        for start in range(0, source.count, most):
+            stop = min(start + most, source.count)
+            turned = None if rotated is None else rotated.range(start, stop)
+            yield Part(source.name, source.range(start, stop), turned, keep, norm, excluded)
+
+    def _bytes(self, rotated: bool) -> int:
+        """What a unit takes while it is counted."""
+        config, c, k = self.config, len(self.concepts), len(self.concepts.categories)
+        sides = 2 if config.held_out else 1
+        own = counts.bytes_of(c, k, config.correlation) * sides
+        beside = counts.bytes_of(c, k, False) * sides * (rotated + ("shuffled" in config.controls))
+        return own + beside + bootstrap.bytes_of(config.candidates, config.bootstrap)
+
+    def _groups(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
+        """Parts that fit in memory together, in order."""
+        group: list[Part] = []
+        taken = 0
+        for part in parts:
+            own = part.own.count * self._bytes(part.rotated is not None)
+            if group and taken + own > self.config.bytes:
+                yield group
+                group, taken = [], 0
+            group.append(part)
+            taken += own
+        yield group
+
+    def _cells(self, side: str | None) -> Cells:
+        return Cells(self.store, self.space, self.config.held_out, side if self.config.held_out else None)
+
+    def _thresholds(self, part: Part, given: torch.Tensor | None) -> None:
+        """On the pictures that labels are chosen on."""
+        stage = f"{part.name}.threshold"
+        kinds = ["own"] + (["rotated"] if part.rotated is not None else [])
+        if (saved := self.state.read(stage)) is not None:
+            how = {k: bytes(saved.arrays[f"{k}.how"]).decode() for k in kinds}
+            part.thresholds = {k: Threshold(torch.from_numpy(saved.arrays[k]), how[k]) for k in kinds}
+            return
+        self.say(f"{part.site}: thresholds of units {part.own.start:,} to {part.own.stop - 1:,}")
+        cells = self._cells("chosen")
+        for kind in kinds:
+            source = part.source(kind)
+            if kind == "own" and given is not None:
+                part.thresholds[kind] = thresholds.given(given, source)
+            else:
+                part.thresholds[kind] = thresholds.find(source, cells, self.config, part.keep)
+        arrays = {k: t.values.numpy() for k, t in part.thresholds.items()}
+        told = {f"{k}.how": np.frombuffer(t.how.encode(), np.uint8) for k, t in part.thresholds.items()}
+        self.state.write(stage, arrays | told, 0, True)
+
+    def _count(self, stage: str, group: Sequence[Part]) -> None:
+        config = self.config
+        apart = config.held_out > 0
+        for part in group:
+            part.chosen = self._tallies(part, full=not apart)
+        self._pass(f"{stage}.chosen", "chosen", group, [p.chosen for p in group])
+        for part in group:
+            part.candidates = choose(part.chosen["own"].counts, config.area, config.candidates)
+        if apart:
+            for part in group:
+                part.scored = self._tallies(part, full=True)
+                part.scored["own"].bootstrap = self._bootstrap(part)
+            self._pass(f"{stage}.scored", "scored", group, [p.scored for p in group])
+        elif config.bootstrap:
+            again = [{"own": self._tally(part, "own", bootstrap=self._bootstrap(part))} for part in group]
+            self._pass(f"{stage}.resampled", None, group, again)
+            for part, tallies in zip(group, again, strict=True):
+                part.chosen["own"].bootstrap = tallies["own"].bootstrap
+
+    def _tallies(self, part: Part, full: bool) -> dict[str, Tally]:
+        config = self.config
+        own = self._tally(part, "own", correlation=config.correlation, ceiling=full, top=config.top)
+        out = {"own": own}
+        if "shuffled" in config.controls:
+            out["shuffled"] = self._tally(part, "shuffled", other=True)
+        if part.rotated is not None:
+            out["rotated"] = self._tally(part, "rotated")
+        return out
+
+    def _tally(self, part: Part, kind: str, **options: Any) -> Tally:
+        threshold = part.thresholds["rotated" if kind == "rotated" else "own"].values
+        return Tally(part.source(kind), threshold, self.category, len(self.concepts.categories), **options)
+
+    def _bootstrap(self, part: Part) -> Bootstrap | None:
+        config = self.config
+        if not config.bootstrap:
+            return None
+        assert part.candidates is not None
+        return Bootstrap(
+            part.candidates, self.category, len(self.concepts.categories), config.bootstrap, config.seed,
+            config.area,
+        )  # fmt: skip
+
+    def _pass(
+        self, stage: str, side: str | None, group: Sequence[Part], tallies: Sequence[dict[str, Tally]]
+    ) -> None:
+        """Go through the pictures of one side, adding to `tallies`, a dict a part."""
+        saved, start, unknown = self.state.read(stage), 0, 0
+        if saved is not None:
+            start, unknown = saved.position, int(saved.arrays["unannotated"][0])
+            for part, own in zip(group, tallies, strict=True):
+                for kind, tally in own.items():
+                    front = f"{part.name}/{kind}/"
+                    held = {k.removeprefix(front): v for k, v in saved.arrays.items() if k.startswith(front)}
+                    tally.restore(held)
+            if saved.finished:
+                self.unannotated[side] = unknown
+                return
+        total = len(self.store.rows[self.space])
+        pictures = since = 0
+        spans = self.labelling.spans(self._cells(side), self._step(group), start)
+        with stop_signals() as signals, closing(spans):
+            for span in spans if start < total else ():
+                views = span_of(span)
+                unknown += len({v.sample for v in span.views if v.own is None})
+                if views:
+                    self._add(group, tallies, views)
+                pictures, since, start = pictures + len(span.views), since + len(span.views), span.done
+                if since >= self.config.save_every or signals:
+                    self._save(stage, group, tallies, start, unknown, False)
+                    self.say(f"{stage}: {pictures:,} pictures, row {start:,} of {total:,}")
+                    since = 0
+                if signals:
+                    raise KeyboardInterrupt
+        self.unannotated[side] = unknown
+        self._save(stage, group, tallies, start, unknown, True)
+
+    def _add(self, group: Sequence[Part], tallies: Sequence[dict[str, Tally]], views: list) -> None:
+        for part, own in zip(group, tallies, strict=True):
+            for source in ("own", "rotated"):
+                here = [t for kind, t in own.items() if (kind == "rotated") == (source == "rotated")]
+                if not here:
+                    continue
+                of = part.source(source)
+                sparse = of.sparse and bool((part.thresholds[source].values >= 0).all())
+                seen = Seen.of(of, views, sparse, part.keep)
+                for tally in here:
+                    tally.add(seen)
+
+    def _save(
+        self, stage: str, group: Sequence[Part], tallies: Sequence[dict[str, Tally]], start: int,
+        unknown: int, finished: bool,
+    ) -> None:  # fmt: skip
+        arrays = {
+            f"{part.name}/{kind}/{name}": value
+            for part, own in zip(group, tallies, strict=True)
+            for kind, tally in own.items()
+            for name, value in tally.arrays().items()
+        }
+        self.state.write(stage, arrays | {"unannotated": np.array([unknown])}, start, finished)
+
+    def _step(self, group: Sequence[Part]) -> int:
+        widest = max(
+            _ENTRIES if p.own.sparse and p.rotated is None else max(p.own.units.site.width, p.own.count)
+            for p in group
+        )
+        return max(1, BLOCK_VALUES // widest)
+
+    def _result(self, site: str, parts: Sequence[Part]) -> Dissection:
+        config = self.config
+        chosen = Counts.joined([p.chosen["own"].counts for p in parts])
+        apart = config.held_out > 0
+        last = [p.scored if apart else p.chosen for p in parts]
+        scored = Counts.joined([t["own"].counts for t in last]) if apart else chosen
+        candidates = np.concatenate([p.candidates for p in parts if p.candidates is not None])
+        low = high = np.full(candidates.shape, np.nan)
+        if config.bootstrap:
+            resampled = [t["own"].bootstrap for t in last]
+            pairs = [b.interval(config.confidence) for b in resampled if b is not None]
+            low, high = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        top = _top([p.chosen["own"] for p in parts], [t["own"] for t in last] if apart else None, config.top)
+        ceiling = last[0]["own"].ceiling
+        assert ceiling is not None
+        own, concepts = parts[0], self.concepts
+        made = Dissection(
+            site, own.own.units.kind, concepts.concepts, concepts.categories, config.mode, config.area,
+            np.concatenate([p.thresholds["own"].values.numpy() for p in parts]), own.thresholds["own"].how,
+            candidates, of_pairs(scored, config.area, candidates), low, high, config.confidence,
+            ceiling.values(), *top, chosen, scored, config.held_out, {}, config.detector, config.min_fired,
+            sum(self.unannotated.get(side, 0) for side in ("chosen", "scored")), own.excluded, own.norm,
+        )  # fmt: skip
+        for kind, told in _CONTROLS.items():
+            if kind in parts[0].chosen:
+                mine = Counts.joined([p.chosen[kind].counts for p in parts])
+                theirs = Counts.joined([t[kind].counts for t in last]) if apart else mine
+                made.controls[kind] = control(kind, told, mine, theirs, config.area)
+        return made
+
+
+_CONTROLS = {"shuffled": "labels of other pictures", "rotated": "random directions of the same space"}
+
+
+def _top(first: Sequence[Tally], second: Sequence[Tally] | None, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and values of the highest pictures of either side, `[U, k]`."""
+    if not k:
+        units = sum(t.source.count for t in first)
+        return np.zeros((units, 0), np.int64), np.zeros((units, 0), np.float32)
+    held = [t.top for t in first if t.top is not None]
+    rows, values = (torch.cat([getattr(t, n) for t in held]) for n in ("rows", "values"))
+    if second is not None:
+        other = [t.top for t in second if t.top is not None]
+        values = torch.cat([values, torch.cat([t.values for t in other])], 1)
+        rows = torch.cat([rows, torch.cat([t.rows for t in other])], 1)
+        values, order = values.sort(dim=1, descending=True, stable=True)
+        values, rows = values[:, :k], rows.gather(1, order)[:, :k]
+    return rows.numpy(), values.numpy()
