@@ -40,7 +40,8 @@ py::tuple cell_labels(const Dense<int32_t>& maps, const Dense<int32_t>& row_star
   }
   const auto* bytes = reinterpret_cast<const uint8_t*>(found.bits.data());
   const py::array_t<uint8_t> packed(static_cast<py::ssize_t>(8 * found.bits.size()), bytes);
-  return py::make_tuple(array_of(found.offsets), array_of(found.columns), array_of(found.counts), packed);
+  return py::make_tuple(array_of(found.offsets), array_of(found.columns), array_of(found.counts),
+                        array_of(found.starts), packed);
 }
 
 // Columns are checked in Python.
@@ -145,16 +146,25 @@ void bilinear_counts(const py::list& pictures, int dtype, const Dense<float>& th
   });
 }
 
-bool log_products(const py::array_t<float>& p, const Dense<int32_t>& tops, const Dense<float>& weights, double floor,
-                  const py::object& out, int threads) {
+void log_norms(const py::array_t<float>& x, float scale, const py::object& out, int threads) {
+  require(x.ndim() == 2 && (x.strides(1) == sizeof(float) || x.shape(1) == 1), "expected rows of neighbours");
+  const LogNorms job(x.data(), x.shape(0), x.shape(1), x.strides(0) / static_cast<int64_t>(sizeof(float)), scale);
+  auto* to = tensor<float>(out, {x.shape(0)});
+  py::gil_scoped_release release;
+  job.run(to, threads);
+}
+
+bool log_products(const py::array_t<float>& p, float scale, const py::object& norms, const Dense<int32_t>& tops,
+                  const Dense<float>& weights, double floor, float marginal, const py::object& out, int threads) {
   require(p.ndim() == 2 && (p.strides(1) == sizeof(float) || p.shape(1) == 1), "expected rows of neighbours");
   require(tops.ndim() == 2 && weights.size() == tops.shape(1) && floor > 0, "expected a weight a rank");
   const int64_t units = tops.shape(0), words = p.shape(1);
+  require(p.shape(0) < INT32_MAX / kWords, "expected fewer pictures");
   const LogProducts job{p.data(), p.shape(0), words, p.strides(0) / static_cast<int64_t>(sizeof(float)),
-                        tops.data(), units, tops.shape(1), weights.data(), floor,
+                        tensor<float>(norms, {p.shape(0)}), scale, tops.data(), units, tops.shape(1), weights.data(), floor, marginal,
                         tensor<float>(out, {units, words})};
   py::gil_scoped_release release;
-  return mmxai::log_products(job, threads);
+  return LogProductsRun(job).run(threads);
 }
 
 }  // namespace
@@ -171,8 +181,9 @@ void dissect(py::module_& m) {
         py::arg("threads"));
   m.def("bilinear_counts", &bilinear_counts, py::arg("pictures"), py::arg("dtype"), py::arg("threshold").noconvert(),
         py::arg("sums").noconvert(), py::arg("threads"));
-  m.def("log_products", &log_products, py::arg("p").noconvert(), py::arg("tops").noconvert(),
-        py::arg("weights").noconvert(), py::arg("floor"), py::arg("out"), py::arg("threads"));
+  m.def("log_norms", &log_norms, py::arg("x").noconvert(), py::arg("scale"), py::arg("out"), py::arg("threads"));
+  m.def("log_products", &log_products, py::arg("p").noconvert(), py::arg("scale"), py::arg("norms"), py::arg("tops").noconvert(),
+        py::arg("weights").noconvert(), py::arg("floor"), py::arg("marginal"), py::arg("out"), py::arg("threads"));
 }
 
 }  // namespace mmxai::bind

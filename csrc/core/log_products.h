@@ -18,36 +18,33 @@ namespace mmxai {
 struct LogProducts {
   const float* p;  // (pictures, words), rows `stride` values apart
   int64_t pictures, words, stride;
+  const float* norms;  // (pictures), or null: if p are probabilities, and not to be exp(scale p - norm)
+  float scale;
   const int32_t* tops;  // (units, k)
   int64_t units, k;
   const float* weights;  // (k)
   double floor;
-  float* out;  // (units, words)
+  float marginal;  // times the logarithm of the mean over units is taken off
+  float* out;      // (units, words)
 };
 
 constexpr int64_t kWords = 2 * kLanes;  // a line of the cache: of 10,000 pictures 640 KB, which the second level holds
+constexpr int64_t kTogetherUnits = 4;   // a weight, once in a register, serves several units
 
-// Terms whose product cannot leave float32's range: none is less than the least, nor more than 1 + floor.
-inline int64_t terms_together(const LogProducts& job) {
-  double least = 1;
-  for (int64_t j = 0; j < job.k; ++j) least = std::min(least, 1 - static_cast<double>(job.weights[j]) + job.floor);
-  return std::max<int64_t>(1, static_cast<int64_t>(std::min(86 / -std::log(std::min(least, 0.5)), 60.0)));
+// e^x of x <= 0; what is less than 1e-37 is 1e-37 (Cephes expf).
+MMXAI_INLINE Floats exponential(Floats x) {
+  x = least(largest(x, all(-86.0f)), all(0.0f));
+  const Floats magic = all(12582912.0f);  // rounds to whole numbers
+  const Floats shifted = x * all(1.44269504f) + magic, n = shifted - magic;
+  const Floats r = x - n * all(0.693359375f) + n * all(2.12194440e-4f);
+  Floats y = all(1.9875691500e-4f);
+  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    y = y * r + all(c);
+  y = y * r * r + r + all(1.0f);
+  return (Floats)((Words)y + ((Words)shifted << 23));
 }
 
-// Natural logarithm of numbers in [1, 2): to 1e-7 (Cephes logf).
-MMXAI_INLINE Floats log_mantissa(Floats m, Floats exponents) {
-  const Ints large = m > all(1.41421356f);
-  m = large ? m * all(0.5f) : m;
-  exponents = large ? exponents + all(1.0f) : exponents;
-  const Floats x = m - all(1.0f), z = x * x;
-  Floats y = all(7.0376836292e-2f);
-  for (const float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
-                        2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
-    y = y * x + all(c);
-  y = y * x * z - all(0.5f) * z + exponents * all(-2.12194440e-4f);
-  return exponents * all(0.693359375f) + (x + y);
-}
-
+// Positive numbers as product * 2^exponent.
 struct Scaled {
   Floats product = all(1.0f);
   Ints exponent{};
@@ -57,64 +54,177 @@ struct Scaled {
     exponent += (Ints)(u >> 23) - all(int32_t{127});
     product = (Floats)((u & all(0x007FFFFFu)) | all(0x3F800000u));
   }
+  // The natural logarithm, to 1e-7, of what is split (Cephes logf).
+  MMXAI_INLINE Floats log() const {
+    const Ints large = product > all(1.41421356f);
+    const Floats m = large ? product * all(0.5f) : product;
+    const Floats e = __builtin_convertvector(exponent - large, Floats);  // a truth is -1
+    const Floats x = m - all(1.0f), z = x * x;
+    Floats y = all(7.0376836292e-2f);
+    for (const float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                          -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
+      y = y * x + all(c);
+    y = y * x * z - all(0.5f) * z + e * all(-2.12194440e-4f);
+    return e * all(0.693359375f) + (x + y);
+  }
 };
 
-// p (pictures, 16) packed; sums of one unit to `out`.
-inline void log_products_unit(const LogProducts& job, const float* p, const int32_t* tops, const float* offsets,
-                              int64_t together, float* out) {
-  Scaled held[2][2];  // products of even and of odd terms: two chains hide the latency of one
-  for (int64_t first = 0; first < job.k; first += 2 * together) {
-    const int64_t end = std::min(first + 2 * together, job.k);
-    int64_t j = first;
-    for (; j + 2 <= end; j += 2)
-      for (int c = 0; c < 2; ++c) {
-        const float* row = p + tops[j + c] * kWords;
-        for (int i = 0; i < 2; ++i)
-          held[c][i].product *= all(offsets[j + c]) + all(job.weights[j + c]) * load(row + i * kLanes);
-      }
-    if (j < end)
-      for (int i = 0; i < 2; ++i)
-        held[0][i].product *= all(offsets[j]) + all(job.weights[j]) * load(p + tops[j] * kWords + i * kLanes);
-    for (auto& chain : held)
-      for (auto& s : chain) s.split();
+class LogProductsRun {
+ public:
+  explicit LogProductsRun(const LogProducts& job) : job_(job), offsets_(job.k) {
+    double least = 0.5;
+    for (int64_t j = 0; j < job.k; ++j) {
+      const double offset = 1 - static_cast<double>(job.weights[j]) + job.floor;
+      offsets_[j] = static_cast<float>(offset);
+      least = std::min(least, offset);
+    }
+    // Terms whose product stays in float32's range: none is less than the least, nor more than 1 + floor.
+    together_ = std::max<int64_t>(1, static_cast<int64_t>(std::min(86 / -std::log(least), 60.0)));
+    steps_.resize(job.units * job.k);
+    for (int64_t i = 0; i < job.units * job.k; ++i) steps_[i] = job.tops[i] * kWords;
   }
-  for (int i = 0; i < 2; ++i) {
-    Scaled s{held[0][i].product * held[1][i].product, held[0][i].exponent + held[1][i].exponent};
-    s.split();
-    store(log_mantissa(s.product, __builtin_convertvector(s.exponent, Floats)), out + i * kLanes);
-  }
-}
 
-// False if p has what is no probability; `out` then is worth nothing.
-inline bool log_products(const LogProducts& job, int threads) {
-  std::vector<float> offsets(job.k);
-  for (int64_t j = 0; j < job.k; ++j)
-    offsets[j] = static_cast<float>(1 - static_cast<double>(job.weights[j]) + job.floor);
-  const int64_t together = terms_together(job), tasks = (job.words + kWords - 1) / kWords;
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> fine{true};
-  parallel_for(std::min<int64_t>(threads, tasks), threads, [&](int64_t) {
-    std::vector<float> packed(job.pictures * kWords);
-    float sums[kWords];
-    for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
-      const int64_t first = task * kWords, n = std::min(kWords, job.words - first);
-      Ints wrong{};
-      for (int64_t r = 0; r < job.pictures; ++r) {
-        float* to = packed.data() + r * kWords;
-        std::copy(job.p + r * job.stride + first, job.p + r * job.stride + first + n, to);
-        for (int64_t i = 0; i < kWords; i += kLanes) {
-          const Floats v = load(to + i);
-          wrong |= ~((Ints)(v >= all(0.0f)) & (Ints)(v <= all(1.0f)));
-        }
+  // False if p has what is no probability; `out` then is worth nothing.
+  bool run(int threads) const {
+    const int64_t tasks = (job_.words + kWords - 1) / kWords;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> fine{true};
+    parallel_for(std::min<int64_t>(threads, tasks), threads, [&](int64_t) {
+      std::vector<float> packed(job_.pictures * kWords), sums(job_.units * kWords);
+      for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
+        const int64_t first = task * kWords, n = std::min(kWords, job_.words - first);
+        if (!pack(first, n, packed.data())) fine = false;
+        multiply(packed.data(), sums.data());
+        if (job_.marginal != 0) take_mean(sums.data());
+        for (int64_t u = 0; u < job_.units; ++u)
+          std::copy_n(sums.data() + u * kWords, n, job_.out + u * job_.words + first);
       }
-      if (any(wrong)) fine = false;
-      for (int64_t u = 0; u < job.units; ++u) {
-        log_products_unit(job, packed.data(), job.tops + u * job.k, offsets.data(), together, sums);
-        std::copy(sums, sums + n, job.out + u * job.words + first);
+    });
+    return fine;
+  }
+
+ private:
+  // Probabilities of `n` words from `first` on, (pictures, 16); 0 past the last word.
+  bool pack(int64_t first, int64_t n, float* to) const {
+    Ints wrong{};
+    float line[kWords] = {};
+    for (int64_t r = 0; r < job_.pictures; ++r, to += kWords) {
+      const float* from = job_.p + r * job_.stride + first;
+      if (r + 16 < job_.pictures) __builtin_prefetch(from + 16 * job_.stride);
+      if (n < kWords) from = std::copy_n(from, n, line) - n;
+      for (int64_t i = 0; i < kWords; i += kLanes) {
+        Floats v = load(from + i);
+        if (job_.norms)
+          v = exponential(all(job_.scale) * v - all(job_.norms[r]));
+        else
+          wrong |= ~((Ints)(v >= all(0.0f)) & (Ints)(v <= all(1.0f)));
+        store(v, to + i);
       }
     }
-  });
-  return fine;
-}
+    return !any(wrong);
+  }
+
+  void multiply(const float* p, float* sums) const {
+    int64_t u = 0;
+    for (; u + kTogetherUnits <= job_.units; u += kTogetherUnits) multiply_units<kTogetherUnits>(p, u, sums);
+    for (; u < job_.units; ++u) multiply_units<1>(p, u, sums);
+  }
+
+  template <int64_t kN>
+  void multiply_units(const float* p, int64_t unit, float* sums) const {
+    Scaled held[kN][2];
+    const int32_t* steps = steps_.data() + unit * job_.k;
+    for (int64_t first = 0; first < job_.k; first += together_) {
+      const int64_t end = std::min(first + together_, job_.k);
+      for (int64_t j = first; j < end; ++j) {
+        const Floats offset = all(offsets_[j]), weight = all(job_.weights[j]);
+        for (int64_t n = 0; n < kN; ++n) {
+          const float* row = p + steps[n * job_.k + j];
+          held[n][0].product *= offset + weight * load(row);
+          held[n][1].product *= offset + weight * load(row + kLanes);
+        }
+      }
+      for (auto& unit_held : held)
+        for (auto& s : unit_held) s.split();
+    }
+    for (int64_t n = 0; n < kN; ++n)
+      for (int i = 0; i < 2; ++i) store(held[n][i].log(), sums + (unit + n) * kWords + i * kLanes);
+  }
+
+  // Takes off, times `marginal`, the logarithm of the mean over units of exponentials.
+  void take_mean(float* sums) const {
+    for (int64_t i = 0; i < kWords; i += kLanes) {
+      Floats most = all(-INFINITY);
+      for (int64_t u = 0; u < job_.units; ++u) most = largest(load(sums + u * kWords + i), most);
+      Scaled sum;
+      sum.product = Floats{};
+      for (int64_t u = 0; u < job_.units; ++u) sum.product += exponential(load(sums + u * kWords + i) - most);
+      sum.product = sum.product / all(static_cast<float>(job_.units));
+      sum.split();
+      const Floats off = all(job_.marginal) * (most + sum.log());
+      for (int64_t u = 0; u < job_.units; ++u) store(load(sums + u * kWords + i) - off, sums + u * kWords + i);
+    }
+  }
+
+  const LogProducts& job_;
+  std::vector<float> offsets_;
+  std::vector<int32_t> steps_;
+  int64_t together_ = 1;
+};
+
+// Logarithms of the sums over rows of exp(scale x); NaN where a value is not finite.
+class LogNorms {
+ public:
+  LogNorms(const float* x, int64_t rows, int64_t width, int64_t stride, float scale)
+      : x_(x), rows_(rows), width_(width), stride_(stride), scale_(scale) {}
+
+  void run(float* out, int threads) const {
+    constexpr int64_t kRows = 64;
+    parallel_for((rows_ + kRows - 1) / kRows, threads, [&](int64_t task) {
+      for (int64_t r = task * kRows; r < std::min((task + 1) * kRows, rows_); ++r) out[r] = of(x_ + r * stride_);
+    });
+  }
+
+ private:
+  float of(const float* row) const {
+    Floats most = all(-INFINITY), unfit{};
+    int64_t i = 0;
+    for (; i + kLanes <= width_; i += kLanes) {
+      const Floats x = all(scale_) * load(row + i);
+      most = largest(x, most);
+      unfit += x - x;
+    }
+    float top = -INFINITY, lost = 0;
+    for (int64_t k = 0; k < kLanes; ++k) {
+      top = std::max(top, most[k]);
+      lost += unfit[k];
+    }
+    for (; i < width_; ++i) {
+      top = std::max(top, scale_ * row[i]);
+      lost += scale_ * row[i] - scale_ * row[i];
+    }
+    double sum = 0;
+    Floats part{};
+    for (i = 0; i + kLanes <= width_; i += kLanes) {
+      part += exponential(all(scale_) * load(row + i) - all(top));
+      if (i % 1024 == 0) sum += take(part);
+    }
+    sum += take(part);
+    for (; i < width_; ++i) sum += std::exp(scale_ * row[i] - top);
+    return top + static_cast<float>(std::log(sum)) + lost;
+  }
+
+  // Sums of many float32 would lose digits.
+  static double take(Floats& part) {
+    double sum = 0;
+    for (int64_t k = 0; k < kLanes; ++k) sum += part[k];
+    part = Floats{};
+    return sum;
+  }
+
+  const float* x_;
+  const int64_t rows_, width_, stride_;
+  const float scale_;
+};
 
 }  // namespace mmxai

@@ -33,6 +33,11 @@ _LOOSE = (
     "k",
     "blocks",
     "groups",
+    "units",
+    "cells",
+    "grid_rows",
+    "grid_cols",
+    "together",
 )  # any number, where others divide by 16
 
 
@@ -148,8 +153,36 @@ def _code_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any],
     for writes in (False, True):
         given = chosen if writes else chosen | dict.fromkeys(("ends", "values", "indices"), "")
         yield "writes" if writes else "counts", above, given, {"STEP": 1024}, 4
+    yield from _count_variants()
     numbers = dict.fromkeys(("rate", "old1", "new1", "old2", "new2", "eps", "root", "kept"), "fp32")
     yield "", adam, types | numbers | {"scale": "*fp32"}, {"UNIT": True, "BLOCK": 4096}, 8
+
+
+def _count_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
+    """Those of network dissection, for bfloat16 rows."""
+    from mmxai.kernels.bilinear_counts._triton import count_blocks
+    from mmxai.kernels.log_products._triton import log_sums
+    from mmxai.kernels.mask_counts._triton import count_cells, count_entries
+
+    types = {"threshold": "*fp32", "columns": "*i32", "pixels": "*i32", "sums": "*i64", "offsets": "*i64"}
+    types |= {"units": "i32", "width": "i32", "row_stride": "i64"}
+    yield "", count_cells, types | {"x": "*i16", "cells": "i32"}, {"KIND": 1, "ROWS": 16, "UNITS": 256}, 4
+    entries = {"values": "*fp32", "indices": "*i32", "rows": "*i64", "n": "i64"}
+    yield "", count_entries, types | entries, {"ENTRIES": 256}, 4
+    blocks = {"x": "*i16", "row_starts": "*i32", "col_starts": "*i32", "row_weights": "*fp32"}
+    blocks |= {
+        "col_weights": "*fp32",
+        "starts": "*i64",
+        "bits": "*u8",
+        "grid_rows": "i32",
+        "grid_cols": "i32",
+    }
+    yield "", count_blocks, types | blocks, {"KIND": 1, "UNITS": 32}, 4
+    sums = dict.fromkeys(("p", "weights", "offsets", "out"), "*fp32") | {"tops": "*i32", "row_stride": "i64"}
+    sums |= dict.fromkeys(("words", "k", "together"), "i32")
+    for softmax in (False, True):
+        given = sums | {"norms": "*fp32" if softmax else "", "scale": "fp32"}
+        yield "softmax" if softmax else "", log_sums, given, {"WORDS": 512}, 4
 
 
 def triton_resources(arch: int) -> Iterator[Resources]:

@@ -137,6 +137,7 @@ def test_an_unknown_build(monkeypatch):
 
 def test_status_covers_all_ops():
     assert {s.op for s in status()} == {
-        "adam_rows", "capture", "code_gradients", "crc32c", "decode_codes", "decode_error", "gather", "pack",
-        "permute", "select_above", "topk_product", "topk_rows",
+        "adam_rows", "bilinear_counts", "capture", "cell_labels", "code_gradients", "crc32c", "decode_codes",
+        "decode_error", "gather", "log_products", "mask_counts", "pack", "permute", "select_above",
+        "topk_product", "topk_rows",
     }  # fmt: skip

@@ -4,7 +4,7 @@ import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.kernels import log_products as module
-from mmxai.kernels.log_products import log_products
+from mmxai.kernels.log_products import log_norms, log_products
 from tests.kernels.conformance import SumTests
 
 
@@ -32,6 +32,26 @@ class TestLogProducts(SumTests):
         )
         return [got.cpu().numpy()]
 
+    @pytest.mark.parametrize("words", [1, 16, 37, 2100])
+    def test_softmax_and_marginal(self, backend, words):
+        """Against torch in float64; blocks of words have the norms of all."""
+        g = torch.Generator().manual_seed(0)
+        x = torch.randn(60, words, generator=g).to(backend[1])
+        x[3] += 30
+        tops = torch.randint(0, 60, (23, 11), generator=g).to(backend[1])
+        weights = torch.linspace(0.998, 0.97, 11).to(backend[1])
+        norms = log_norms(x, 5.0, threads=2, backend=backend[0])
+        torch.testing.assert_close(norms, (5 * x.double()).logsumexp(1).float(), rtol=3e-7, atol=1e-6)
+        p = (5 * x.double()).softmax(1)
+        want = torch.stack([(1 + weights.double()[:, None] * (p[t] - 1) + 1e-7).log().sum(0) for t in tops])
+        tolerance = {"rtol": 1e-6, "atol": 1e-5}
+        for marginal in (0.0, 0.5, 1.0):
+            scores = (want - marginal * (want.logsumexp(0) - np.log(23))).float()
+            options = {"scale": 5.0, "marginal": marginal, "backend": backend[0], "threads": 2}
+            torch.testing.assert_close(log_products(x, tops, weights, **options), scores, **tolerance)
+            part = log_products(x[:, words // 3 :], tops, weights, norms=norms, **options)
+            torch.testing.assert_close(part, scores[:, words // 3 :], **tolerance)
+
     def test_rows_apart_and_no_units(self, backend):
         p = torch.rand(30, 64, generator=torch.Generator().manual_seed(0)).to(backend[1])
         tops, weights = torch.arange(6, dtype=torch.int32).reshape(2, 3), torch.tensor([0.9, 0.5, 0.1])
@@ -44,11 +64,16 @@ class TestLogProducts(SumTests):
 
     def test_what_is_no_probability(self, backend):
         weights, tops = torch.ones(1).to(backend[1]), torch.zeros(1, 1).long().to(backend[1])
-        for wrong in (-0.1, 1.1, float("nan")):
-            p = torch.full((3, 40), 0.5)
-            p[2, 33] = wrong
-            with pytest.raises(ArgumentError, match="expected probabilities"):
-                log_products(p.to(backend[1]), tops, weights, backend=backend[0])
+        for wrong in (-0.1, 1.1, float("nan"), float("inf")):
+            p = torch.full((3, 43), 0.5)
+            for word in (33, 42):
+                p[2, word] = wrong
+                with pytest.raises(ArgumentError, match="expected probabilities"):
+                    log_products(p.to(backend[1]), tops, weights, backend=backend[0])
+                if not np.isfinite(wrong):
+                    with pytest.raises(ArgumentError, match="expected finite similarities"):
+                        log_products(p.to(backend[1]), tops, weights, scale=2.0, backend=backend[0])
+                p[2, word] = 0.5
 
 
 def test_it_is_clip_dissects_loop():
@@ -73,9 +98,10 @@ GOOD = {"p": torch.rand(5, 4), "tops": torch.zeros(2, 3).long(), "weights": torc
         {"p": torch.rand(5)}, {"p": torch.rand(5, 4).double()}, {"tops": torch.zeros(3).long()},
         {"tops": torch.zeros(2, 3)}, {"tops": torch.full((2, 3), 5)}, {"tops": torch.full((2, 3), -1)},
         {"weights": torch.ones(2)}, {"weights": torch.ones(3).double()}, {"weights": 2 * torch.ones(3)},
-        {"weights": -torch.ones(3)}, {"floor": 0.0},
+        {"weights": -torch.ones(3)}, {"floor": 0.0}, {"scale": float("nan")}, {"norms": torch.ones(5)},
+        {"norms": torch.ones(4), "scale": 1.0}, {"norms": torch.ones(5).double(), "scale": 1.0},
     ],
-    ids=range(11),
+    ids=range(15),
 )  # fmt: skip
 def test_bad_arguments(changed):
     with pytest.raises(ArgumentError, match="expected"):

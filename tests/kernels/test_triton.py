@@ -9,9 +9,17 @@ from mmxai.kernels._dispatch import unavailable
 from mmxai.kernels.capture import NeuronState, capture
 from mmxai.kernels.select_above import select_above
 from mmxai.kernels.topk_rows import topk_rows
-from tests.kernels import test_adam_rows, test_code_gradients, test_decode
+from tests.kernels import (
+    test_adam_rows,
+    test_bilinear_counts,
+    test_code_gradients,
+    test_decode,
+    test_log_products,
+    test_mask_counts,
+)
 from tests.kernels.conformance import numbers, values
 from tests.kernels.test_capture import KEEPS, LAYOUTS, check_moments, exact, run
+from tests.kernels.test_cell_labels import SHAPES
 
 pytestmark = [
     pytest.mark.skipif(unavailable("triton") is not None, reason="Triton is not installed"),
@@ -129,3 +137,30 @@ def test_codes(op, case):
     for a, b in zip(got, want, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=op.tolerance * np.abs(b).max(initial=1e-6))
+
+
+MASK, BILINEAR = test_mask_counts.TestMaskCounts, test_bilinear_counts.TestBilinearCounts
+COUNTS = [
+    (MASK, (torch.float32, 30, 7)), (MASK, (torch.bfloat16, 30, 7)), (MASK, ("codes", 30, 7)),
+    (MASK, ("codes", 0, 5)), (MASK, (torch.float32, 1, 1)),
+    (BILINEAR, (((2, 2), (9, 13)), torch.float32, 7)), (BILINEAR, (((2, 2), (1, 3)), torch.bfloat16, 7)),
+    (BILINEAR, (SHAPES["one"], torch.float32, 1)), (BILINEAR, (SHAPES["none"], torch.float32, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "case"), COUNTS, ids=range(len(COUNTS)))
+def test_counts(op, case):
+    got, want = (op().call(case, backend, "cpu", 0) for backend in ("triton", "reference"))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", [(50, 16, 5, 7, 0.97), (30, 37, 2, 100, 0.0), (1, 1, 1, 1, 1.0)], ids=str)
+def test_log_products_of_any_range(case):
+    op = test_log_products.TestLogProducts()
+    got, want = (op.call(case, backend, "cpu", 0)[0] for backend in ("triton", "reference"))
+    np.testing.assert_allclose(got, want, rtol=0, atol=op.tolerance * np.abs(want).max())
+
+
+def test_log_products_of_a_softmax():
+    test_log_products.TestLogProducts().test_softmax_and_marginal(("triton", "cpu"), 37)

@@ -11,7 +11,7 @@ from mmxai.kernels._args import FLOATS
 from mmxai.kernels._tl import as_bits, widen
 from mmxai.kernels.cells import BlockLabels
 
-UNITS = 64
+UNITS = 32
 
 
 def supports(grids: list[torch.Tensor]) -> str | None:
@@ -50,14 +50,15 @@ def count_blocks(
     upper, lower = tl.maximum(i - 1, 0) * grid_cols, tl.minimum(i, grid_rows - 1) * grid_cols
     before, after = tl.maximum(j - 1, 0), tl.minimum(j, grid_cols - 1)
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    here = (unit < units) & (begin < end)
+    here = unit < units
     least = tl.load(threshold + unit, mask=here, other=float("inf"))
     a = _value(x + (upper + before) * row_stride + unit, here, KIND)
     b = _value(x + (upper + after) * row_stride + unit, here, KIND)
     c = _value(x + (lower + before) * row_stride + unit, here, KIND)
     d = _value(x + (lower + after) * row_stride + unit, here, KIND)
-    every = here & (a > least) & (b > least) & (c > least) & (d > least)
-    some = here & ((a > least) | (b > least) | (c > least) | (d > least)) & (every == 0)
+    corners = (a > least).to(tl.int32) + (b > least).to(tl.int32)
+    corners += (c > least).to(tl.int32) + (d > least).to(tl.int32)
+    every, some = here & (corners == 4), here & (corners > 0) & (corners < 4)
     to = sums + unit.to(tl.int64) * width
     if tl.max(every.to(tl.int32), 0) > 0:
         for e in range(begin, end):

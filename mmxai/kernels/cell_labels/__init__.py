@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -54,19 +54,9 @@ def block_labels(
     maps = _maps(maps)
     row_starts, row_weights = _block_starts("ys", ys, maps.shape[1], grid[0])
     col_starts, col_weights = _block_starts("xs", xs, maps.shape[2], grid[1])
-    entries, bits = _entries(maps, row_starts, col_starts, whole, True, backend)
-    heights, widths = row_starts.diff().long(), col_starts.diff().long()
-    starts = torch.zeros(entries.rows + 1, dtype=torch.int64)
-    torch.cumsum(
-        entries.offsets.diff() * block_bytes(heights[:, None], widths).reshape(-1), 0, out=starts[1:]
-    )
+    entries, starts, bits = _entries(maps, row_starts, col_starts, whole, True, backend)
     shape = (int(grid[0]), int(grid[1]))
     return BlockLabels(shape, row_starts, col_starts, row_weights, col_weights, entries, starts, bits)
-
-
-def block_bytes(heights: Any, widths: Any) -> Any:
-    """Bytes of an entry's bits, of blocks of such sizes."""
-    return (heights * ((widths + 7) // 8) + 7) // 8 * 8
 
 
 def _entries(
@@ -76,13 +66,13 @@ def _entries(
     whole: Sequence[int],
     bits: bool,
     backend: str,
-) -> tuple[CellLabels, torch.Tensor]:
+) -> tuple[CellLabels, torch.Tensor, torch.Tensor]:
     everywhere = torch.tensor(sorted(set(whole)), dtype=torch.int32)
     if len(everywhere) and int(everywhere[0]) < 0:
         raise ArgumentError(f"cell_labels: got whole {list(whole)}, expected labels from 0 on")
     module = OP.pick(backend, "cpu", maps)
-    offsets, columns, counts, packed = module.cell_labels(maps, row_starts, col_starts, everywhere, bits)
-    return CellLabels(offsets, columns, counts), packed
+    offsets, columns, counts, *packed = module.cell_labels(maps, row_starts, col_starts, everywhere, bits)
+    return CellLabels(offsets, columns, counts), *packed
 
 
 def _maps(maps: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -95,14 +85,14 @@ def _maps(maps: torch.Tensor | np.ndarray) -> torch.Tensor:
     return maps.contiguous()
 
 
-def _vector(name: str, x: torch.Tensor | np.ndarray, length: int, dtype: type) -> np.ndarray:
+def _vector(name: str, x: torch.Tensor | np.ndarray, length: int, dtype: type) -> bytes:
     x = np.asarray(x)
     if x.shape != (length,) or x.dtype != dtype:
         raise ArgumentError(
             f"cell_labels: {name} is {x.dtype} of shape {x.shape}, expected {np.dtype(dtype)} of shape "
             f"({length},), as the maps are"
         )
-    return x
+    return x.tobytes()
 
 
 def _cell_starts(name: str, cells: torch.Tensor | np.ndarray, length: int, n: int) -> torch.Tensor:
@@ -110,21 +100,10 @@ def _cell_starts(name: str, cells: torch.Tensor | np.ndarray, length: int, n: in
     return _starts(name, _vector(name, cells, length, np.int32), n)
 
 
-def _block_starts(
-    name: str, positions: torch.Tensor | np.ndarray, length: int, n: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same of n + 1 blocks, and the weight of the second centre, float32 `[length]`."""
-    at = _vector(name, positions, length, np.float64)
-    if ((at > n - 1) | ((at < 0) & (at != -1)) | np.isnan(at)).any():
-        raise ArgumentError(
-            f"cell_labels: got {name} {at.min()} to {at.max()}, expected positions 0 to {n - 1}, -1 outside"
-        )
-    lower = np.floor(at)
-    blocks = np.where(at < 0, -1, np.where(at == 0, 0, np.where(at == n - 1, n, lower + 1)))
-    return _starts(name, blocks.astype(np.int32), n + 1), torch.from_numpy((at - lower).astype(np.float32))
-
-
-def _starts(name: str, cells: np.ndarray, n: int) -> torch.Tensor:
+# Pictures of one size share their places on the grid: what is found of these is kept, and not to be changed.
+@lru_cache(maxsize=256)
+def _starts(name: str, places: bytes, n: int) -> torch.Tensor:
+    cells = np.frombuffer(places, np.int32)
     seen = np.flatnonzero(cells >= 0)
     inside = cells[seen]
     if len(seen) and (inside.max() >= n or (np.diff(inside) < 0).any() or seen[-1] - seen[0] >= len(seen)):
@@ -134,3 +113,23 @@ def _starts(name: str, cells: np.ndarray, n: int) -> torch.Tensor:
         )
     first = int(seen[0]) if len(seen) else 0
     return torch.from_numpy((first + np.searchsorted(inside, np.arange(n + 1))).astype(np.int32))
+
+
+def _block_starts(
+    name: str, positions: torch.Tensor | np.ndarray, length: int, n: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of n + 1 blocks, and the weight of the second centre, float32 `[length]`."""
+    return _weighted_starts(name, _vector(name, positions, length, np.float64), n)
+
+
+@lru_cache(maxsize=256)
+def _weighted_starts(name: str, places: bytes, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    at = np.frombuffer(places, np.float64)
+    if ((at > n - 1) | ((at < 0) & (at != -1)) | np.isnan(at)).any():
+        raise ArgumentError(
+            f"cell_labels: got {name} {at.min()} to {at.max()}, expected positions 0 to {n - 1}, -1 outside"
+        )
+    lower = np.floor(at)
+    blocks = np.where(at < 0, -1, np.where(at == 0, 0, np.where(at == n - 1, n, lower + 1)))
+    weights = torch.from_numpy((at - lower).astype(np.float32))
+    return _starts(name, blocks.astype(np.int32).tobytes(), n + 1), weights

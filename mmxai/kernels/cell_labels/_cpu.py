@@ -13,8 +13,7 @@ def supports(maps: torch.Tensor) -> str | None:
 
 def cell_labels(
     maps: torch.Tensor, row_starts: torch.Tensor, col_starts: torch.Tensor, whole: torch.Tensor, bits: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, ...]:
     native = _native.cpu().loaded()
     found = native.cell_labels(maps.numpy(), row_starts.numpy(), col_starts.numpy(), whole.numpy(), bits)
-    offsets, columns, counts, packed = (torch.from_numpy(a) for a in found)
-    return offsets, columns, counts, packed
+    return tuple(torch.from_numpy(a) for a in found)

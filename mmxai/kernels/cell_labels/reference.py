@@ -12,15 +12,15 @@ def supports(maps: torch.Tensor) -> str | None:
 
 def cell_labels(
     maps: torch.Tensor, row_starts: torch.Tensor, col_starts: torch.Tensor, whole: torch.Tensor, bits: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """offsets, columns and counts of `CellLabels`, and, if wanted, the bits of `BlockLabels`."""
-    offsets, columns, counts, packed = [0], [], [], [np.empty(0, np.uint8)]
+) -> tuple[torch.Tensor, ...]:
+    """offsets, columns and counts of `CellLabels`, and, if wanted, the starts and bits of `BlockLabels`."""
+    offsets, columns, counts, starts, packed = [0], [], [], [0], [np.empty(0, np.uint8)]
     layers = maps.numpy()
     for top, bottom in zip(row_starts[:-1].tolist(), row_starts[1:].tolist(), strict=True):
         for left, right in zip(col_starts[:-1].tolist(), col_starts[1:].tolist(), strict=True):
             block = layers[:, top:bottom, left:right]
-            present = np.union1d(block[block >= 0], whole.numpy()) if top < bottom and left < right else []
-            for column in present:
+            present = np.union1d(block[block >= 0], whole.numpy())
+            for column in present if top < bottom and left < right else ():
                 held = (block == column).any(0) | (column in whole)
                 columns.append(int(column))
                 counts.append(int(held.sum()))
@@ -28,5 +28,6 @@ def cell_labels(
                     rows = np.packbits(held, axis=1, bitorder="little").reshape(-1)
                     packed.append(np.pad(rows, (0, -len(rows) % 8)))
             offsets.append(len(columns))
+            starts.append(sum(map(len, packed)))
     numbers = (torch.tensor(v, dtype=torch.int32) for v in (columns, counts))
-    return torch.tensor(offsets), *numbers, torch.from_numpy(np.concatenate(packed))
+    return torch.tensor(offsets), *numbers, torch.tensor(starts), torch.from_numpy(np.concatenate(packed))

@@ -12,8 +12,21 @@ def supports(p: torch.Tensor) -> str | None:
 
 
 def log_products(
-    p: torch.Tensor, tops: torch.Tensor, weights: torch.Tensor, floor: float, out: torch.Tensor, threads: int
+    p: torch.Tensor,
+    scale: float,
+    norms: torch.Tensor | None,
+    tops: torch.Tensor,
+    weights: torch.Tensor,
+    floor: float,
+    marginal: float,
+    out: torch.Tensor,
+    threads: int,
 ) -> bool:
-    arrays = (t.numpy() for t in (p, tops, weights))
-    held: bool = _native.cpu().loaded().log_products(*arrays, floor, out.numpy(), threads)
-    return held
+    divided = None if norms is None else norms.numpy()
+    arrays = (divided, tops.numpy(), weights.numpy(), floor, marginal, out.numpy())
+    fine: bool = _native.cpu().loaded().log_products(p.numpy(), scale, *arrays, threads)
+    return fine
+
+
+def log_norms(x: torch.Tensor, scale: float, out: torch.Tensor, threads: int) -> None:
+    _native.cpu().loaded().log_norms(x.numpy(), scale, out.numpy(), threads)

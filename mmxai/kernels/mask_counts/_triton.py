@@ -41,7 +41,7 @@ def mask_counts(
 
 @triton.jit
 def count_cells(
-    x, threshold, offsets, columns, pixels, sums, rows: tl.int32, units: tl.int32, row_stride: tl.int64,
+    x, threshold, offsets, columns, pixels, sums, cells: tl.int32, units: tl.int32, row_stride: tl.int64,
     width: tl.int32, KIND: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
@@ -49,7 +49,7 @@ def count_cells(
     least = tl.load(threshold + unit, mask=here, other=float("inf"))
     to = sums + unit.to(tl.int64) * width
     first = tl.program_id(0) * ROWS
-    for row in range(first, min(first + ROWS, rows)):
+    for row in range(first, min(first + ROWS, cells)):
         bits = tl.load(x + row * row_stride + unit, mask=here, other=0)
         above = (widen(bits, KIND).to(tl.float32, bitcast=True) > least) & here
         if tl.max(above.to(tl.int32), 0) > 0:
