@@ -1,6 +1,7 @@
-"""Train SAEs of every architecture and from every kind of store; write the tables of docs/sae.md.
+"""Train SAEs of every architecture and from every kind of store, dissect networks; write the tables of
+docs/sae.md and docs/dissect_results.md.
 
-Goes on where it was stopped. Figures are kept in docs/sae_study.json, of which the tables are made.
+Goes on where it was stopped. Figures are kept beside the pages (docs/sae_study.json), which are made of them.
 """
 
 from __future__ import annotations
@@ -38,16 +39,17 @@ def main(config: Config) -> None:
     if config.quick:
         folder, size = folder / "quick", QUICK
     folder.mkdir(parents=True, exist_ok=True)
-    kept = DOCS / "sae_study.json"
     for part in config.parts:
         rows = PARTS[part](folder, size)
         if config.quick:
             print(json.dumps({part: rows}, indent=1))
             continue
+        page = DOCS / ("dissect_results.md" if part == "dissected" else "sae.md")
+        kept = page.with_name(f"{page.stem.partition('_')[0]}_study.json")
         known = json.loads(kept.read_text()) if kept.exists() else {}  # now: another part may have ended
         known[part] = {"size": asdict(size), "rows": rows}
         kept.write_text(json.dumps(known, indent=1) + "\n")
-        write_between(DOCS / "sae.md", part, PAGES[part](rows, DOCS))
+        write_between(page, part, PAGES[part](rows, DOCS))
 
 
 if __name__ == "__main__":

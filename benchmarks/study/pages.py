@@ -1,4 +1,4 @@
-"""What the studies found, as a plot and tables between marker lines of docs/sae.md."""
+"""What the studies found, as a plot and tables between marker lines of pages in docs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.study import nulls_page
+from benchmarks.study import dissected_page, nulls_page
 from benchmarks.study.markdown import table
 from mmxai.errors import ArgumentError
 from mmxai.report.plots import front, standalone
@@ -77,6 +77,7 @@ PAGES = {
     "dead": dead,
     "nulls": nulls_page.nulls,
     "real": real,
+    "dissected": dissected_page.dissected,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mmxai
+from benchmarks.study.dissected import dissected
 from benchmarks.study.nulls import nulls
 from benchmarks.study.real import real
 from benchmarks.study.sites import BOTH, Size, figures, harvested
@@ -110,4 +111,5 @@ PARTS = {
     "dead": dead,
     "nulls": nulls,
     "real": real,
+    "dissected": dissected,
 }
