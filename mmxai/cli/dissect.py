@@ -9,6 +9,7 @@ examples:
   mmxai dissect acts.zarr --concepts annotations/instances_val2017.json --sites 'vision.*.mlp_post'
   mmxai dissect acts.zarr --concepts broden1_224/ --area annotated --mode bilinear
   mmxai dissect acts.zarr --concepts shapes --held-out 0.2 --untrained untrained.zarr
+  mmxai dissect acts.zarr --concepts val2017.json --data val2017/ --publish site/
   mmxai dissect codes.zarr --concepts ade20k:annotations --sites 'vision.6.resid_post.sae' --min-fired 50
 """
 
@@ -26,6 +27,8 @@ from mmxai.methods.dissect.config import DissectConfig
 
 if TYPE_CHECKING:
     from mmxai.concepts import Concepts
+    from mmxai.methods.dissect import Dissections
+    from mmxai.report.dissect import DissectPages
     from mmxai.store import Store
 
 _WORLD = "shapes"
@@ -43,8 +46,14 @@ class Config:
     data: str | None = None
     """The data set that was harvested, for its pictures."""
     out: str = "dissect"
-    """Folder for dissect.json (figures), dissect.safetensors (all counts), a table a site in the columns in
-    which dissections are published, layers.csv, and state/, from which a stopped run goes on."""
+    """Folder for pages/ (a page a unit), dissect.json (figures), dissect.safetensors (all counts), a table a site
+    in the columns in which dissections are published, layers.csv, and state/, from which a stopped run goes
+    on."""
+    publish: str | None = None
+    """Folder for the pages instead, with all that they need and nothing else: a static site for any web server,
+    of 200 MB at most for 32,768 units."""
+    images: bool = True
+    """Whether pages show the pictures, or where they may not be published, outlines of masks alone."""
 
 
 def run(config: Config) -> int:
@@ -72,7 +81,26 @@ def run(config: Config) -> int:
             file = name.replace(":", "_")  # module:features.3
             print(f"{name}: {write_published(one, out / f'{file}.csv')}")
         layer_table(list(found.sites.values())).to_csv(out / "layers.csv", index=False)
+        print(f"\n{_pages(config, found, store, concepts)}")
     return OK
+
+
+def _pages(config: Config, found: Dissections, store: Store, concepts: Concepts) -> DissectPages:
+    from mmxai.cli._harvested import world_of
+    from mmxai.cli._shown import pictures_of
+    from mmxai.methods.dissect.tables import published
+    from mmxai.report.dissect import dissect_pages
+
+    images = None
+    if config.images:
+        images = pictures_of(config.data or world_of(store, None), store)
+        if images is None:
+            print("pages without pictures: give --data, what was harvested, to show them", flush=True)
+    return dissect_pages(
+        found, store, config.publish or Path(config.out) / "pages", concepts=concepts, images=images,
+        tables={name: published(one) for name, one in found.sites.items()},
+        progress=lambda what: print(f"... {what}", flush=True),
+    )  # fmt: skip
 
 
 def _concepts(config: Config, store: Store) -> Concepts:
