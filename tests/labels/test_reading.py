@@ -174,6 +174,22 @@ def test_masks(store, tmp_path, mode):
         row_values(read_labels(tmp_path, store), labels.tasks, store, "vision", rows)
 
 
+def test_masks_in_colours(store, tmp_path):
+    """names.csv says which colour is which label; black is none."""
+    pixels = np.zeros((*SIZE[::-1], 3), np.uint8)
+    pixels[6:12, 16:22], pixels[0:6, 4:10] = (120, 120, 80), (4, 200, 3)
+    Image.fromarray(pixels).save(tmp_path / "0000001.png")
+    names = "number,name,red,green,blue\n3,ceiling,120,120,80\n5,tree,4,200,3\n"
+    (tmp_path / "names.csv").write_text(names)
+    labels = read_labels(tmp_path, store)
+    assert labels.tasks[0].names == ("ceiling", "tree")
+    found = row_values(labels, labels.tasks, store, "vision", store.rows["vision"][17:34])["mask"]
+    assert found[1 + 6] == 0 and found[1] == 1 and (found >= 0).sum() == 2
+    (tmp_path / "names.csv").write_text(names.replace("4,200,3", "4,200,4"))
+    with pytest.raises(DataError, match=r"got colours \[\(4, 200, 3\)\]"):
+        row_values(read_labels(tmp_path, store), labels.tasks, store, "vision", store.rows["vision"][17:34])
+
+
 def test_masks_that_are_none(store, tmp_path):
     (tmp_path / "0000001.png").write_text("no picture")
     with pytest.raises(DataError, match="expected a PNG"):
