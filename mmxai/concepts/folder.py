@@ -60,7 +60,7 @@ class FolderConcepts(Concepts):
         path = self._files.get(sample)
         if path is None:
             return None
-        numbers = self._layout.number(read_mask(path, self._names.colours))
+        numbers = self._layout.number(read_mask(path, self._names.colours, grey=self._layout.grey))
         covers(numbers.shape, self._store.samples[sample].size, path)
         beyond = numbers >= len(self._concept)
         found = self._concept[np.where(beyond, 0, numbers)]

@@ -18,11 +18,13 @@ _UP = 3  # folders above that of the maps in which a table of names may lie
 
 @dataclass(frozen=True)
 class Layout:
-    """`names(folder, files)`: its labels. `shift`: a label's number less its pixels'. `void`: 255 is none."""
+    """`names(folder, files)`: its labels. `shift`: a label's number less its pixels'. `void`: 255 is none.
+    `grey`: never in colours."""
 
     names: Callable[[Path, Iterable[Path]], Names]
     shift: int = 0
     void: bool = False
+    grey: bool = False
 
     def number(self, pixels: np.ndarray) -> np.ndarray:
         """Numbers of labels from 1 on, 0 none, of what `labels.masks.read_mask` read."""
@@ -93,8 +95,8 @@ def _near(folder: Path, *names: str) -> Path:
 LAYOUTS = {
     "masks": Layout(names_in),
     "voc": Layout(_voc, void=True),
-    "ade20k": Layout(_ade20k),
-    "cocostuff": Layout(_cocostuff, shift=1, void=True),
+    "ade20k": Layout(_ade20k, grey=True),
+    "cocostuff": Layout(_cocostuff, shift=1, void=True, grey=True),
 }
 """`masks`: numbers or colours, named by names.csv. `voc`: Pascal's SegmentationClass, by number or colour,
 borders void. `ade20k`: its scene parsing annotations. `cocostuff`: stuffthingmaps, label k as k - 1."""

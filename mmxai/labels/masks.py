@@ -81,19 +81,24 @@ class Names:
     colours: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
 
-def read_mask(path: Path, colours: Mapping[tuple[int, int, int], int] | None = None) -> np.ndarray:
-    """Label numbers, int64 `[H, W]`. With `colours` RGB pixels are those; black is 0 where not among them."""
+def read_mask(
+    path: Path, colours: Mapping[tuple[int, int, int], int] | None = None, *, grey: bool = False
+) -> np.ndarray:
+    """Label numbers, int64 `[H, W]`. With `colours` RGB pixels are those; black is 0 where not among them.
+    grey: RGB is an error."""
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image)
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path}: {error}, expected a PNG of label numbers") from error
-    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+    if pixels.ndim == 3 and pixels.shape[2] >= 3 and not grey:
         if colours:
             return _of_colours(path, pixels[..., :3], {(0, 0, 0): 0, **colours})
         return pixels[..., 0].astype(np.int64) + 256 * pixels[..., 1].astype(np.int64)
     if pixels.ndim != 2:
-        raise DataError(f"{path}: got pixels {pixels.shape}, expected one number a pixel, or RGB")
+        raise DataError(
+            f"{path}: got pixels {pixels.shape}, expected one number a pixel{'' if grey else ', or RGB'}"
+        )
     return pixels.astype(np.int64)
 
 

@@ -101,6 +101,9 @@ def test_ade20k(store, tmp_path):
     found = open_concepts(f"ade20k:{tmp_path / 'annotations/val'}", store)
     assert set(found.categories) == {"stuff", "object"}
     check(found, ("thing 2", "thing 15"))
+    save(tmp_path / "annotations" / "val" / "0000001.png", np.stack([NUMBERS] * 3, 2))
+    with pytest.raises(DataError, match="expected one number a pixel"):
+        found.labels(1)
 
 
 def test_cocostuff(store, tmp_path):
