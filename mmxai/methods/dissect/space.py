@@ -153,12 +153,20 @@ class Space:
         for kind in kinds:
             source = part.source(kind)
             if kind == "own" and given is not None:
-                part.thresholds[kind] = thresholds.given(given, source)
+                made = thresholds.given(given, source)
+            elif kind == "own" or (given is None and self._alike(source)):
+                made = thresholds.find(source, cells, self.config, part.keep)
             else:
-                part.thresholds[kind] = thresholds.find(source, cells, self.config, part.keep)
+                own = part.thresholds["own"]
+                made = thresholds.matched(source, part.own, own, cells, self.config, part.keep)
+            part.thresholds[kind] = made
         arrays = {k: t.values.numpy() for k, t in part.thresholds.items()}
         told = {f"{k}.how": np.frombuffer(t.how.encode(), np.uint8) for k, t in part.thresholds.items()}
         self.state.write(stage, arrays | told, 0, True)
+
+    def _alike(self, source: Source) -> bool:
+        """Whether every unit is above its threshold in the same share of the cells."""
+        return thresholds.rule_of(source, self.config) == "quantile" and not self.config.nonzero
 
     def _count(self, stage: str, group: Sequence[Part]) -> None:
         config = self.config

@@ -12,7 +12,6 @@ import torch
 from mmxai.errors import NonFiniteError
 from mmxai.kernels.bilinear_counts import bilinear_counts
 from mmxai.kernels.cells import CellLabels
-from mmxai.kernels.codes import Codes
 from mmxai.kernels.mask_counts import mask_counts
 from mmxai.methods.dissect.bootstrap import Bootstrap
 from mmxai.methods.dissect.ceiling import Ceiling
@@ -21,6 +20,7 @@ from mmxai.methods.dissect.passes import Labelled, Span, View
 from mmxai.methods.dissect.sources import Source
 from mmxai.methods.dissect.thresholds import Keep
 from mmxai.methods.dissect.top import TopPictures
+from mmxai.methods.dissect.values import Values, dense, fired, rows_of, sums
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Seen:
     `inside` `[N]`: see `View`; `starts` int64 `[V + 1]`: the rows of each view."""
 
     views: Sequence[View]
-    x: torch.Tensor | Codes
+    x: Values
     rows: np.ndarray
     place: np.ndarray
     inside: np.ndarray
@@ -52,7 +52,7 @@ class Seen:
         for view, start, stop in zip(self.views, self.starts, self.starts[1:], strict=False):
             yield view, slice(int(start), int(stop))
 
-    def part(self, own: slice) -> torch.Tensor | Codes:
+    def part(self, own: slice) -> Values:
         """x of some rows."""
         return rows_of(self.x, own)
 
@@ -188,62 +188,15 @@ def span_of(span: Span) -> list[View]:
     return [v for v in span.views if v.own is not None or v.other is not None]
 
 
-def rows_of(x: torch.Tensor | Codes, own: slice) -> torch.Tensor | Codes:
-    if isinstance(x, torch.Tensor):
-        return x[own]
-    offsets = x.offsets[own.start : own.stop + 1]
-    entries = slice(int(offsets[0]), int(offsets[-1]))
-    return Codes(x.values[entries], x.indices[entries], offsets - offsets[0], x.width)
-
-
-def dense(x: torch.Tensor | Codes) -> torch.Tensor:
-    if isinstance(x, torch.Tensor):
-        return x
-    out = torch.zeros(x.rows, x.width)
-    out[_row_of(x), x.indices.long()] = x.values
-    return out
-
-
-def in_order(x: torch.Tensor | Codes, view: View) -> torch.Tensor:
+def in_order(x: Values, view: View) -> torch.Tensor:
     """A view's values by the number of their cell."""
     values = dense(x)
     order = np.argsort(view.place, kind="stable")
     return values if (np.diff(order) == 1).all() else values[torch.from_numpy(order)]
 
 
-def fired(x: torch.Tensor | Codes, threshold: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-    """How many of some rows (bool `[N]`) are above the threshold: int64 `[U]`."""
-    # A label of one pixel in each of those rows: a comparison and a sum in torch take several times as long.
-    there = torch.from_numpy(rows)
-    one = torch.ones(int(there.sum()), dtype=torch.int32)
-    cells = CellLabels(torch.nn.functional.pad(there.cumsum(0), (1, 0)), torch.zeros_like(one), one)
-    counts = torch.zeros(len(threshold), 1, dtype=torch.int64)
-    mask_counts(x, threshold, cells, counts)
-    return counts[:, 0].numpy()
-
-
-def sums(
-    x: torch.Tensor | Codes, area: torch.Tensor, areas: int
-) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """Of values and their squares over pixels `area` float32 `[T, P]`, of squares for the columns from
-    `areas` on: the units concerned (None: all), float32 `[u, P]` and `[u, P - areas]`."""
-    if isinstance(x, torch.Tensor):
-        value = x.float()
-        return None, (value.T @ area).numpy(), (value.square().T @ area[:, areas:]).numpy()
-    units, which = x.indices.unique(return_inverse=True)
-    own = area[_row_of(x)]
-    along = torch.zeros(len(units), area.shape[1]).index_add_(0, which, own * x.values[:, None])
-    square = own[:, areas:] * x.values.square()[:, None]
-    squares = torch.zeros(len(units), square.shape[1]).index_add_(0, which, square)
-    return units.numpy(), along.numpy(), squares.numpy()
-
-
-def _row_of(x: Codes) -> torch.Tensor:
-    return torch.arange(x.rows).repeat_interleave(x.offsets.diff())
-
-
 def _alone(
-    x: torch.Tensor | Codes, threshold: torch.Tensor, view: View, labels: Labelled, piece: CellLabels
+    x: Values, threshold: torch.Tensor, view: View, labels: Labelled, piece: CellLabels
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Columns present in one view, int64 `[P]`, masks' pixels of them `[U, P]`, and all their pixels
     `[P]`."""

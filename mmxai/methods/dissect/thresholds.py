@@ -7,7 +7,7 @@ that is 0 in most cells has threshold 0, and its mask is where it is active.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -17,6 +17,7 @@ from mmxai.errors import ArgumentError, NonFiniteError, SelectionError
 from mmxai.methods.dissect.config import DissectConfig
 from mmxai.methods.dissect.passes import Cells, place_of, within
 from mmxai.methods.dissect.sources import Source
+from mmxai.methods.dissect.values import fired
 from mmxai.store.permute import Permutation
 from mmxai.store.quantiles import exact_quantiles
 
@@ -25,8 +26,6 @@ BLOCK_VALUES = 1 << 21
 
 _WAITING = 1 << 23
 """Values that wait to be sorted, of all units; 32 MiB."""
-
-Blocks = Callable[[], Iterator[np.ndarray]]
 
 Keep = Callable[[np.ndarray], np.ndarray]
 """Of logical rows int64 `[N]`, which count: bool `[N]`."""
@@ -51,36 +50,66 @@ def rule_of(source: Source, config: DissectConfig) -> str:
 def find(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None = None) -> Threshold:
     """Thresholds of a source's units over `cells`; `keep` tells of rows whether they count (bool `[N]`)."""
     rule = rule_of(source, config)
-    if source.rotation is not None or rule == "quantile":
-        return quantiles(source, cells, config, keep)
+    if rule == "quantile":
+        rows = _chosen(source, cells, config, keep)
+        shares = torch.full((source.count,), config.quantile, dtype=torch.float64)
+        made, count = _nonzero(source, rows, config) if config.nonzero else _top(source, rows, shares, config)
+        of = "values that are not 0" if config.nonzero else "cells"
+        return Threshold(made, f"top {config.quantile:g} of {count:,} {of}{rows.told}")
     value = config.absolute if rule == "absolute" else 0.0
     return Threshold(torch.full((source.count,), value), f"above {value:g}")
 
 
-def quantiles(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None = None) -> Threshold:
-    """The top `config.quantile` of each unit, linear between order statistics."""
+def matched(
+    source: Source, like: Source, threshold: Threshold, cells: Cells, config: DissectConfig,
+    keep: Keep | None = None,
+) -> Threshold:  # fmt: skip
+    """Thresholds above which each unit of `source` is in as many cells as the same one of `like` is above its
+    own: a control whose masks were larger or smaller would say nothing."""
+    rows = _chosen(source, cells, replace(config, exact=False), keep)
+    assert rows.drawn is not None
+    above = np.zeros(like.count, np.int64)
+    sparse = like.sparse and bool((threshold.values >= 0).all())
+    for block in rows.blocks():
+        x = like.entries(block) if sparse else like.values(block)
+        above += fired(x, threshold.values, np.ones(len(block), bool))
+    shares = torch.from_numpy(above / len(rows.drawn))
+    # Units that are above their threshold nearly everywhere have tails of nearly all values: fewer rows then.
+    every = ceil(8 * source.count * (float(shares.max()) * rows.most + 4) / config.bytes)
+    if every > 1:
+        drawn = rows.drawn[::every]
+        rows = replace(rows, drawn=drawn, most=len(drawn), told=", drawn at random")
+    made, count = _top(source, rows, shares, config)
+    return Threshold(made, f"as many of {count:,} cells as of the units{rows.told}")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Logical rows of cells in blocks: drawn ones, or (None) all of them. `most`: at most so many; `told`:
+    which they are, in words."""
+
+    cells: Cells
+    keep: Keep | None
+    step: int
+    drawn: np.ndarray | None
+    most: int
+    told: str
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        if self.drawn is None:
+            for span in self.cells.views(self.step):
+                yield _kept(span.rows[span.inside], self.keep)
+            return
+        for start in range(0, len(self.drawn), self.step):
+            yield self.drawn[start : start + self.step]
+
+
+def _chosen(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None) -> _Rows:
     step = max(1, BLOCK_VALUES // max(source.units.site.width, source.count))
-    every = config.exact
     if config.exact:
-        total = len(cells.store.rows[cells.space])
-
-        def blocks() -> Iterator[np.ndarray]:
-            for span in cells.views(step):
-                yield _kept(span.rows[span.inside], keep)
-
-    else:
-        drawn, every = _drawn(cells, config, keep)
-        total = len(drawn)
-
-        def blocks() -> Iterator[np.ndarray]:
-            for start in range(0, total, step):
-                yield drawn[start : start + step]
-
-    nonzero = config.nonzero and source.rotation is None
-    made, count = (_nonzero if nonzero else _top)(source, blocks, total, config)
-    of = "values that are not 0" if nonzero else "cells"
-    how = f"top {config.quantile:g} of {count:,} {of}" + ("" if every else ", drawn at random")
-    return Threshold(made, how)
+        return _Rows(cells, keep, step, None, len(cells.store.rows[cells.space]), "")
+    drawn, every = _drawn(cells, config, keep)
+    return _Rows(cells, keep, step, drawn, len(drawn), "" if every else ", drawn at random")
 
 
 def _kept(rows: np.ndarray, keep: Keep | None) -> np.ndarray:
@@ -133,20 +162,21 @@ def _inside(cells: Cells, place: np.ndarray) -> np.ndarray:
     return out
 
 
-def _top(source: Source, blocks: Blocks, most: int, config: DissectConfig) -> tuple[torch.Tensor, int]:
-    """From the largest values of each unit, where so many fit in memory, else by radix selection in
-    passes."""
-    held = ceil(config.quantile * most) + 2
+def _top(
+    source: Source, rows: _Rows, shares: torch.Tensor, config: DissectConfig
+) -> tuple[torch.Tensor, int]:
+    """The value that each unit's top share (float64 `[U]`) of the cells is above, and the number of cells.
+    From the largest values of each unit, where so many fit in memory, else by radix selection in passes."""
+    held = ceil(float(shares.max()) * rows.most) + 2
     if 8 * source.count * (held + 1) > config.bytes:
-        count = sum(len(rows) for rows in blocks())
-        level = torch.tensor([1 - config.quantile], dtype=torch.float64)
-        passes = lambda: (source.values(rows) for rows in blocks())  # noqa: E731
-        return exact_quantiles(passes, source.count, level)[0], count
+        count = sum(len(block) for block in rows.blocks())
+        level = 1 - shares[:1]  # there are many rows only where all units have one share
+        return exact_quantiles(lambda: map(source.values, rows.blocks()), source.count, level)[0], count
     tail = Tail(source.count, held)
-    for rows in blocks():
-        if len(rows):
-            tail.add(source.values(rows))
-    found = tail.quantile(config.quantile)
+    for block in rows.blocks():
+        if len(block):
+            tail.add(source.values(block))
+    found = tail.quantile(shares)
     if not torch.isfinite(found).all():
         unit = source.start + int((~torch.isfinite(found)).nonzero()[0, 0])
         raise NonFiniteError(f"{source.name}: got NaN or inf of unit {unit}, expected finite activations")
@@ -174,32 +204,33 @@ class Tail:
                 self._held[:, : self.most] = self._held.topk(self.most, dim=1, sorted=False).values
                 self._fill = self.most
 
-    def quantile(self, top: float) -> torch.Tensor:
-        """float32 `[U]`: the quantile at 1 - `top`, linear between order statistics; `most` must reach it.
-        Not finite where a unit had a NaN or inf, which is among its largest."""
+    def quantile(self, tops: torch.Tensor) -> torch.Tensor:
+        """float32 `[U]`: the quantile at 1 - `tops` (float64 `[U]`) of each unit, linear between order
+        statistics, which `most` must reach. Not finite where a unit had a NaN or inf, which is among its
+        largest."""
         if not self.count:
             raise SelectionError("quantiles: got no cells of pictures, expected some")
-        at = (1 - top) * (self.count - 1)
-        low = int(at)
-        high = min(low + 1, self.count - 1)
-        from_top = self.count - low  # 1: the largest
-        best = self._held[:, : self._fill].topk(from_top, dim=1).values.double()
-        a, b = best[:, from_top - 1], best[:, from_top - 1 - (high - low)]
+        at = (1 - tops) * (self.count - 1)
+        low = at.floor().to(torch.int64)
+        high = (low + 1).clamp(max=self.count - 1)
+        deepest = int(self.count - low.min())
+        best = self._held[:, : self._fill].topk(deepest, dim=1).values.double()
+        a, b = (best.gather(1, (self.count - 1 - place)[:, None])[:, 0] for place in (low, high))
         found = (a + (b - a) * (at - low)).float()
         return torch.where(torch.isfinite(best[:, 0]), found, torch.nan)
 
 
-def _nonzero(source: Source, blocks: Blocks, most: int, config: DissectConfig) -> tuple[torch.Tensor, int]:
+def _nonzero(source: Source, rows: _Rows, config: DissectConfig) -> tuple[torch.Tensor, int]:
     """Quantiles among each unit's values that are not 0; 0 of a unit that has none."""
     units: list[np.ndarray] = []
     values: list[np.ndarray] = []
     count = 0
-    for rows in blocks():
+    for block in rows.blocks():
         if source.sparse:
-            codes = source.entries(rows)
+            codes = source.entries(block)
             value, index = codes.values, codes.indices
         else:
-            x = source.values(rows).float()
+            x = source.values(block).float()
             where = x != 0
             value, index = x[where], where.nonzero()[:, 1].to(torch.int32)
         count += len(value)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mmxai.methods.dissect.values import highest
+
 if TYPE_CHECKING:
-    from mmxai.kernels.codes import Codes
     from mmxai.methods.dissect.tally import Seen
 
 
@@ -46,19 +47,3 @@ class TopPictures:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.values, self.rows = (torch.from_numpy(arrays[name].copy()) for name in ("values", "rows"))
-
-
-def highest(x: torch.Tensor | Codes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each unit's largest value, float32 `[U]`, and its row int64 `[U]`. Of codes, of the entries there
-    are."""
-    if isinstance(x, torch.Tensor):
-        best, at = x.max(0)
-        return best.float(), at
-    best, at = torch.full((x.width,), -torch.inf), torch.zeros(x.width, dtype=torch.int64)
-    row = torch.arange(x.rows).repeat_interleave(x.offsets.diff())
-    index = x.indices.long()
-    # One sort by unit and value; each unit's last entry is its largest, the first row of equal ones.
-    order = np.lexsort((-row.numpy(), x.values.numpy(), index.numpy()))
-    last = torch.from_numpy(order[np.flatnonzero(np.diff(index.numpy()[order], append=-1))])
-    best[index[last]], at[index[last]] = x.values[last], row[last]
-    return best, at

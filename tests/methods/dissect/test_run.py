@@ -202,6 +202,24 @@ def test_controls(made):
     assert "labels of other pictures" in str(one)
 
 
+@pytest.mark.parametrize("memory", [2.0, 1e-5])
+def test_rotated_masks_are_as_large_as_those_of_the_units(made, memory):
+    from mmxai.methods.dissect import thresholds
+    from mmxai.methods.dissect.passes import Cells
+    from mmxai.methods.dissect.sources import Source
+
+    store, x, _ = made
+    config = DissectConfig(sites=(SITE,), rule="absolute", absolute=0.8, memory=memory)
+    cells, own = Cells(store, store[SITE].space), Source.of(store, SITE)
+    mine = thresholds.find(own, cells, config)
+    theirs = thresholds.matched(own.rotated(0), own, mine, cells, config)
+    held = _cells(x, range(len(x)))
+    turned = held @ rotation(10, 0).numpy()
+    a, b = (held > 0.8).sum(0), (turned > theirs.values.numpy()).sum(0)
+    assert a[0] == 0 and b[0] == 0 and a[5] > 10
+    assert np.abs(a - b).max() <= (1 if memory == 2.0 else 60)
+
+
 def test_pairs_and_rotations():
     order = np.array([4, 9, 2, 17, 3])
     pairs = Pairs(order, 1)
