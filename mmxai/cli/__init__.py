@@ -24,6 +24,7 @@ VERBS = {
     "decompose": "representations as sums of directions: dictionary, path",
     "neurons": "single units: what drives them, which labels they tell, what is lost without them",
     "dissect": "which concepts units stand for, by the pixels in which they are active",
+    "describe": "words for units, by a judge that compares pictures with a word list",
     "probe": "linear probes of every site: what can be read off it, beside control tasks",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
