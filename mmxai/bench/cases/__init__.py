@@ -16,6 +16,8 @@ CASES = {
     "sae": "a TopK SAE's training step and its loss, against the bare encoder product and other trainers",
     "sae_gpu": "the step of `sae` on a CUDA GPU, 4096 wide, 131072 latents, bfloat16, against sparsify",
     "probe": "linear probes of many sites, penalties, folds and tasks, against a fit each by scikit-learn",
+    "dissect": "concepts under units' masks, and SoftWPMI, against dense torch and the field's loops",
+    "dissect_gpu": "the same on a CUDA GPU, against dense torch there",
     "gpu": "the kernels on a CUDA GPU: packing with statistics against torch and one device copy",
     "shapes": "pictures, captions, twins and training batches of the shapes world a second, on one core",
 }
