@@ -10,6 +10,9 @@ import numpy as np
 from mmxai.methods.dissect.config import Area
 from mmxai.methods.dissect.measures import ratio
 
+_WAITING = 1 << 21
+"""Counts of single pictures that are held at once."""
+
 
 class Bootstrap:
     """Of U units their R `candidates`, concepts int64 `[U, R]` (-1: none), in `resamples` resamples."""
@@ -44,6 +47,8 @@ class Bootstrap:
         union = local[units, where[self._area]] + total[own] - inter
         draw = np.random.Generator(np.random.Philox(key=np.array([self._seed, sample], np.uint64)))
         self._waiting.append((draw.poisson(1.0, self.resamples), inter.ravel(), union.ravel()))
+        if len(self._waiting) * inter.size >= _WAITING:
+            self.flush()
 
     def flush(self) -> None:
         """Take in what was added. Whole numbers below 2^53: sums are exact in any order."""

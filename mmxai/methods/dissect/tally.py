@@ -61,7 +61,7 @@ class Tally:
     """Counts of a source's units against the labels of their pictures, or (`other`) of other pictures.
 
     correlation: sums of activations as well. ceiling: what the grid can attain. top: so many pictures of each
-    unit. bootstrap: resamples of chosen pairs, for which masks are counted picture by picture.
+    unit. bootstrap: resamples of chosen pairs, for which masks are counted once more, picture by picture.
     """
 
     def __init__(
@@ -102,10 +102,9 @@ class Tally:
         known = np.repeat([labels is not None for _, labels in labelled], np.diff(seen.starts)) & seen.inside
         counts.cells += int(known.sum())
         counts.fired += fired(seen.x, self.threshold, known)
+        self._at_once(seen, labelled, pieces)
         if self.bootstrap is not None:
-            self._one_by_one(seen, labelled, pieces)
-        else:
-            self._at_once(seen, labelled, pieces)
+            self._resample(self.bootstrap, seen, labelled, pieces)
         if counts.along.shape[1]:
             self._sums(seen, pieces)
         if self.ceiling is not None:
@@ -128,15 +127,13 @@ class Tally:
                 blocks.append(labels.blocks)
         bilinear_counts(grids, self.threshold, blocks, table)
 
-    def _one_by_one(self, seen: Seen, labelled: Sequence, pieces: Sequence[CellLabels]) -> None:
-        assert self.bootstrap is not None
+    def _resample(
+        self, bootstrap: Bootstrap, seen: Seen, labelled: Sequence, pieces: Sequence[CellLabels]
+    ) -> None:
         for (view, labels), (_, own), piece in zip(labelled, seen, pieces, strict=True):
-            if labels is None:
-                continue
-            present, local, total = _alone(seen.part(own), self.threshold, view, labels, piece)
-            self.counts.table[:, present] += local
-            self.bootstrap.add(view.sample, present, local, total)
-        self.bootstrap.flush()
+            if labels is not None:
+                bootstrap.add(view.sample, *_alone(seen.part(own), self.threshold, view, labels, piece))
+        bootstrap.flush()
 
     def _sums(self, seen: Seen, pieces: Sequence[CellLabels]) -> None:
         """Products of one picture are float32, sums over pictures float64."""
