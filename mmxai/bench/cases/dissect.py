@@ -111,7 +111,7 @@ def scores(work: Labelling, options: Options, prefix: str = "") -> list[Figure]:
     neurons = min(_NEURONS, work.neurons)
     work.similarities, work.activations  # noqa: B018  made before the clock runs
     begun = _softwpmi.once(work)
-    works = {
+    works: dict[str, Callable[[], object]] = {
         "ours": partial(_softwpmi.ours, work), "once": partial(_softwpmi.once, work),
         "loop": partial(_softwpmi.given, *begun, work, neurons),
     }  # fmt: skip
