@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mmxai.kernels.topk_rows import topk_rows
+
 _KEYS = 1 << 22  # sorted at a time, 32 MiB
 
 
@@ -13,13 +15,13 @@ def largest(values: torch.Tensor, number: int, named: torch.Tensor | None = None
     Of equal values the one of the lowest column stands first, or the one of the lowest `named`, int64
     `[R, C]` in 0..2^32 - 1; torch.topk leaves that open. NaN is not expected.
     """
+    if named is None:
+        return topk_rows(values, number)[1].long()
     out = torch.empty((len(values), number), dtype=torch.int64, device=values.device)
-    columns = torch.arange(values.shape[1], device=values.device)
     step = max(1, _KEYS // max(1, values.shape[1]))
     for start in range(0, len(values), step):
         rows = slice(start, start + step)
-        name = columns if named is None else named[rows]
-        out[rows] = _keys(values[rows], name).topk(number, dim=1).indices
+        out[rows] = _keys(values[rows], named[rows]).topk(number, dim=1).indices
     return out
 
 

@@ -8,7 +8,6 @@ marginal of SoftWPMI and WPMI is over all units it was made for, whatever the bl
 
 from __future__ import annotations
 
-from math import log
 from typing import Protocol
 
 import torch
@@ -46,15 +45,13 @@ class Wpmi:
         self.units = len(tops)
         self.similarities, self._tops, self._weights = similarities, tops.to(torch.int32), weights
         self._temperature, self._marginal, self._floor = temperature, marginal, floor
-        self._norms = similarities.log_norms(temperature)[:, None]
+        self._norms = similarities.log_norms(temperature)
 
     def __call__(self, start: int, stop: int) -> torch.Tensor:
-        p = torch.mul(self.similarities.block(start, stop), self._temperature)
-        # Rounding may leave a probability of nearly 1 just above it.
-        p.sub_(self._norms).exp_().clamp_(max=1)
-        found = log_products(p, self._tops, self._weights, floor=self._floor)
-        prior = found.logsumexp(0) - log(self.units)
-        return found.sub_(prior, alpha=self._marginal)
+        return log_products(
+            self.similarities.block(start, stop), self._tops, self._weights, floor=self._floor,
+            scale=self._temperature, norms=self._norms, marginal=self._marginal,
+        )  # fmt: skip
 
 
 def soft_weights(top: int, first: float = 0.998, last: float = 0.97) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmxai.errors import ArgumentError
+from mmxai.kernels.log_products import log_norms
 
 _ROW_VALUES = 1 << 23  # of a block of pictures, 32 MiB
 
@@ -62,7 +63,7 @@ class Similarities:
         if temperature not in self._norms:
             step = max(1, _ROW_VALUES // max(1, self.words))
             found = [
-                (temperature * self.rows(start, start + step)).logsumexp(1)
+                log_norms(self.rows(start, start + step), temperature)
                 for start in range(0, self.pictures, step)
             ]
             self._norms[temperature] = torch.cat(found)
