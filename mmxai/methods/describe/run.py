@@ -145,8 +145,8 @@ class _Site:
         correlation, chance, tests = self._evaluate(words, permuted_words, live)
         return Description(
             self._pooled.units.name, self._pooled.units.kind, self._pooled.how, self._judged.words,
-            words.numpy(), score.numpy(), correlation, permuted_score.numpy(), chance, config.alike, tests, fired, constant, len(self._chosen), len(self._scored), config.held_out, top_samples,
-            top_values,
+            words.numpy(), score.numpy(), correlation, permuted_score.numpy(), chance, config.alike, tests,
+            fired, constant, len(self._chosen), len(self._scored), config.held_out, top_samples, top_values,
         )  # fmt: skip
 
     def _values(self, group: tuple[int, int]) -> torch.Tensor:

@@ -20,6 +20,9 @@ from mmxai.methods.describe.similarities import Similarities
 BLOCK_VALUES = 1 << 25
 """Of what a block of words needs beside the similarities, 128 MiB."""
 
+LEAST_WORDS = 64
+"""Words of a block, whatever the memory."""
+
 
 class Score(Protocol):
     units: int
@@ -56,7 +59,7 @@ class Wpmi:
 
 def soft_weights(top: int, first: float = 0.998, last: float = 0.97) -> torch.Tensor:
     """float32 `[top]`: falls from `first` by even steps that would reach `last` one picture later."""
-    return first - torch.arange(top) / top * (first - last)
+    return (first - torch.arange(top, dtype=torch.float64) / top * (first - last)).float()
 
 
 class Cosine:
@@ -179,7 +182,7 @@ def whole(score: Score) -> torch.Tensor:
 def blocks(score: Score) -> list[tuple[int, int]]:
     """Ranges of words that fit in memory."""
     words = score.similarities.words
-    step = max(64, BLOCK_VALUES // (3 * score.units + 2 * score.similarities.pictures))
+    step = max(LEAST_WORDS, BLOCK_VALUES // (3 * score.units + 2 * score.similarities.pictures))
     return [(start, min(start + step, words)) for start in range(0, words, step)]
 
 
