@@ -46,12 +46,12 @@ class Config:
     data: str | None = None
     """The data set that was harvested, for its pictures."""
     out: str = "dissect"
-    """Folder for pages/ (a page a unit), dissect.json (figures), dissect.safetensors (all counts), a table a site
-    in the columns in which dissections are published, layers.csv, and state/, from which a stopped run goes
-    on."""
+    """Folder for pages/ (a page a unit), dissect.json (figures), dissect.safetensors (all counts), a table a
+    site in the columns in which dissections are published, layers.csv, and state/, from which a stopped run
+    goes on."""
     publish: str | None = None
-    """Folder for the pages instead, with all that they need and nothing else: a static site for any web server,
-    of 200 MB at most for 32,768 units."""
+    """Folder for the pages instead, with all that they need and nothing else: a static site for any web
+    server, of at most 200 MB for 32,768 units."""
     images: bool = True
     """Whether pages show the pictures, or where they may not be published, outlines of masks alone."""
 

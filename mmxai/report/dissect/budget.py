@@ -41,8 +41,8 @@ def plan(
     used: Callable[[int], int],
     limit: float,
 ) -> Plan:
-    """The first of `_PLANS` that fits, the richest first; else the last. `sizes`: sample -> (W, H); `used`: bytes of
-    all other files where so many exemplars are shown."""
+    """The first of `_PLANS` that fits, the richest first; else the last. `sizes`: sample -> (W, H); `used`:
+    bytes of all other files where so many exemplars are shown."""
     held_most = max((one.sample.shape[1] for one in held), default=0)
     cached: dict[int, list[int]] = {}
     for shown, side in _PLANS:

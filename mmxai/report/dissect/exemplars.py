@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exemplars:
-    """Of U units k places each, best first: `sample` int64 `[U, k]` (-1: there were fewer), `tile`
-    int64, the number of the picture's tile, and `path`, str: the mask's outline in cells of the tile's grid (of
-    smooth ones in 1/FINE cells)."""
+    """Of U units k places each, best first: `sample` int64 `[U, k]` (-1: there were fewer), `tile` int64, the
+    number of the picture's tile, and `path`, str: the mask's outline in cells of the tile's grid (of smooth
+    ones in 1/FINE cells)."""
 
     sample: np.ndarray
     tile: np.ndarray
@@ -38,8 +38,8 @@ def exemplars(
     units = Units(store, found.site, heads)
     if units.count != found.units:
         raise ArgumentError(
-            f"{found.site}: got {found.units} units, which are {units.count} here; expected the heads and the "
-            "store that were dissected"
+            f"{found.site}: got {found.units} units, which are {units.count} here; expected the heads and "
+            "the store that were dissected"
         )
     read = _Reader(units, norm_site if found.norm is not None else None, found.norm or np.inf)
     shape = found.top_rows.shape

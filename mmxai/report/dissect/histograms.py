@@ -19,7 +19,8 @@ def by_layer(
 ) -> str:
     """A bar a layer, stacked by category; a dashed line for each control.
 
-    names: of the layers, as written below the bars. colours: category -> its number, in the order of stacking.
+    names: of the layers, as written below the bars. colours: category -> its number, in the order of
+    stacking.
     """
     totals = [sum(one.values()) for one in counts]
     values = [v for line in controls.values() for v in line if v is not None]
@@ -35,7 +36,8 @@ def by_layer(
         left, at = _LEFT + (i + 0.15) * step, 0
         for category in colours:
             if n := own.get(category, 0):
-                box = f'x="{left:.1f}" y="{up(at + n):.1f}" width="{0.7 * step:.1f}" height="{up(at) - up(at + n):.1f}"'
+                top = up(at + n)
+                box = f'x="{left:.1f}" y="{top:.1f}" width="{0.7 * step:.1f}" height="{up(at) - top:.1f}"'
                 parts.append(_bar(box, colours[category], f"{name}: {n:,} {what} of {category}"))
                 at += n
         parts.append(_name(left + 0.35 * step, floor, name, turned))

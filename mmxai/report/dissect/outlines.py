@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,12 +12,16 @@ from mmxai.errors import ArgumentError
 FINE = 10
 """Steps of a cell in which smooth outlines are told."""
 
-_SAMPLES = 4  # a cell's side in samples of a smooth outline
-_STEP = ((0, 1), (1, 0), (0, -1), (-1, 0))  # (y, x) right, down, left, up
-_BEYOND = ((-1, 0), (0, 1), (1, 0), (0, -1))  # from a cell to what lies beyond its top, right, bottom, left
+_SAMPLES = 3
+"""A cell's side in samples of a smooth outline, beside those on the grid's border. Odd, so that no cell's
+centre, where the interpolation bends, lies between two of them: where an outline crosses a line of samples,
+it is exact."""
+
+_BEYOND = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (y, x) beyond a cell's top, right, bottom, left
+_CORNER = ((0, 0), (0, 1), (1, 1), (1, 0))  # of a cell, at which the walk along that side begins
 
 Edge = tuple[int, int, int]
-"""Corner (y, x) from which a cell's side is walked, and the direction, an index into `_STEP`."""
+"""A cell's side: the corner (y, x) where the walk along it begins, and the side, an index into `_BEYOND`."""
 
 
 def cell_paths(masks: np.ndarray) -> list[str]:
@@ -31,10 +36,15 @@ def smooth_paths(fields: np.ndarray, thresholds: np.ndarray) -> list[str]:
     """Where each field, `[N, h, w]` values of cells, is above its threshold `[N]` if interpolated bilinearly
     between cell centres, borders clamped. Coordinates are in 1/`FINE` of a cell."""
     fields = _checked(fields, np.float64)
-    down, across = (_weights(n) for n in fields.shape[1:])
+    ys, xs = (_positions(n) for n in fields.shape[1:])
+    down, across = _weights(ys, fields.shape[1]), _weights(xs, fields.shape[2])
     x = np.einsum("ih,nhw,jw->nij", down, fields, across, optimize=True)
     x -= np.asarray(thresholds, np.float64)[:, None, None]
-    return ["".join(_bent(loop, one) for loop in loops) for loops, one in zip(_loops(x > 0), x, strict=True)]
+    at = (ys * FINE).tolist(), (xs * FINE).tolist()
+    return [
+        "".join(_bent(loop, one, *at) for loop in loops)
+        for loops, one in zip(_loops(x > 0), x.tolist(), strict=True)
+    ]
 
 
 def _checked(values: np.ndarray, dtype: type) -> np.ndarray:
@@ -44,37 +54,40 @@ def _checked(values: np.ndarray, dtype: type) -> np.ndarray:
     return values
 
 
-def _loops(masks: np.ndarray) -> list[list[list[Edge]]]:
+def _loops(masks: np.ndarray) -> Iterator[list[list[Edge]]]:
     """Of each mask its outlines, walked with the mask on the right. Cells that touch at a corner alone stay
     apart."""
-    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
     n, height, width = masks.shape
-    leaving: list[dict[tuple[int, int], list[int]]] = [{} for _ in range(n)]
-    for way, (dy, dx) in enumerate(_BEYOND):
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    leaving = np.zeros((n, height + 1, width + 1), np.uint8)  # of each corner, a bit a side that begins there
+    for side, ((dy, dx), (y, x)) in enumerate(zip(_BEYOND, _CORNER, strict=True)):
         beyond = padded[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        which, y, x = np.nonzero(masks & ~beyond)
-        # A top is walked from its left corner, a right side from its upper one, and so on round.
-        y, x = y + (way in (2, 3)), x + (way in (1, 2))
-        for k, a, b in zip(which.tolist(), y.tolist(), x.tolist(), strict=True):
-            leaving[k].setdefault((a, b), []).append(way)
-    return [list(_walks(one)) for one in leaving]
+        leaving[:, y : y + height, x : x + width] |= (masks & ~beyond).astype(np.uint8) << side
+    flat = leaving.reshape(n, -1)
+    which, at = np.nonzero(flat)
+    ends = np.searchsorted(which, np.arange(n + 1)).tolist()
+    corners, sides = at.tolist(), flat[which, at].tolist()
+    for start, stop in pairwise(ends):
+        left = dict(zip(corners[start:stop], sides[start:stop], strict=True))
+        yield list(_walks(left, width + 1))
 
 
-def _walks(leaving: dict[tuple[int, int], list[int]]) -> Iterator[list[Edge]]:
+def _walks(leaving: dict[int, int], across: int) -> Iterator[list[Edge]]:
+    """`leaving`: corner (y * across + x) -> its bits; empty in the end."""
+    step = (1, across, -1, -across)
     while leaving:
-        at = next(iter(leaving))
-        way, loop = leaving[at][0], []
-        while at in leaving:
-            ways = leaving[at]
-            if len(ways) > 1:  # a corner that two cells share: stay at the same one, by turning right
-                way = (loop[-1][2] + 1) % 4 if loop else ways[0]
-                ways.remove(way)
+        loop: list[Edge] = []
+        first = at = next(iter(leaving))
+        while bits := leaving.get(at, 0):
+            if bits & (bits - 1):  # two cells share the corner: stay at the same one, by turning right
+                side = (loop[-1][2] + 1) % 4 if loop else bits.bit_length() - 1
+                leaving[at] = bits ^ (1 << side)
             else:
-                way = ways[0]
+                side = bits.bit_length() - 1
                 del leaving[at]
-            loop.append((*at, way))
-            at = at[0] + _STEP[way][0], at[1] + _STEP[way][1]
-            if at == loop[0][:2] and loop[0][2] == (way + 1) % 4:  # both may leave from here
+            loop.append((*divmod(at, across), side))
+            at += step[side]
+            if at == first and loop[0][2] == (side + 1) % 4:  # the other cell's side may be left here
                 break
         yield loop
 
@@ -90,25 +103,31 @@ def _straight(loop: list[Edge]) -> str:
     return "".join(parts) + "z"
 
 
-def _bent(loop: list[Edge], x: np.ndarray) -> str:
-    """The same through the points where the field crosses 0 between a sample inside and one outside."""
-    height, width = x.shape
+def _bent(loop: list[Edge], x: list[list[float]], ys: list[float], xs: list[float]) -> str:
+    """The same through the points where the field crosses 0 between a sample inside and one outside; `ys`,
+    `xs`: where samples lie, the outermost on the border."""
     points: list[tuple[int, int]] = []
-    for y0, x0, way in loop:
-        y, c = y0 - (way in (2, 3)), x0 - (way in (1, 2))
-        dy, dx = _BEYOND[way]
-        share = 0.5  # the picture's border lies half a sample beyond the last
-        if 0 <= y + dy < height and 0 <= c + dx < width:
-            inside, outside = x[y, c], x[y + dy, c + dx]
-            share = inside / (inside - outside)
-        point = tuple(round((v + 0.5 + share * d) * FINE / _SAMPLES) for v, d in ((c, dx), (y, dy)))
+    for y, c, side in loop:
+        (down, right), (dy, dx) = _CORNER[side], _BEYOND[side]
+        y, c = y - down, c - right
+        to, over = y + dy, c + dx
+        if 0 <= to < len(ys) and 0 <= over < len(xs):
+            inside = x[y][c]
+            share = inside / (inside - x[to][over])
+            point = (
+                round(xs[c] + share * (xs[over] - xs[c])) if dx else round(xs[c]),
+                round(ys[y] + share * (ys[to] - ys[y])) if dy else round(ys[y]),
+            )
+        else:
+            point = round(xs[c]), round(ys[y])
         if not points or point != points[-1]:
-            points.append(point)  # type: ignore[arg-type]
+            points.append(point)
+    if len(points) > 1 and points[-1] == points[0]:
+        points.pop()
     kept = [p for i, p in enumerate(points) if _turns(points[i - 1], p, points[(i + 1) % len(points)])]
     if len(kept) < 3:
         return ""
-    moves = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(kept, kept[1:], strict=False)]
-    told = " ".join(f"{a} {b}" for a, b in moves).replace(" -", "-")
+    told = " ".join(f"{b[0] - a[0]} {b[1] - a[1]}" for a, b in pairwise(kept)).replace(" -", "-")
     return f"M{kept[0][0]} {kept[0][1]}l{told}z"
 
 
@@ -116,9 +135,15 @@ def _turns(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
     return (b[0] - a[0]) * (c[1] - b[1]) != (b[1] - a[1]) * (c[0] - b[0])
 
 
-def _weights(cells: int) -> np.ndarray:
-    """Of each sample (`_SAMPLES` a cell, in their middles) the weights of the cells: `[samples, cells]`."""
-    at = np.clip((np.arange(cells * _SAMPLES) + 0.5) / _SAMPLES - 0.5, 0, cells - 1)
+def _positions(cells: int) -> np.ndarray:
+    """Where samples lie along a side of so many cells: on both borders, and `_SAMPLES` in each cell."""
+    inner = (np.arange(cells * _SAMPLES) + 0.5) / _SAMPLES
+    return np.concatenate([[0.0], inner, [float(cells)]])
+
+
+def _weights(at: np.ndarray, cells: int) -> np.ndarray:
+    """The weights of cells at these positions: `[positions, cells]`."""
+    at = np.clip(at - 0.5, 0, cells - 1)
     low = np.minimum(at.astype(np.int64), max(0, cells - 2))
     out = np.zeros((len(at), cells))
     rows = np.arange(len(at))

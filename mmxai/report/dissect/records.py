@@ -49,9 +49,9 @@ class Records:
     shown: int
 
     def chunks(self) -> Iterator[list[dict[str, Any]]]:
-        """Of `CHUNK` units each. `c`: candidates (concept, IoU, low, high, ceiling); `t`: threshold; `n`: cells
-        above it; `m`: precision, recall, F1, correlation with the label; `p`: exemplars (picture, value, tile,
-        outline)."""
+        """Of `CHUNK` units each. `c`: candidates (concept, IoU, low, high, ceiling); `t`: threshold; `n`:
+        cells above it; `m`: precision, recall, F1, correlation with the label; `p`: exemplars (picture,
+        value, tile, outline)."""
         found = self.found
         table = found.to_pandas()
         measures = table[list(_MEASURES)].to_numpy(np.float64)
