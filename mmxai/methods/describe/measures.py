@@ -48,16 +48,16 @@ def _counted(
 
 
 def _f1(both: torch.Tensor, active: torch.Tensor, labelled: torch.Tensor, n: int) -> torch.Tensor:
-    return 2 * both / (active + labelled)
+    return 2 * both / (active + labelled).clamp(min=1)
 
 
 def _iou(both: torch.Tensor, active: torch.Tensor, labelled: torch.Tensor, n: int) -> torch.Tensor:
-    return both / (active + labelled - both)
+    return both / (active + labelled - both).clamp(min=1)
 
 
 def _recall(both: torch.Tensor, active: torch.Tensor, labelled: torch.Tensor, n: int) -> torch.Tensor:
     """Of the active pictures, how many have the label."""
-    return both / active
+    return both / active.clamp(min=1)
 
 
 def _precision(both: torch.Tensor, active: torch.Tensor, labelled: torch.Tensor, n: int) -> torch.Tensor:
@@ -67,13 +67,13 @@ def _precision(both: torch.Tensor, active: torch.Tensor, labelled: torch.Tensor,
 
 def _auprc(both: torch.Tensor, active: torch.Tensor, labelled: torch.Tensor, n: int) -> torch.Tensor:
     """Average precision with which the label, of two values, tells active pictures."""
-    found = both / active
+    found = both / active.clamp(min=1)
     return found * both / labelled.clamp(min=1) + (1 - found) * active / n
 
 
 def _auc(both: torch.Tensor, active: torch.Tensor, labelled: torch.Tensor, n: int) -> torch.Tensor:
     """Area under the ROC curve with which the label tells active pictures; ties count half."""
-    return (1 + both / active - (labelled - both) / (n - active).clamp(min=1)) / 2
+    return (1 + both / active.clamp(min=1) - (labelled - both) / (n - active).clamp(min=1)) / 2
 
 
 MEASURES: dict[str, Measure] = {
@@ -105,7 +105,10 @@ class Sanity:
 
 
 def sanity(x: torch.Tensor, on: torch.Tensor, label: torch.Tensor, draws: int, seed: int = 0) -> Sanity:
-    """The tests of missing and of extra labels, of all measures: x float32 `[N, U]`, on and label bool."""
+    """The tests of missing and of extra labels, of all measures: x float32 `[N, U]`, on and label bool.
+
+    Of every unit the same pictures are drawn, so that what comes of one does not depend on those beside it.
+    """
     draw = torch.Generator().manual_seed(seed)
     own = {name: measure(x, on, label) for name, measure in MEASURES.items()}
     missing = {name: torch.zeros_like(score) for name, score in own.items()}
@@ -113,8 +116,8 @@ def sanity(x: torch.Tensor, on: torch.Tensor, label: torch.Tensor, draws: int, s
     labelled = label.sum(0)
     chance = labelled / (len(label) - labelled).clamp(min=1)
     for _ in range(draws):
-        fewer = label & (torch.rand(label.shape, generator=draw) < 0.5)
-        more = label | (torch.rand(label.shape, generator=draw) < chance)
+        fewer = label & (torch.rand(len(x), 1, generator=draw) < 0.5)
+        more = label | (torch.rand(len(x), 1, generator=draw) < chance)
         for name, measure in MEASURES.items():
             scale = draws * RANGE.get(name, 1.0)
             missing[name] += (measure(x, on, fewer) - own[name]) / scale
@@ -123,10 +126,11 @@ def sanity(x: torch.Tensor, on: torch.Tensor, label: torch.Tensor, draws: int, s
 
 
 def active(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """bool `[N, U]`: pictures among the highest `share` `[U]` of each unit; all that tie with the last."""
+    """bool `[N, U]`: pictures among the highest `share` `[U]` of each unit; all that tie with the last, except
+    where that is the unit's lowest value: a unit that is mostly 0 is not active there."""
     order = x.sort(dim=0, descending=True).values
     last = torch.tensor([max(0, ceil(float(s) * len(x)) - 1) for s in share])
-    return x >= order.gather(0, last[None])
+    return (x >= order.gather(0, last[None])) & (x > order[-1])
 
 
 def _centred(x: torch.Tensor) -> torch.Tensor:
