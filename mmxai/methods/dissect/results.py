@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from mmxai.concepts import Concept
 from mmxai.errors import ArgumentError
@@ -15,6 +14,7 @@ from mmxai.methods.dissect import measures
 from mmxai.methods.dissect.config import Area
 from mmxai.methods.dissect.controls import Control
 from mmxai.methods.dissect.counts import Counts
+from mmxai.methods.dissect.resume import write_arrays
 from mmxai.results import Result, axes, lines_of, number, plain
 
 if TYPE_CHECKING:
@@ -293,9 +293,7 @@ class Dissections(Result):
             sides = {"chosen": one.chosen} | ({} if one.scored is one.chosen else {"scored": one.scored})
             for side, counts in sides.items():
                 arrays |= {f"{name}/{side}.{k}": np.ascontiguousarray(v) for k, v in counts.arrays().items()}
-        staged = path.with_suffix(".safetensors.tmp")
-        save_file(arrays, staged)
-        staged.replace(path.with_suffix(".safetensors"))
+        write_arrays(path.with_suffix(".safetensors"), arrays, {"format": "mmxai-dissect"})
         return path
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from mmxai.store.files import disk_full
 from mmxai.store.plan import differences
 
 VERSION = 1
-_RUN, _LOCK = "run.json", "run.lock"
+_RUN, _LOCK, _STAGING = "run.json", "run.lock", ".{}.tmp"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class State:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(_STAGING.format("*")):
+            shutil.rmtree(left)
         asked = json.loads(json.dumps({"version": VERSION, **settings}))
         path = folder / _RUN
         if not path.exists():
@@ -80,12 +83,8 @@ class State:
     def write(self, stage: str, arrays: Mapping[str, np.ndarray], position: int, finished: bool) -> None:
         if self._folder is None:
             return
-        path = self._path(stage)
         told = json.dumps({"position": position, "finished": finished})
-        staged = path.with_suffix(".tmp")
-        with disk_full(path):
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, staged, {"stage": told})
-            os.replace(staged, path)
+        write_arrays(self._path(stage), arrays, {"stage": told})
 
     def _path(self, stage: str) -> Path:
         assert self._folder is not None
@@ -109,6 +108,24 @@ def held(folder: Path | None) -> Iterator[None]:
                 "give another folder"
             ) from None
         yield
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """A safetensors file that takes the place of `path` in one rename.
+
+    It is staged in a folder of its own: safetensors writes to a name at random, which a killed process leaves
+    behind.
+    """
+    staging = path.with_name(_STAGING.format(path.name))
+    if staging.exists():
+        shutil.rmtree(staging)
+    with disk_full(path):
+        staging.mkdir(parents=True)
+        staged = staging / path.name
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, staged, metadata)
+        staged.chmod(staging.stat().st_mode & 0o666)  # safetensors gives it to its owner alone
+        os.replace(staged, path)
+        staging.rmdir()
 
 
 def _replace(path: Path, content: bytes) -> None:
