@@ -1,0 +1,156 @@
+"""A headless Chromium shows a dissection's site, from its folder and from a plain web server."""
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from html import unescape
+
+import numpy as np
+import pytest
+
+from mmxai.methods.dissect import DissectConfig, dissect
+from mmxai.models.geometry import cell_box
+from mmxai.report.dissect import dissect_pages
+from mmxai.store import open_store
+from tests.methods.dissect.stores import GRID, Maps, make
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PICTURES, UNITS, SITE = 18, 40, "vision.1.mlp_post"
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+
+# What a page is, once its pictures have come: written into its title, which --dump-dom prints.
+PROBE = """<script>
+addEventListener('load', () => setTimeout(async () => {
+  %s
+  const pictures = [...document.querySelectorAll('svg image')].map(i => i.href.baseVal), decoded = await Promise.all(
+    pictures.map(address => new Promise(done => { const i = new Image(); i.onload = () => done(i.width); i.onerror = () => done(0); i.src = address; })));
+  document.title = JSON.stringify({
+    wide: document.documentElement.scrollWidth, errors: failures, pictures: decoded.length, broken: decoded.filter(w => !w).length,
+    told: document.getElementById('told')?.textContent, cards: document.querySelectorAll('#gallery article').length,
+    first: document.querySelector('#gallery article h3')?.textContent, text: document.querySelector('main').innerText,
+    said: document.querySelector('p.error')?.textContent ?? '', more: document.getElementById('more')?.hidden,
+    masks: [...document.querySelectorAll('.shown svg.masked')].map(svg => {
+      const all = svg.getBoundingClientRect(), own = svg.querySelector('.mask').getBoundingClientRect();
+      return [own.left - all.left, own.top - all.top, own.right - all.left, own.bottom - all.top, all.width, all.height];
+    }),
+  });
+}, 1500));
+</script></body>"""
+
+
+@pytest.fixture(scope="module", params=["nearest", "bilinear"])
+def site(request, tmp_path_factory):
+    home = tmp_path_factory.mktemp("browsed")
+    values = make(home / "acts.zarr", PICTURES, UNITS)
+    from tests.report.dissect.planted import picture
+
+    with open_store(home / "acts.zarr") as store:
+        config = DissectConfig(quantile=0.1, bootstrap=10, top=5, mode=request.param)
+        found = dissect(store, Maps(PICTURES), config)
+        sizes = {i: store.samples[i].size for i in range(PICTURES)}
+        tiles = {i: store.samples[i].tiles for i in range(PICTURES)}
+        who = store[SITE].rows
+        dissect_pages(found, store, home / "site", images=lambda i: picture(i).resize(sizes[i]))
+        one = found[SITE]
+        places = [
+            (int(w.sample[0]), int(w.image[0])) for w in (who.gather(np.array([r])) for r in one.top_rows[7])
+        ]
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Quiet, directory=home / "site")
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield home / "site", f"http://127.0.0.1:{server.server_port}", one, values, sizes, tiles, places
+    server.shutdown()
+    server.server_close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def browse(folder, base, address, tmp_path, act="", width=500):
+    """The page's title as JSON; `act`: what is done there first."""
+    page, _, place = address.partition("#")
+    probed = folder / page.replace(".html", "-probed.html")
+    html = (folder / page).read_text(encoding="utf-8").replace("</body>", PROBE % act)
+    html = html.replace("<head>", "<head><script>var failures = []; onerror = e => failures.push(e)</script>")
+    probed.write_text(html, encoding="utf-8")
+    command = [
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=6000",
+        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", "--dump-dom",
+        f"{base}/{probed.relative_to(folder).as_posix()}" + (f"#{place}" if place else ""),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    probed.unlink()
+    found = re.search(r"<title>(\{.*?\})</title>", done.stdout, re.S)
+    assert found is not None, done.stdout[:2000]
+    return json.loads(unescape(found[1]))
+
+
+@pytest.mark.parametrize("page, served", [("index.html", True), (f"sites/{SITE}.html", False)])
+def test_units_are_listed_and_found(site, tmp_path, page, served):
+    folder, address, one, *_ = site
+    base = address if served else folder.as_uri()
+    shown = browse(folder, base, page, tmp_path)
+    assert not shown["errors"] and not shown["said"] and shown["wide"] <= 500
+    detectors = int(one.detectors().sum())
+    assert shown["told"] == f"{detectors} of {UNITS}" and shown["cards"] == min(24, detectors)
+    assert shown["pictures"] >= 12 and shown["broken"] == 0
+    assert shown["more"] == (detectors <= 24)
+    act = (
+        "const set = (id, v) => { const e = document.getElementById(id); e.value = v; (e.onchange || e.oninput)(); };"
+        "set('state', ''); set('sort', 'unit'); set('find', 'neuron 7');"
+    )
+    wanted = [u for u in range(UNITS) if "7" in str(u)]
+    found = browse(folder, base, page, tmp_path, act, 1200)
+    shown = found["told"], found["cards"]
+    # Words are looked for anywhere in what is said of a unit, so that 7 finds 17 too.
+    label = sum("7" in str(one.concepts[k]) for k in one.label if k >= 0)
+    assert shown == (f"{len(wanted) + label} of {UNITS}", len(wanted) + label)
+    assert found["first"].startswith("neuron 7") and not found["errors"]
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_units_page_draws_the_mask_where_it_is(site, tmp_path, served):
+    folder, address, one, values, sizes, tiles, places = site
+    shown = browse(folder, address if served else folder.as_uri(), "unit.html#0/7", tmp_path)
+    assert not shown["errors"] and not shown["said"] and shown["wide"] <= 500 and shown["broken"] == 0
+    assert shown["pictures"] == len(places) == len(shown["masks"])
+    text, label = shown["text"], one.concepts[one.label[7]]
+    assert "neuron 7" in text and f"{label.name} ({label.category})" in text
+    assert f"{one.best[7]:.3f} ({one.low[7, 0]:.3f} to {one.high[7, 0]:.3f})" in text
+    for k in one.candidates[7]:
+        assert one.concepts[k].name in text
+    assert "95% interval" in text and "no licence stated" in text
+    for (left, top, right, bottom, width, height), (sample, tile) in zip(shown["masks"], places, strict=True):
+        above = np.argwhere(values[sample, tile, :, 7].reshape(GRID) > one.threshold[7])
+        boxes = np.array([cell_box(tiles[sample][tile], y, x) for y, x in above])
+        scale = width / sizes[sample][0]
+        assert height / sizes[sample][1] == pytest.approx(scale, rel=0.02)
+        expected = scale * np.array([*boxes[:, :2].min(0), *boxes[:, 2:].max(0)])
+        # Bilinear masks end between cells: a cell's size is all that they may be off by.
+        slack = 1.5 if one.mode == "nearest" else 1.1 * scale * (boxes[:, 2:] - boxes[:, :2]).max()
+        assert np.abs(expected - [left, top, right, bottom]).max() <= slack
+
+
+def test_addresses_of_no_unit_are_told(site, tmp_path):
+    folder = site[0]
+    for place in ("", "#0/999", "#x/y"):
+        assert (
+            "There is no such unit" in browse(folder, folder.as_uri(), f"unit.html{place}", tmp_path)["text"]
+        )
+
+
+def test_a_missing_file_is_told(site, tmp_path):
+    folder = site[0]
+    moved = (folder / "data/0/0.js").rename(tmp_path / "0.js")
+    shown = browse(folder, folder.as_uri(), "unit.html#0/7", tmp_path)
+    moved.rename(folder / "data/0/0.js")
+    assert shown["said"] == "data/0/0.js is missing from this site"
