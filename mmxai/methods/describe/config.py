@@ -16,7 +16,9 @@ PUBLISHED: dict[str, dict[str, float]] = {
 }
 """What CLIP-Dissect's code takes by default."""
 
-_OWN = 20  # permutations of a unit's own null: a unit beyond all of them is beyond 95% of chance
+_ALIKE, _OWN = 5, 20
+"""Permutations at least, of a null of all units and of each unit's own: beyond all 20 of those is beyond 95%
+of chance. A permutation moves all units alike, so that one or two would show their own whims."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class DescribeConfig:
     """Share of the pictures, by a hash of their number, that words are not chosen on and labels are evaluated
     on; 0: all pictures are both, as CLIP-Dissect chooses."""
     null: int = 1000
-    """At least so many best scores of units whose pictures were permuted; 0: none. Scores that depend on
-    values, and not only on which pictures are best, take 20 permutations at least, for there each unit is
-    compared with itself."""
+    """At least so many best scores of units whose pictures were permuted, by 5 permutations at least; 0:
+    none. Scores that depend on values, and not only on which pictures are best, take 20 at least, for there
+    each unit is compared with itself."""
     draws: int = 10
     """Draws of missing and of extra labels; 0: those tests are left out."""
     memory: float = 2.0
@@ -95,7 +97,9 @@ class DescribeConfig:
 
     def permutations(self, units: int) -> int:
         """Permutations that `null` asks for."""
-        return max(-(-self.null // units), 0 if self.alike or not self.null else _OWN)
+        if not self.null:
+            return 0
+        return max(-(-self.null // units), _ALIKE if self.alike else _OWN)
 
     @property
     def bytes(self) -> int:

@@ -128,7 +128,7 @@ def look(
 
 def tower_of(model: Model) -> str:
     """The picture tower of a dual encoder; ArgumentError of any other model."""
-    sites = model.sites()
+    sites = model.sites() if model.towers else {}
     found = [
         name for name in model.towers
         if model.modality(name) == "image" and sites.get(f"{name}.embeds") == sites.get(_TEXTS, -1)

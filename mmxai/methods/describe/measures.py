@@ -126,8 +126,8 @@ def sanity(x: torch.Tensor, on: torch.Tensor, label: torch.Tensor, draws: int, s
 
 
 def active(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """bool `[N, U]`: pictures among the highest `share` `[U]` of each unit; all that tie with the last, except
-    where that is the unit's lowest value: a unit that is mostly 0 is not active there."""
+    """bool `[N, U]`: pictures among the highest `share` `[U]` of each unit; all that tie with the last,
+    unless that is the unit's lowest value: one that is mostly 0 is not active there."""
     order = x.sort(dim=0, descending=True).values
     last = torch.tensor([max(0, ceil(float(s) * len(x)) - 1) for s in share])
     return (x >= order.gather(0, last[None])) & (x > order[-1])

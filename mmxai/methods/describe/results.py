@@ -23,10 +23,11 @@ class Description(Result):
     is constant, or its score undefined). score float32 `[U, R]`; correlation float64 `[U, R]`: simulation
     correlation on `scored` pictures, which the words were not chosen on unless held_out is 0. null float32
     and null_correlation float64 `[P, U]`: best score, and correlation of that word, of each unit where its
-    pictures are permuted before words are chosen, P times; alike: scores of all units have one null, else
-    each has its own. spoilt: what becomes of measures of the first word when labels are
-    missing or extra (see `evaluate.spoilt`), `[U]` each; empty where not asked for. fired int64 `[U]`: of
-    the `chosen` pictures, in how many a unit is above 0; constant bool `[U]`. top_samples int64 `[U, k]` and
+    pictures are permuted before words are chosen, P times (correlations NaN where nothing is held out: those
+    of words chosen on the same pictures are more than chance gives). alike: scores of all units have one
+    null, else each has its own. spoilt: what becomes of measures of the first word when labels are missing
+    or extra (see `evaluate.spoilt`), `[U]` each; empty where not asked for. fired int64 `[U]`: of the
+    `chosen` pictures, in how many a unit is above 0; constant bool `[U]`. top_samples int64 `[U, k]` and
     top_values float32: the pictures in which a unit is highest. how: a unit's one value a picture, in words.
     """
 
@@ -66,9 +67,10 @@ class Description(Result):
         return _beaten(null, self.score[:, 0]), _beaten(correlations, self.correlation[:, 0])
 
     def named(self, level: float = 0.05) -> np.ndarray:
-        """bool `[U]`: whose word is beyond all but `level` of the null, by score and by correlation."""
+        """bool `[U]`: whose word is beyond all but `level` of the null, by its correlation on pictures held
+        out; by its score where none are."""
         score, found = self.beaten()
-        return (score <= level) & (found <= level)
+        return (found if self.held_out else score) <= level
 
     def falls(self, measure: str = "correlation") -> np.ndarray:
         """bool `[U]`: whether a measure of the first word falls both with missing and with extra labels."""
@@ -139,9 +141,10 @@ class Description(Result):
             f"with permuted pictures {number(_mean(chance))}",
         ]
         if len(self.null):
+            by_score, by_correlation = ((p <= 0.05).sum() for p in self.beaten())
             lines.append(
-                f"  named (score and correlation beyond 95% of the null): {int(self.named().sum()):,}; "
-                f"by chance {0.05 * 0.05 * live.sum():.1f} to {0.05 * live.sum():.1f}"
+                f"  beyond 95% of what permuted pictures give: {by_correlation:,} units by correlation, "
+                f"{by_score:,} by score; by chance {0.05 * live.sum():.0f}"
             )
         order = np.argsort(-np.nan_to_num(self.correlation[:, 0], nan=-np.inf), kind="stable")[:8]
         by_score, _ = self.beaten()

@@ -47,6 +47,7 @@ def describe(
     """
     config = config or DescribeConfig()
     notes = []
+    sites = sites_of(store, config.sites)
     if judged.studied:
         notes.append(
             f"the judge is the model under study ({judged.judge}): units and words agree by construction as "
@@ -56,7 +57,7 @@ def describe(
     if same := len(judged.words) - len(torch.unique(judged.texts, dim=0)):
         notes.append(f"the judge cannot tell {same:,} of the {len(judged.words):,} words from others")
     run = _Run(store, judged, config, say)
-    made = {name: run.describe(name) for name in sites_of(store, config.sites)}
+    made = {name: run.describe(name) for name in sites}
     about = {
         "store": store.path.name, "judge": judged.judge, "words": len(judged.words),
         "template": judged.template, "score": config.score,
@@ -206,7 +207,7 @@ class _Site:
             for r in range(words.shape[1]):
                 found = simulated(scored, texts[words[own, r]])
                 correlation[own, r] = torch.where(words[own, r] >= 0, found, torch.nan)
-            for d in range(len(permuted_words)):
+            for d in range(len(permuted_words) if config.held_out else 0):
                 found = simulated(scored, texts[permuted_words[d, own]])
                 chance[d, own] = torch.where(permuted_words[d, own] >= 0, found, torch.nan)
             if config.draws:

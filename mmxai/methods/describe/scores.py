@@ -129,7 +129,8 @@ def soft_wpmi(
     """SoftWPMI float32 `[U, W]` of similarities float32 `[N, W]` and units' values float32 `[N, U]`."""
     known, tops = checked(similarities, values), top_pictures(values, top)
     weights = soft_weights(top, first, last).to(tops.device)
-    return whole(Wpmi(known, tops, weights, temperature=temperature, marginal=marginal, floor=floor))
+    score = Wpmi(known, tops, weights, temperature=temperature, marginal=marginal, floor=floor)
+    return score(0, known.words)  # the kernel goes by blocks of its own
 
 
 def wpmi(
@@ -139,7 +140,8 @@ def wpmi(
     """WPMI, as `soft_wpmi`: each of the best pictures is one for sure."""
     known, tops = checked(similarities, values), top_pictures(values, top)
     weights = torch.ones(top, device=tops.device)
-    return whole(Wpmi(known, tops, weights, temperature=temperature, marginal=marginal, floor=floor))
+    score = Wpmi(known, tops, weights, temperature=temperature, marginal=marginal, floor=floor)
+    return score(0, known.words)  # the kernel goes by blocks of its own
 
 
 def cosine(similarities: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from mmxai.types import TOKEN_CODES, Rows
 SITE, PER, JOINT = "vision.1.mlp_post", 5, 16
 WORDS = tuple(f"word {i}" for i in range(60))
 CONSTANT, NOISE = 6, slice(8, 24)
-"""Units 0 to 5 follow words 0 to 5, unit 6 is constant, unit 7 follows word 9 where it is high; then noise."""
+"""Units 0 to 5 follow words 0 to 5, unit 6 is constant, unit 7 follows word 9 where that is high."""
 
 
 def judge(pictures=400, seed=0):
@@ -45,6 +45,8 @@ def make(path, x, site=SITE, seed=2, dtype="float32", **options):
         y=torch.where(cell < 0, -1, cell // 2), x=torch.where(cell < 0, -1, cell % 2),
         token_type=torch.where(cell < 0, TOKEN_CODES["cls"], TOKEN_CODES["patch"]),
     )  # fmt: skip
-    with create_store(path, {site: units}, dtype=dtype, samples_per_part=64, durable=False, **options) as writer:
+    with create_store(
+        path, {site: units}, dtype=dtype, samples_per_part=64, durable=False, **options
+    ) as writer:
         writer.write([str(i) for i in range(n)], {site: held.reshape(-1, units)}, rows)
     return held

@@ -1,4 +1,4 @@
-"""Measures against scikit-learn; and Neuron_Eval's tests, whose outcome is known for units that are concepts."""
+"""Measures against scikit-learn; Neuron_Eval's tests, whose outcome is known for units that are concepts."""
 
 import numpy as np
 import pytest
@@ -62,8 +62,8 @@ def test_correlation_and_cosine(known):
 
 
 def test_which_measures_pass_the_tests_of_missing_and_extra_labels():
-    """The paper's theoretical tests: units that are their concepts. AUC must fail where activity is rare, recall
-    with extra labels, precision with missing ones."""
+    """The paper's theoretical tests: units that are their concepts. AUC must fail where activity is rare,
+    recall with extra labels, precision with missing ones."""
     n = 100_000
     concept = torch.zeros(n, len(ACTIVATIONS), dtype=torch.bool)
     for u, share in enumerate(ACTIVATIONS):
@@ -76,7 +76,9 @@ def test_which_measures_pass_the_tests_of_missing_and_extra_labels():
     assert not found.falls("recall")[1].any() and not found.falls("precision")[0].any()
     # What is expected: half the labels, or twice as many.
     torch.testing.assert_close(found.missing["recall"], torch.full((4,), -0.5).double(), atol=0.1, rtol=0)
-    torch.testing.assert_close(found.extra["precision"][1:], torch.full((3,), -0.5).double(), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        found.extra["precision"][1:], torch.full((3,), -0.5).double(), atol=0.1, rtol=0
+    )
 
 
 def test_labels_that_are_there_or_not():
@@ -90,7 +92,7 @@ def test_labels_that_are_there_or_not():
     values = (similar >= torch.stack([similar[:, u].quantile(1 - s) for u, s in enumerate(shares)])).float()
     values[:, 2] = torch.randn(3000, generator=draw)  # a unit that has nothing to do with its label
     chosen, scored = Seen(values[:2000], images[:2000]), Seen(values[2000:], images[2000:])
-    share, least = present(chosen, texts)
+    share, _ = present(chosen, texts)
     assert share[:2].tolist() == pytest.approx([0.05, 0.2]) and share[2] in torch.tensor(SHARES)
     found = spoilt(chosen, scored, texts, draws=5, seed=0)
     assert (found["score correlation"][:2] > 0.9).all() and abs(found["score correlation"][2]) < 0.1

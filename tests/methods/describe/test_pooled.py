@@ -76,7 +76,11 @@ def test_globs_leave_out_texts(tmp_path):
         "vision": {SITE: 4}, "vision.pooled": {"vision.embeds": 3}, "text.pooled": {"text.embeds": 3},
     }  # fmt: skip
     with create_store(tmp_path / "a", sites, dtype="float32", durable=False) as writer:
-        acts = {SITE: torch.randn(2, 1, 4), "vision.embeds": torch.randn(2, 3), "text.embeds": torch.randn(2, 3)}
+        acts = {
+            SITE: torch.randn(2, 1, 4),
+            "vision.embeds": torch.randn(2, 3),
+            "text.embeds": torch.randn(2, 3),
+        }
         writer.write(["a", "b"], acts)
     with open_store(tmp_path / "a") as store:
         assert sites_of(store, ["*"]) == [SITE, "vision.embeds"]
