@@ -164,7 +164,7 @@ bool log_products(const py::array_t<float>& p, float scale, const py::object& no
                         tensor<float>(norms, {p.shape(0)}), scale, tops.data(), units, tops.shape(1), weights.data(), floor, marginal,
                         tensor<float>(out, {units, words})};
   py::gil_scoped_release release;
-  return LogProductsRun(job).run(threads);
+  return mmxai::log_products(job, threads);
 }
 
 }  // namespace

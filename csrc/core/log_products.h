@@ -1,7 +1,8 @@
-// Sums of logarithms of 1 + w (p - 1) over gathered rows of p, as logarithms of products.
+// Sums of logarithms of 1 + w (p - 1) + floor over gathered rows of p, as logarithms of products.
 //
-// A product of several terms stays within float32's range; it is then split into its mantissa, with which the
-// product goes on, and its exponent, which is added up. One logarithm serves a whole sum.
+// A term is w (p + d), so that a sum and a product serve it, and the logarithms of all w are one number. A product of
+// several terms stays within float32's range; it is then split into its mantissa, with which the product goes on, and
+// its exponent, which is added up. One logarithm serves a whole sum.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +11,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "large_pages.h"
 #include "lanes.h"
 #include "threads.h"
+
+#if defined(__x86_64__) && defined(MMXAI_F16C)
+#define MMXAI_AVX512 __attribute__((target("avx512f")))
+#endif
 
 namespace mmxai {
 
@@ -29,7 +35,7 @@ struct LogProducts {
 };
 
 constexpr int64_t kWords = 2 * kLanes;  // a line of the cache: of 10,000 pictures 640 KB, which the second level holds
-constexpr int64_t kTogetherUnits = 4;   // a weight, once in a register, serves several units
+constexpr int64_t kTogetherUnits = 4;   // an offset, once in a register, serves several units
 
 // e^x of x <= 0; what is less than 1e-37 is 1e-37 (Cephes expf).
 MMXAI_INLINE Floats exponential(Floats x) {
@@ -71,17 +77,24 @@ struct Scaled {
 
 class LogProductsRun {
  public:
-  explicit LogProductsRun(const LogProducts& job) : job_(job), offsets_(job.k) {
-    double least = 0.5;
+  explicit LogProductsRun(const LogProducts& job) : job_(job) {
+    constexpr double kNone = 1e-8;  // so little weight that p makes no difference
+    double whole = 0, most = 1;
+    std::vector<int64_t> ranks;
     for (int64_t j = 0; j < job.k; ++j) {
-      const double offset = 1 - static_cast<double>(job.weights[j]) + job.floor;
-      offsets_[j] = static_cast<float>(offset);
-      least = std::min(least, offset);
+      const double weight = job.weights[j], offset = 1 - weight + job.floor;
+      whole += std::log(weight < kNone ? offset : weight);
+      if (weight < kNone) continue;
+      ranks.push_back(j);
+      offsets_.push_back(static_cast<float>(offset / weight));
+      most = std::max({most, std::fabs(std::log(offset / weight)), std::fabs(std::log(offset / weight + 1))});
     }
-    // Terms whose product stays in float32's range: none is less than the least, nor more than 1 + floor.
-    together_ = std::max<int64_t>(1, static_cast<int64_t>(std::min(86 / -std::log(least), 60.0)));
-    steps_.resize(job.units * job.k);
-    for (int64_t i = 0; i < job.units * job.k; ++i) steps_[i] = job.tops[i] * kWords;
+    whole_ = static_cast<float>(whole);
+    count_ = static_cast<int64_t>(ranks.size());
+    together_ = std::max<int64_t>(1, static_cast<int64_t>(86 / most));  // terms, e^-most to e^most, of a product
+    steps_.reserve(job.units * count_);
+    for (int64_t u = 0; u < job.units; ++u)
+      for (const int64_t j : ranks) steps_.push_back(job.tops[u * job.k + j] * static_cast<int32_t>(kWords));
   }
 
   // False if p has what is no probability; `out` then is worth nothing.
@@ -90,7 +103,8 @@ class LogProductsRun {
     std::atomic<int64_t> next{0};
     std::atomic<bool> fine{true};
     parallel_for(std::min<int64_t>(threads, tasks), threads, [&](int64_t) {
-      std::vector<float> packed(job_.pictures * kWords), sums(job_.units * kWords);
+      const LargePages<float> packed(job_.pictures * kWords);  // met at random: small pages would be looked up anew
+      std::vector<float> sums(job_.units * kWords);
       for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
         const int64_t first = task * kWords, n = std::min(kWords, job_.words - first);
         if (!pack(first, n, packed.data())) fine = false;
@@ -126,6 +140,11 @@ class LogProductsRun {
 
   void multiply(const float* p, float* sums) const {
     int64_t u = 0;
+#ifdef MMXAI_AVX512
+    static const bool wide = __builtin_cpu_supports("avx512f");
+    if (wide)
+      for (; u + 8 <= job_.units; u += 8) multiply_wide(p, u, sums);
+#endif
     for (; u + kTogetherUnits <= job_.units; u += kTogetherUnits) multiply_units<kTogetherUnits>(p, u, sums);
     for (; u < job_.units; ++u) multiply_units<1>(p, u, sums);
   }
@@ -133,23 +152,62 @@ class LogProductsRun {
   template <int64_t kN>
   void multiply_units(const float* p, int64_t unit, float* sums) const {
     Scaled held[kN][2];
-    const int32_t* steps = steps_.data() + unit * job_.k;
-    for (int64_t first = 0; first < job_.k; first += together_) {
-      const int64_t end = std::min(first + together_, job_.k);
+    const int32_t* steps = steps_.data() + unit * count_;
+    for (int64_t first = 0; first < count_; first += together_) {
+      const int64_t end = std::min(first + together_, count_);
       for (int64_t j = first; j < end; ++j) {
-        const Floats offset = all(offsets_[j]), weight = all(job_.weights[j]);
+        const Floats offset = all(offsets_[j]);
         for (int64_t n = 0; n < kN; ++n) {
-          const float* row = p + steps[n * job_.k + j];
-          held[n][0].product *= offset + weight * load(row);
-          held[n][1].product *= offset + weight * load(row + kLanes);
+          const float* row = p + steps[n * count_ + j];
+          held[n][0].product *= offset + load(row);
+          held[n][1].product *= offset + load(row + kLanes);
         }
       }
       for (auto& unit_held : held)
         for (auto& s : unit_held) s.split();
     }
     for (int64_t n = 0; n < kN; ++n)
-      for (int i = 0; i < 2; ++i) store(held[n][i].log(), sums + (unit + n) * kWords + i * kLanes);
+      for (int i = 0; i < 2; ++i) store(held[n][i].log() + all(whole_), sums + (unit + n) * kWords + i * kLanes);
   }
+
+#ifdef MMXAI_AVX512
+  // The same for eight units, a line of the cache at once.
+  MMXAI_AVX512 void multiply_wide(const float* p, int64_t unit, float* sums) const {
+    constexpr int64_t kN = 8;
+    const __m512i bias = _mm512_set1_epi32(127), low = _mm512_set1_epi32(0x007FFFFF);
+    const __m512i one = _mm512_set1_epi32(0x3F800000);
+    __m512 products[kN];
+    __m512i exponents[kN];
+    for (int64_t n = 0; n < kN; ++n) {
+      products[n] = _mm512_set1_ps(1);
+      exponents[n] = _mm512_setzero_si512();
+    }
+    const int32_t* steps = steps_.data() + unit * count_;
+    for (int64_t first = 0; first < count_; first += together_) {
+      const int64_t end = std::min(first + together_, count_);
+      for (int64_t j = first; j < end; ++j) {
+        const __m512 offset = _mm512_set1_ps(offsets_[j]);
+#pragma GCC unroll 8
+        for (int64_t n = 0; n < kN; ++n)
+          products[n] = _mm512_mul_ps(products[n], _mm512_add_ps(offset, _mm512_loadu_ps(p + steps[n * count_ + j])));
+      }
+#pragma GCC unroll 8
+      for (int64_t n = 0; n < kN; ++n) {
+        const __m512i u = _mm512_castps_si512(products[n]), high = (__m512i)((__v16su)u >> 23);
+        exponents[n] = _mm512_add_epi32(exponents[n], _mm512_sub_epi32(high, bias));
+        products[n] = _mm512_castsi512_ps(_mm512_or_si512(_mm512_and_si512(u, low), one));
+      }
+    }
+    for (int64_t n = 0; n < kN; ++n) {
+      float mantissas[kWords];
+      int32_t shifts[kWords];
+      _mm512_storeu_ps(mantissas, products[n]);
+      _mm512_storeu_si512(shifts, exponents[n]);
+      for (int64_t i = 0; i < kWords; i += kLanes)
+        store(Scaled{load(mantissas + i), load(shifts + i)}.log() + all(whole_), sums + (unit + n) * kWords + i);
+    }
+  }
+#endif
 
   // Takes off, times `marginal`, the logarithm of the mean over units of exponentials.
   void take_mean(float* sums) const {
@@ -167,10 +225,13 @@ class LogProductsRun {
   }
 
   const LogProducts& job_;
-  std::vector<float> offsets_;
+  std::vector<float> offsets_;  // d of each term
   std::vector<int32_t> steps_;
-  int64_t together_ = 1;
+  int64_t count_ = 0, together_ = 1;
+  float whole_ = 0;  // what the weights, and terms of none, add to every sum
 };
+
+inline bool log_products(const LogProducts& job, int threads) { return LogProductsRun(job).run(threads); }
 
 // Logarithms of the sums over rows of exp(scale x); NaN where a value is not finite.
 class LogNorms {
