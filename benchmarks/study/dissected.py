@@ -85,6 +85,13 @@ def _row(
     }  # fmt: skip
 
 
+def _by_category(found: Dissection, labels: np.ndarray) -> dict[str, int]:
+    counts = dict.fromkeys(found.categories, 0)
+    for k in labels:
+        counts[found.concepts[k].category] += 1
+    return counts
+
+
 def _site(apart: Dissection, same: Dissection) -> Row:
     level = apart.level
     order = np.argsort(-apart.best, kind="stable")
@@ -93,6 +100,13 @@ def _site(apart: Dissection, same: Dissection) -> Row:
         "site": apart.site, "units": apart.units, "detectors": int(apart.detectors().sum()),
         "unique": apart.unique(), "sure": int((apart.detectors() & (apart.low[:, 0] > level)).sum()),
         "controls": {n: [c.detectors(level), c.unique(level)] for n, c in apart.controls.items()},
+        "beyond": {
+            n: int((apart.detectors() & (apart.best > c.level(0.99))).sum())
+            for n, c in apart.controls.items()
+        },
+        "controls_by_category": {
+            n: _by_category(apart, c.label[c.iou > level]) for n, c in apart.controls.items()
+        },
         "same": [int(same.detectors().sum()), same.unique(), same.controls["shuffled"].detectors(level)],
         "by_category": apart.by_category(),
         "best": [

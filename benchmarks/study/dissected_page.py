@@ -18,38 +18,62 @@ def dissected(rows: Sequence[Row], docs: Path) -> str:
 
 
 def _one(row: Row) -> str:
-    header = (
-        "site", "units", "detectors", "labels", "sure", *(f"{c}: detectors (labels)" for c in CONTROLS),
-        "chosen and scored on the same", "shuffled, on the same",
-    )  # fmt: skip
-    cells = [
-        (
-            f"`{s['site']}`", f"{s['units']:,}", f"{s['detectors']:,} ({s['detectors'] / s['units']:.0%})",
-            f"{s['unique']}", f"{s['sure']:,}",
-            *("{} ({})".format(*s["controls"][c]) for c in CONTROLS),
-            f"{s['same'][0]:,} ({s['same'][1]})", f"{s['same'][2]:,}",
-        )
-        for s in row["sites"]
-    ]  # fmt: skip
-    top = max(row["sites"], key=lambda s: s["detectors"] - s["controls"]["rotated"][0])
-    listed = [
-        (
-            f"{b['unit']}", b["label"], b["category"], f"{b['iou']:.3f}",
-            f"{b['low']:.3f} to {b['high']:.3f}", f"{b['ceiling']:.2f}",
-        )
-        for b in top["best"]
-    ]  # fmt: skip
+    top = max(row["sites"], key=lambda s: (s["unique"] - s["controls"]["rotated"][1], s["detectors"]))
     kinds = "; ".join(
         f"{category}: " + ", ".join(f"{name} {n}" for name, n in labels.items())
         for category, labels in top["by_category"].items()
         if labels
     )
-    return "\n\n".join([
+    parts = [
         f"### {row['network']}",
         f"{row['pictures']:,} pictures with labels, {row['concepts']} concepts in {len(row['categories'])} "
         f"categories; labels chosen on {row['pictures'] - row['scored']:,} and scored on the other "
         f"{row['scored']:,}.",
-        table(header, cells),
-        f"Detectors of `{top['site']}` by category: {kinds or 'none'}. Those of highest IoU:",
-        table(("unit", "label", "category", "IoU", "95% interval", "ceiling"), listed),
-    ])  # fmt: skip
+        _sites(row["sites"]),
+    ]
+    if len(row["categories"]) < 6:
+        parts += ["Detectors by category, in brackets those of the rotated and of the untrained control:",
+                  _categories(row)]  # fmt: skip
+    parts += [f"Detectors of `{top['site']}`: {kinds or 'none'}. Those of highest IoU:", _best(top["best"])]
+    return "\n\n".join(parts)
+
+
+def _sites(sites: Sequence[Row]) -> str:
+    header = ("site", "units", "detectors", "labels", "sure", *CONTROLS, "beyond rotated", "beyond untrained",
+              "on the same", "shuffled on the same")  # fmt: skip
+    cells = [
+        (
+            f"`{s['site']}`", f"{s['units']:,}", f"{s['detectors']:,} ({s['detectors'] / s['units']:.0%})",
+            f"{s['unique']}", f"{s['sure']:,}", *("{:,} ({})".format(*s["controls"][c]) for c in CONTROLS),
+            f"{s['beyond']['rotated']:,}", f"{s['beyond']['untrained']:,}",
+            "{:,} ({})".format(*s["same"]), f"{s['same'][2]:,}",
+        )
+        for s in sites
+    ]  # fmt: skip
+    return table(header, cells)
+
+
+def _categories(row: Row) -> str:
+    cells = [
+        (
+            f"`{s['site']}`",
+            *(
+                f"{sum(s['by_category'][c].values()):,} ({s['controls_by_category']['rotated'][c]:,}, "
+                f"{s['controls_by_category']['untrained'][c]:,})"
+                for c in row["categories"]
+            ),
+        )
+        for s in row["sites"]
+    ]
+    return table(("site", *row["categories"]), cells)
+
+
+def _best(units: Sequence[Row]) -> str:
+    cells = [
+        (
+            f"{b['unit']}", b["label"], b["category"], f"{b['iou']:.3f}",
+            f"{b['low']:.3f} to {b['high']:.3f}", f"{b['ceiling']:.2f}",
+        )
+        for b in units
+    ]  # fmt: skip
+    return table(("unit", "label", "category", "IoU", "95% interval", "ceiling"), cells)

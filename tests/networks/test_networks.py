@@ -41,11 +41,7 @@ def darknet(shared_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classes(shared_data):
-    """Name of every logit: ImageNet's names go by the order of WordNet numbers, the network's by its list."""
-    names = (shared_data / "text_lists" / "imagenet_labels.txt").read_text().splitlines()
-    synsets = tiny_darknet.synsets(shared_data / "tiny_darknet")
-    place = {s: k for k, s in enumerate(sorted(synsets))}
-    return [names[place[s]].strip() for s in synsets]
+    return tiny_darknet.class_names(shared_data)
 
 
 def test_parameters(shared_data):

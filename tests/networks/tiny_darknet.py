@@ -66,3 +66,11 @@ def pipeline() -> ImagePipeline:
 def synsets(folder: Path) -> list[str]:
     """WordNet number of every logit: `n02119789`, ..."""
     return (folder / "imagenet.labels.list").read_text().split()[:1000]
+
+
+def class_names(shared: Path) -> list[str]:
+    """Name of every logit: ImageNet's names go by the order of WordNet numbers, the network's by its list."""
+    names = (shared / "text_lists" / "imagenet_labels.txt").read_text().splitlines()
+    own = synsets(shared / "tiny_darknet")
+    place = {s: k for k, s in enumerate(sorted(own))}
+    return [names[place[s]].strip() for s in own]

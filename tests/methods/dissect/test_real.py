@@ -32,7 +32,7 @@ def photos(shared_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def darknets(shared_data, photos, tmp_path_factory):
     """Stores of the trained network and of one of random weights."""
-    home, sites = tmp_path_factory.mktemp("darknets"), ["module:act10", "module:act14"]
+    home, sites = tmp_path_factory.mktemp("darknets"), ["module:act10", "module:act14", "module:conv16"]
     torch.manual_seed(0)
     networks = {
         "trained": tiny_darknet.load_tiny_darknet(shared_data / "tiny_darknet"),
@@ -126,6 +126,20 @@ def test_a_trained_network_has_detectors_that_hold(found):
     assert {"zebra", "elephant"} & best or "dog" in best, best
     sure = (deep.low[:, 0] > 0.04) & deep.detectors()
     assert 0 < sure.sum() < real / 2, "80 photographs leave wide intervals"
+
+
+def test_logits_are_named_as_the_network_was_taught(found, shared_data):
+    """Units whose name is known: maps of classes, of which the dissection knows nothing."""
+    taught = {
+        "zebra": "zebra", "ice bear": "bear", "television": "tv", "monitor": "tv", "broccoli": "broccoli",
+        "Newfoundland": "dog", "laptop": "laptop",
+    }  # fmt: skip
+    names = tiny_darknet.class_names(shared_data)
+    logits = found.sites["module:conv16"]
+    for word, concept in taught.items():
+        unit = next(k for k, name in enumerate(names) if name.startswith(word))
+        assert logits.concepts[logits.label[unit]].name == concept
+        assert logits.detectors()[unit]
 
 
 def test_resnet_of_small_pictures_sees_little(shared_data, photos, tmp_path):
