@@ -35,6 +35,7 @@ struct LogProducts {
 };
 
 constexpr int64_t kWords = 2 * kLanes;  // a line of the cache: of 10,000 pictures 640 KB, which the second level holds
+constexpr int64_t kLines = 4;           // of each row that are packed at once: rows lie far apart
 constexpr int64_t kTogetherUnits = 4;   // an offset, once in a register, serves several units
 
 // e^x of x <= 0; what is less than 1e-37 is 1e-37 (Cephes expf).
@@ -99,40 +100,46 @@ class LogProductsRun {
 
   // False if p has what is no probability; `out` then is worth nothing.
   bool run(int threads) const {
-    const int64_t tasks = (job_.words + kWords - 1) / kWords;
+    constexpr int64_t kTask = kLines * kWords;
+    const int64_t tasks = (job_.words + kTask - 1) / kTask, size = job_.pictures * kWords;
     std::atomic<int64_t> next{0};
     std::atomic<bool> fine{true};
     parallel_for(std::min<int64_t>(threads, tasks), threads, [&](int64_t) {
-      const LargePages<float> packed(job_.pictures * kWords);  // met at random: small pages would be looked up anew
+      const LargePages<float> packed(kLines * size);  // met at random: small pages would be looked up anew
       std::vector<float> sums(job_.units * kWords);
       for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
-        const int64_t first = task * kWords, n = std::min(kWords, job_.words - first);
-        if (!pack(first, n, packed.data())) fine = false;
-        multiply(packed.data(), sums.data());
-        if (job_.marginal != 0) take_mean(sums.data());
-        for (int64_t u = 0; u < job_.units; ++u)
-          std::copy_n(sums.data() + u * kWords, n, job_.out + u * job_.words + first);
+        const int64_t words = std::min(kTask, job_.words - task * kTask);
+        if (!pack(task * kTask, words, packed.data())) fine = false;
+        for (int64_t at = 0; at < words; at += kWords) {
+          multiply(packed.data() + at / kWords * size, sums.data());
+          if (job_.marginal != 0) take_mean(sums.data());
+          for (int64_t u = 0; u < job_.units; ++u)
+            std::copy_n(sums.data() + u * kWords, std::min(kWords, words - at),
+                        job_.out + u * job_.words + task * kTask + at);
+        }
       }
     });
     return fine;
   }
 
  private:
-  // Probabilities of `n` words from `first` on, (pictures, 16); 0 past the last word.
+  // Probabilities of `n` words from `first` on, (lines, pictures, 16); what is past the last word is of no use.
   bool pack(int64_t first, int64_t n, float* to) const {
+    constexpr int64_t kAhead = 16;
     Ints wrong{};
-    float line[kWords] = {};
-    for (int64_t r = 0; r < job_.pictures; ++r, to += kWords) {
+    float rest[kLines * kWords] = {};
+    for (int64_t r = 0; r < job_.pictures; ++r) {
       const float* from = job_.p + r * job_.stride + first;
-      if (r + 16 < job_.pictures) __builtin_prefetch(from + 16 * job_.stride);
-      if (n < kWords) from = std::copy_n(from, n, line) - n;
-      for (int64_t i = 0; i < kWords; i += kLanes) {
+      if (r + kAhead < job_.pictures)
+        for (int64_t i = 0; i < n; i += kWords) __builtin_prefetch(from + kAhead * job_.stride + i);
+      if (n < kLines * kWords) from = std::copy_n(from, n, rest) - n;
+      for (int64_t i = 0; i < n; i += kLanes) {
         Floats v = load(from + i);
         if (job_.norms)
           v = exponential(all(job_.scale) * v - all(job_.norms[r]));
         else
           wrong |= ~((Ints)(v >= all(0.0f)) & (Ints)(v <= all(1.0f)));
-        store(v, to + i);
+        store(v, to + (i / kWords * job_.pictures + r) * kWords + i % kWords);
       }
     }
     return !any(wrong);
