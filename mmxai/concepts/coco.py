@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmxai.concepts.layers import Patch, stacked
-from mmxai.concepts.polygons import decode
+from mmxai.concepts.polygons import compact, decode
 from mmxai.concepts.types import Concepts, ImageLabels, Instance, numbered
 from mmxai.errors import DataError
 from mmxai.labels.keys import sample_files
@@ -54,7 +54,7 @@ class CocoConcepts(Concepts):
                 self._objects[wanted[annotation["image_id"]]].append((concept, annotation))
         for sample, image in self._images.items():
             _same_size(image, store.samples[sample].size, path)
-        self._licences = {x.get("id"): x.get("name") for x in found.get("licenses") or []}
+        self._licences = {x.get("id"): _licence(x) for x in found.get("licenses") or []}
         objects = sum(map(len, self._objects.values()))
         self.about = f"{path.name}: {objects:,} objects in {len(self._images):,} pictures"
         if any("neg_category_ids" in image for image in self._images.values()):
@@ -94,13 +94,21 @@ class CocoConcepts(Concepts):
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     text = path.read_bytes()
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_hook=_kept)
     except ValueError as error:
         raise DataError(f"{path}: {error}, expected COCO's or LVIS's JSON of instances") from error
     keys = ("images", "annotations", "categories")
     if not isinstance(found, dict) or any(not isinstance(found.get(k), list) for k in keys):
         raise DataError(f"{path}: expected COCO's or LVIS's JSON of instances, with lists {list(keys)}")
     return text, found
+
+
+def _kept(read: dict[str, Any]) -> dict[str, Any]:
+    """Of an annotation only what is used, while the file is read: LVIS is a gigabyte of text."""
+    if "segmentation" not in read:
+        return read
+    own = {k: read[k] for k in ("id", "image_id", "category_id", "iscrowd") if k in read}
+    return own | {"segmentation": compact(read["segmentation"])}
 
 
 def _file_name(image: dict[str, Any], path: Path) -> str:
@@ -111,6 +119,12 @@ def _file_name(image: dict[str, Any], path: Path) -> str:
             f"{path}: got picture {image.get('id')} without file_name, width or height, expected all of them"
         )
     return str(name)
+
+
+def _licence(told: dict[str, Any]) -> str | None:
+    """Its name, and where it is written down: who passes a picture on has to say both."""
+    name, address = told.get("name"), told.get("url")
+    return f"{name} ({address})" if name and address else name or address
 
 
 def _same_size(image: dict[str, Any], size: tuple[int, int] | None, path: Path) -> None:

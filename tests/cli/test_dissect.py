@@ -41,6 +41,24 @@ def test_dissect(home, capsys):
     assert "pictures, row" not in capsys.readouterr().out  # nothing was counted again
 
 
+def test_pages(home, capsys):
+    args = ["dissect", f"{home}/acts.zarr", "--concepts", f"{home}/world", "--out", f"{home}/out2"]
+    args += ["--sites", SITES[0], "--quantile", "0.05", "--bootstrap", "0", "--controls", "shuffled"]
+    assert main([*args, "--data", f"{home}/world/images"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{home}/out2/pages/index.html" in shown and "MB for 32,768 units" in shown
+    assert list((home / "out2/pages/pictures").glob("*.webp"))
+    table = (home / f"out2/pages/tables/{SITES[0]}.csv").read_text().splitlines()
+    assert table[0] == (home / f"out2/{SITES[0]}.csv").read_text().splitlines()[0]
+    assert main([*args, "--publish", f"{home}/public", "--no-images"]) == 0
+    assert (home / "public/index.html").is_file() and not list((home / "public").rglob("*.webp"))
+    assert not (home / "public/dissect.json").exists() and "no pictures" in capsys.readouterr().out
+    (home / "mine").mkdir()
+    (home / "mine/thesis.tex").write_text("mine")
+    assert main([*args, "--publish", f"{home}/mine"]) == 1
+    assert "holds other things" in capsys.readouterr().err and len(list((home / "mine").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     "args, said",
     [

@@ -85,6 +85,7 @@ async function showGallery(list) {
   });
   entries.forEach((e, k) => e.said = said[k]);
   if (!entries.some(e => e.state === 1)) state.value = "";
+  if (!about.sheet) document.getElementById("veil").parentElement.remove();
   const orders = {
     iou: (a, b) => b.iou - a.iou, unit: () => 0,
     label: (a, b) => (about.concepts[a.label]?.[0] ?? "\uffff").localeCompare(about.concepts[b.label]?.[0] ?? "\uffff") || b.iou - a.iou,
@@ -160,9 +161,8 @@ async function showUnit(into) {
   const shown = make("div", { class: "shown" });
   into.replaceChildren(heading, make("p", { class: "soft" }, state + beside), told, candidates(u, site, about),
     make("h2", {}, "Highest ", make("span", {}, "the pictures in which it is highest, and its mask")),
-    make("p", { class: "tools" }, make("label", {}, make("input", { type: "checkbox", id: "veil", ...(dim ? { checked: "" } : {}) }), " dim outside the mask"),
-      make("span", { class: "soft" }, "Outlined: activation above the threshold. Pale: never seen by the model. Point at a picture to see it whole.")), shown);
-  document.getElementById("veil").onchange = event => { dim = event.target.checked; };
+    make("p", { class: "tools" }, ...(about.sheet ? [dimming()] : []), make("span", { class: "soft" },
+      `Outlined: activation above the threshold. Pale: never seen by the model. ${about.sheet ? "Point at a picture to see it whole." : "The pictures themselves are not published here."}`)), shown);
   if (!u.p.length) shown.append("It has no picture.");
   for (const place of u.p) {
     const { svg, key, licence, width } = await masked(place, site, about, 168);
@@ -170,7 +170,14 @@ async function showUnit(into) {
     shown.append(make("figure", {}, svg, caption));
   }
 }
+
 let dim = true;
+function dimming() {
+  const box = make("input", { type: "checkbox", id: "veil" });
+  box.checked = dim;
+  box.onchange = () => { dim = box.checked; };
+  return make("label", {}, box, " dim outside the mask");
+}
 
 function candidates(u, site, about) {
   const bars = make("div", { class: "bars" });

@@ -17,6 +17,7 @@ from mmxai.models.geometry import cell_box
 from mmxai.report.dissect import dissect_pages
 from mmxai.store import open_store
 from tests.methods.dissect.stores import GRID, Maps, make
+from tests.report.dissect.planted import picture
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES, UNITS, SITE = 18, 40, "vision.1.mlp_post"
@@ -27,16 +28,23 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this mac
 PROBE = """<script>
 addEventListener('load', () => setTimeout(async () => {
   %s
-  const pictures = [...document.querySelectorAll('svg image')].map(i => i.href.baseVal), decoded = await Promise.all(
-    pictures.map(address => new Promise(done => { const i = new Image(); i.onload = () => done(i.width); i.onerror = () => done(0); i.src = address; })));
+  const get = id => document.getElementById(id), all = name => [...document.querySelectorAll(name)];
+  const decoded = await Promise.all(all('svg image').map(image => new Promise(done => {
+    const made = new Image();
+    made.onload = () => done(true);
+    made.onerror = () => done(false);
+    made.src = image.href.baseVal;
+  })));
   document.title = JSON.stringify({
-    wide: document.documentElement.scrollWidth, errors: failures, pictures: decoded.length, broken: decoded.filter(w => !w).length,
-    told: document.getElementById('told')?.textContent, cards: document.querySelectorAll('#gallery article').length,
-    first: document.querySelector('#gallery article h3')?.textContent, text: document.querySelector('main').innerText,
-    said: document.querySelector('p.error')?.textContent ?? '', more: document.getElementById('more')?.hidden,
-    masks: [...document.querySelectorAll('.shown svg.masked')].map(svg => {
-      const all = svg.getBoundingClientRect(), own = svg.querySelector('.mask').getBoundingClientRect();
-      return [own.left - all.left, own.top - all.top, own.right - all.left, own.bottom - all.top, all.width, all.height];
+    wide: document.documentElement.scrollWidth, errors: failures, pictures: decoded.length,
+    broken: decoded.filter(good => !good).length, told: get('told')?.textContent,
+    cards: all('#gallery article').length, first: all('#gallery article h3')[0]?.textContent,
+    text: document.querySelector('main').innerText, more: get('more')?.hidden,
+    said: document.querySelector('p.error')?.textContent ?? '',
+    masks: all('.shown svg.masked').map(svg => {
+      const [box, own] = [svg, svg.querySelector('.mask')].map(e => e.getBoundingClientRect());
+      return [own.left - box.left, own.top - box.top, own.right - box.left, own.bottom - box.top,
+        box.width, box.height];
     }),
   });
 }, 1500));
@@ -47,8 +55,6 @@ addEventListener('load', () => setTimeout(async () => {
 def site(request, tmp_path_factory):
     home = tmp_path_factory.mktemp("browsed")
     values = make(home / "acts.zarr", PICTURES, UNITS)
-    from tests.report.dissect.planted import picture
-
     with open_store(home / "acts.zarr") as store:
         config = DissectConfig(quantile=0.1, bootstrap=10, top=5, mode=request.param)
         found = dissect(store, Maps(PICTURES), config)
@@ -105,7 +111,8 @@ def test_units_are_listed_and_found(site, tmp_path, page, served):
     assert shown["pictures"] >= 12 and shown["broken"] == 0
     assert shown["more"] == (detectors <= 24)
     act = (
-        "const set = (id, v) => { const e = document.getElementById(id); e.value = v; (e.onchange || e.oninput)(); };"
+        "const set = (id, value) => { const field = document.getElementById(id); field.value = value;"
+        "(field.onchange || field.oninput)(); };"
         "set('state', ''); set('sort', 'unit'); set('find', 'neuron 7');"
     )
     wanted = [u for u in range(UNITS) if "7" in str(u)]
@@ -138,6 +145,13 @@ def test_a_units_page_draws_the_mask_where_it_is(site, tmp_path, served):
         # Bilinear masks end between cells: a cell's size is all that they may be off by.
         slack = 1.5 if one.mode == "nearest" else 1.1 * scale * (boxes[:, 2:] - boxes[:, :2]).max()
         assert np.abs(expected - [left, top, right, bottom]).max() <= slack
+
+
+def test_a_dead_unit_has_a_page(site, tmp_path):
+    folder, _, one, *_ = site
+    assert one.dead[0]
+    shown = browse(folder, folder.as_uri(), "unit.html#0/0", tmp_path)
+    assert "dead: never above its threshold" in shown["text"] and not (shown["errors"] or shown["said"])
 
 
 def test_addresses_of_no_unit_are_told(site, tmp_path):

@@ -1,4 +1,4 @@
-"""The outlines of exemplars are the masks that were counted: of tiles, heads, latents, less what was left out."""
+"""Outlines of exemplars are the masks that were counted: of tiles, heads, latents, less what was left out."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A dissection's site: it shows what was found, every file is where it is looked for, nothing is unescaped."""
+"""A dissection's site: it shows what was found, its links lead somewhere, nothing is unescaped."""
 
 import csv
 import json

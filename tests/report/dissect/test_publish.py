@@ -15,7 +15,7 @@ from tests.report.dissect.planted import SITE, SIZE, Planted, make, picture
 
 @pytest.mark.slow
 def test_2000_units(tmp_path, capsys):
-    """Of latents with three pictures for every two units, as 32,768 over the 50,000 of ImageNet's validation."""
+    """Latents, three pictures for every two of them: as 32,768 over ImageNet's 50,000 for validation."""
     units, pictures = 2000, 3000
     make(tmp_path / "acts.zarr", units, pictures, 600)
     concepts = Planted(pictures, 600)
