@@ -11,7 +11,7 @@ import numpy as np
 from mmxai.concepts.layouts import LAYOUTS
 from mmxai.concepts.types import Concepts, ImageLabels, numbered
 from mmxai.errors import DataError
-from mmxai.labels.keys import sample_files, sample_numbers
+from mmxai.labels.keys import sample_files
 from mmxai.labels.masks import NAMES, read_mask
 
 if TYPE_CHECKING:
@@ -30,13 +30,8 @@ class FolderConcepts(Concepts):
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.png"))}
         if not files:
             raise DataError(f"{folder}: got no PNGs, expected a label map a picture")
-        stems = {path.stem: path for path in files.values()}
-        if all(stem.isdecimal() for stem in stems) and len(stems) == len(files):
-            self._files = {
-                n: stems[k] for k, n in sample_numbers(store, stems, str(folder), stems=True).items()
-            }
-        else:
-            self._files = {n: files[k] for k, n in sample_files(store, files, str(folder)).items()}
+        found = sample_files(store, files, str(folder), numbers=True)
+        self._files = {number: files[name] for name, number in found.items()}
         self._names = self._layout.names(folder, self._files.values())
         named = self._names.named
         self.concepts, self.categories = numbered(_by_category(list(named.values())), str(folder))

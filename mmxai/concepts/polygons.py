@@ -29,13 +29,28 @@ def decode(segmentation: Any, height: int, width: int, where: str) -> Patch:
         )
     edges = []
     for polygon in segmentation:
-        points = np.asarray(polygon, np.float64)
+        points = np.asarray(polygon) if _numbers(polygon) else np.zeros(0)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
             raise DataError(
-                f"{where}: got a polygon of {points.size} numbers, expected x, y of 3 points or more"
+                f"{where}: got a polygon {polygon!r:.80}, expected numbers x, y of 3 points or more"
             )
-        edges.append(polygon_edges(points.reshape(-1, 2), height, width))
+        edges.append(polygon_edges(points.reshape(-1, 2).astype(np.float64), height, width))
     return _filled([e for e in edges if len(e)], height, width)
+
+
+def compact(segmentation: Any) -> Any:
+    """The same with its numbers in arrays, in half the memory; what is wrong stays as it is."""
+    if isinstance(segmentation, list):
+        return [np.array(p, np.float64) if _numbers(p) else p for p in segmentation]
+    if isinstance(segmentation, dict) and _numbers(counts := segmentation.get("counts")):
+        return segmentation | {"counts": np.array(counts)}
+    return segmentation
+
+
+def _numbers(values: Any) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind in "iuf"
+    return isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values)
 
 
 def polygon_edges(points: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -45,19 +45,20 @@ def sample_numbers(store: Store, names: Iterable[str], where: str, *, stems: boo
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-def sample_files(store: Store, names: Iterable[str], where: str) -> dict[str, int]:
+def sample_files(store: Store, names: Iterable[str], where: str, *, numbers: bool = False) -> dict[str, int]:
     """File name of a picture -> data set index, of those names that the store has.
 
     Names may have more or fewer leading folders than the store's keys, and another picture suffix or none:
-    `val2017/7.jpg` is `7.jpg`, `coco/val2017/7.jpg` and `7`. DataError where that fits two samples, or none
-    of the names any.
+    `val2017/7.jpg` is `7.jpg`, `coco/val2017/7.jpg` and `7`. numbers: where none is a key, names may be
+    sample numbers. DataError where a name fits two samples, or none of the names any.
     """
     by_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
-    example = "none"
+    example, known = "none", set()
     for sample in store.samples:
         parts = _parts(sample.key)
         by_name.setdefault(parts[-1], []).append((parts, sample.sample))
         example = sample.key
+        known.add(sample.sample)
     found: dict[str, int] = {}
     names = list(dict.fromkeys(names))
     for name in names:
@@ -72,6 +73,9 @@ def sample_files(store: Store, names: Iterable[str], where: str) -> dict[str, in
             )
         if near:
             found[name] = near[0][1]
+    if not found and numbers:
+        found = {n: int(_parts(n)[-1]) for n in names if _parts(n)[-1].isdecimal()}
+        found = {name: number for name, number in found.items() if number in known}
     if not found:
         raise DataError(
             f"{where}: got {len(names)} pictures such as {names[0] if names else 'none'!r}, none of which is "

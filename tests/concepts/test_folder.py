@@ -46,6 +46,16 @@ def test_numbers_without_names(store, tmp_path):
     check(found, ("2", "15"))
 
 
+def test_maps_by_sample_number(store, tmp_path):
+    """Of a data set without file names; a name that is a key goes first."""
+    save(tmp_path / "1.png", NUMBERS)
+    save(tmp_path / "7.png", NUMBERS)
+    check(open_concepts(tmp_path, store), ("2", "15"))
+    save(tmp_path / "0000001.png", NUMBERS[::-1])
+    labels = open_concepts(tmp_path, store).labels(1)
+    assert np.array_equal(labels.mask(1), NUMBERS[::-1] == 15)
+
+
 def test_names_and_categories(store, tmp_path):
     save(tmp_path / "dir" / "0000001.png", NUMBERS)
     (tmp_path / "names.csv").write_text("number,name,category\n2,cat,animal\n3,cup,kitchen\n15,dog,animal\n")

@@ -62,6 +62,7 @@ def test_all_of_coco_mini(shared_data):
             h, w = (images[one["image_id"]][k] for k in ("height", "width"))
             shape = one["segmentation"]
             ours = decode(shape, h, w, "here")
+            assert np.array_equal(ours, decode(own.compact(shape), h, w, "here"))
             if isinstance(shape, list):
                 assert np.array_equal(ours, theirs(shape, h, w))
             else:
@@ -77,6 +78,9 @@ def test_all_of_coco_mini(shared_data):
         ([[0, 0, 1, 1]], "3 points"),
         ([[0, 0, 1, 1, 2]], "3 points"),
         ([[0, 0, 1, 1, float("nan"), 2]], "3 points"),
+        ([["a", 0, 1, 1, 2, 2]], "3 points"),
+        ([[0, 0, 1, 1, 2, [3]]], "3 points"),
+        ([7], "3 points"),
         ("polygon", "got a segmentation str"),
         ({"size": [4, 5], "counts": [20]}, r"expected \[5, 4\]"),
         ({"size": [5, 4], "counts": [19]}, "sum to another"),
@@ -87,5 +91,6 @@ def test_all_of_coco_mini(shared_data):
     ],
 )
 def test_refuses(segmentation, said):
-    with pytest.raises(DataError, match=said):
-        decode(segmentation, 5, 4, "here")
+    for given in (segmentation, own.compact(segmentation)):
+        with pytest.raises(DataError, match=said):
+            decode(given, 5, 4, "here")
