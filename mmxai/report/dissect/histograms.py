@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from urllib.parse import quote
 
 from mmxai.report.axis import Axis
 
@@ -31,7 +32,7 @@ def by_layer(
     floor = height - below
     up = Axis(0, max([*totals, *values, 1]) * 1.08, floor, _TOP)
     parts = _rules(up, width)
-    step = (width - _LEFT - _RIGHT) / max(1, len(names))
+    step = min(60, (width - _LEFT - _RIGHT) / max(1, len(names)))
     for i, (name, own) in enumerate(zip(names, counts, strict=True)):
         left, at = _LEFT + (i + 0.15) * step, 0
         for category in colours:
@@ -54,7 +55,8 @@ def by_layer(
 
 
 def by_label(found: Mapping[str, Mapping[str, int]], colours: Mapping[str, int]) -> str:
-    """A bar a label, its detectors, most first within each category: the figure of Bau et al. 2017."""
+    """A bar a label, its detectors, most first within each category: the figure of Bau et al. 2017. A bar
+    leads to its label's units in the list of the page."""
     shown = [
         (category, name, n)
         for category in colours
@@ -71,7 +73,8 @@ def by_label(found: Mapping[str, Mapping[str, int]], colours: Mapping[str, int])
     for i, (category, name, n) in enumerate(shown):
         left = _LEFT + (i + 0.12) * step
         box = f'x="{left:.1f}" y="{up(n):.1f}" width="{0.76 * step:.1f}" height="{floor - up(n):.1f}"'
-        parts.append(_bar(box, colours[category], f"{name} ({category}): {n:,} detectors"))
+        bar = _bar(box, colours[category], f"{name} ({category}): {n:,} detectors")
+        parts.append(f'<a href="#find={quote(name)}">{bar}</a>')
         parts.append(_name(left + 0.38 * step, floor, name, True))
     parts.append(f'<path class="axis" d="M{_LEFT},{floor:.1f}H{width - _RIGHT}"/>')
     return _svg(parts, width, height)

@@ -25,6 +25,7 @@ const shorter = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const number = value => value === null || value === undefined ? "–" : shorter.format(value).replace("-", "\u2212");
 const share = value => value === null || value === undefined ? "–" : `${Math.round(100 * value)}%`;
 const two = value => value === null || value === undefined ? "–" : value.toFixed(2);
+const three = value => value.toFixed(3);
 const whole = value => value.toLocaleString("en");
 
 async function unitOf(site, unit, about) {
@@ -109,7 +110,14 @@ async function showGallery(list) {
   }
   find.oninput = state.onchange = category.onchange = sort.onchange = choose;
   more.onclick = page;
-  choose();
+  // The bars of a layer's labels lead here.
+  const asked = () => {
+    const [, words] = /^#find=(.*)$/.exec(location.hash) ?? [];
+    if (words !== undefined) { find.value = decodeURIComponent(words); state.value = "1"; category.value = ""; find.scrollIntoView(); }
+    choose();
+  };
+  addEventListener("hashchange", asked);
+  asked();
 }
 
 function card(entry, about) {
@@ -153,9 +161,9 @@ async function showUnit(into) {
     : beaten.length ? `; above what 99% of units reach in the control ${beaten.join(", ")}, not in every one` : "; no more than units reach in the controls";
   const figures = { "cells above": whole(u.n), threshold: number(u.t) };
   if (first) Object.assign(figures, {
-    IoU: two(first[1]), [`${share(site.confidence)} interval`]: first[2] === null ? "–" : `${two(first[2])} to ${two(first[3])}`,
+    IoU: three(first[1]), [`${share(site.confidence)} interval`]: first[2] === null ? "–" : `${three(first[2])} to ${three(first[3])}`,
     "of what the grid can": first[4] ? share(first[1] / first[4]) : "–",
-    precision: two(u.m[0]), recall: two(u.m[1]), F1: two(u.m[2]), correlation: two(u.m[3]),
+    precision: two(u.m[0]), recall: two(u.m[1]), F1: two(u.m[2]), ...(u.m[3] === null ? {} : { correlation: two(u.m[3]) }),
   });
   const told = make("dl", { class: "figures" }, ...Object.entries(figures).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
   const shown = make("div", { class: "shown" });
@@ -190,7 +198,7 @@ function candidates(u, site, about) {
     if (control) track.append(make("u", { style: `left: ${at(control[1])}` }));
     const weak = iou <= site.level ? " weak" : "";
     bars.append(make("span", { class: (place ? "name" : "name first") + weak }, name, make("span", { class: "soft" }, ` ${about.categories[category]}`)),
-      track, make("span", { class: "value" }, iou.toFixed(3) + (low === null ? "" : ` (${low.toFixed(3)} to ${high.toFixed(3)})`)));
+      track, make("span", { class: "value" }, three(iou) + (low === null ? "" : ` (${three(low)} to ${three(high)})`)));
   });
   const panel = make("div", { class: "panel" }, make("h3", {}, "Concepts ", make("span", {}, "IoU, and its interval")), u.c.length ? bars : "Its mask touches no concept.");
   if (control) panel.append(make("p", { class: "soft" }, `Dashed: what 99% of units stay below in the control "${control[0]}" (${number(control[1])}).`));

@@ -147,6 +147,15 @@ def test_a_units_page_draws_the_mask_where_it_is(site, tmp_path, served):
         assert np.abs(expected - [left, top, right, bottom]).max() <= slack
 
 
+def test_a_bar_leads_to_the_units_of_its_label(site, tmp_path):
+    folder, _, one, *_ = site
+    name, units = next((n, k) for labels in one.by_category().values() for n, k in labels.items())
+    page = (folder / f"sites/{SITE}.html").read_text()
+    address = re.search(rf'href="(#find=[^"]*)"><rect[^>]*><title>{re.escape(name)} ', page)[1]
+    shown = browse(folder, folder.as_uri(), f"sites/{SITE}.html{address}", tmp_path)
+    assert shown["told"] == f"{units} of {UNITS}" and name in shown["first"]
+
+
 def test_a_dead_unit_has_a_page(site, tmp_path):
     folder, _, one, *_ = site
     assert one.dead[0]
