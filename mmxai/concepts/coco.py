@@ -44,10 +44,11 @@ class CocoConcepts(Concepts):
         wanted = {image["id"]: sample for sample, image in self._images.items()}
         self._objects: dict[int, list[tuple[int, dict[str, Any]]]] = {s: [] for s in self._images}
         for annotation in found["annotations"]:
-            if "segmentation" not in annotation or annotation.get("category_id") not in number:
+            told = {"segmentation", "image_id", "category_id"} <= set(annotation)
+            if not told or annotation["category_id"] not in number:
                 raise DataError(
-                    f"{path}: got annotation {annotation.get('id')} without segmentation or with an unknown "
-                    "category_id, expected instances (captions and boxes alone have no masks)"
+                    f"{path}: got annotation {annotation.get('id')} without segmentation or image_id, or with "
+                    "an unknown category_id, expected instances (captions and boxes alone have no masks)"
                 )
             if annotation["image_id"] in wanted:
                 concept = number[annotation["category_id"]]
@@ -100,6 +101,8 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     keys = ("images", "annotations", "categories")
     if not isinstance(found, dict) or any(not isinstance(found.get(k), list) for k in keys):
         raise DataError(f"{path}: expected COCO's or LVIS's JSON of instances, with lists {list(keys)}")
+    if any(not {"id", "name"} <= set(category) for category in found["categories"]):
+        raise DataError(f"{path}: got a category without id or name, expected both of each")
     return text, found
 
 

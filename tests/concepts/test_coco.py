@@ -96,6 +96,11 @@ def test_lvis(store, tmp_path):
         ({"images": [{"id": 70}]}, "without file_name"),
         ({"images": {}}, "with lists"),
         ({"categories": []}, "no concepts"),
+        ({"categories": [{"id": 5}]}, "without id or name"),
+        (
+            {"annotations": [{"id": 7, "category_id": 5, "segmentation": []}]},
+            "without segmentation or image_id",
+        ),
         ({"categories": FILE["categories"][:1] * 2}, "'cat' of 'animal' twice"),
         (
             {"annotations": [{"id": 7, "image_id": 70, "caption": "a cat"}]},
