@@ -47,8 +47,8 @@ class CocoConcepts(Concepts):
             told = {"segmentation", "image_id", "category_id"} <= set(annotation)
             if not told or annotation["category_id"] not in number:
                 raise DataError(
-                    f"{path}: got annotation {annotation.get('id')} without segmentation or image_id, or with "
-                    "an unknown category_id, expected instances (captions and boxes alone have no masks)"
+                    f"{path}: got annotation {annotation.get('id')} without segmentation or image_id, or "
+                    "with an unknown category_id, expected instances (captions and boxes alone have no masks)"
                 )
             if annotation["image_id"] in wanted:
                 concept = number[annotation["category_id"]]
