@@ -30,8 +30,10 @@ class Seen:
 
 
 def simulated(seen: Seen, texts: torch.Tensor) -> torch.Tensor:
-    """float64 `[U]`: correlation of each unit with the judge's similarity to its own text, `[U, J]`."""
-    return pearson(seen.values, seen.images @ texts.T)
+    """float64 `[U]`: correlation of each unit with the judge's similarity to its own text, `[U, J]`; NaN
+    of a unit that is constant in these pictures."""
+    found = pearson(seen.values, seen.images @ texts.T)
+    return torch.where(seen.values.amax(0) > seen.values.amin(0), found, torch.nan)
 
 
 def present(chosen: Seen, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,12 +32,12 @@ def pictures_of(judged, seed=1, units=24):
     return x
 
 
-def make(path, x, site=SITE, seed=2, dtype="float32", **options):
-    """The class token's value is x, patches' mean is -x and their values differ. Returns values float32
-    `[N, 5, units]`."""
+def make(path, x, site=SITE, seed=2, dtype="float32", flat=False, **options):
+    """The class token's value is x, patches' mean is -x and their values differ, unless `flat`. Returns
+    values float32 `[N, 5, units]`."""
     n, units = x.shape
     spread = torch.randn(n, PER - 1, units, generator=torch.Generator().manual_seed(seed))
-    spread -= spread.mean(1, keepdim=True)
+    spread = 0 * spread if flat else spread - spread.mean(1, keepdim=True)
     held = torch.cat([x[:, None], spread - x[:, None]], 1)
     cell = torch.arange(PER).repeat(n) - 1
     rows = Rows.make(

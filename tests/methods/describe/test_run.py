@@ -179,3 +179,29 @@ def test_refuses(known):
         Judged(np.arange(400), judged.images[:10], WORDS, judged.texts)
     with pytest.raises(ArgumentError, match="do not ascend"):
         Judged(np.arange(400)[::-1].copy(), judged.images, WORDS, judged.texts)
+
+
+def test_a_unit_that_is_constant_on_the_pictures_held_out(known, tmp_path):
+    _, judged, x = known
+    x = x.clone()
+    x[split_of(np.arange(len(x)), (0.8, 0.2, 0)) == 1, 2] = 0
+    make(tmp_path / "a", x)
+    with open_store(tmp_path / "a") as store:
+        one = describe(store, judged, config()).sites[SITE]
+    assert one.labels[2] == "word 2" and not one.constant[2]
+    assert np.isnan(one.correlation[2]).all() and not one.named()[2] and one.labels[3] == "word 3"
+
+
+def test_latents_are_units_like_any(known, tmp_path):
+    """Codes of a topk store, by their maximum over patches: the words that the same values get densely."""
+    _, judged, x = known
+    codes = x.clamp(min=0)
+    made = []
+    for name, options in (("dense", {}), ("topk", {"dtype": "topk", "topk": 24})):
+        make(tmp_path / name, -codes, site="vision.1.sae", flat=True, **options)
+        with open_store(tmp_path / name) as store:
+            made.append(describe(store, judged, config(pool="max", null=0, draws=0)).sites["vision.1.sae"])
+    dense, sparse = made
+    assert sparse.kind == "latent" and sparse.labels[:6] == list(WORDS[:6])
+    assert np.mean(np.array(dense.labels) == np.array(sparse.labels)) > 0.9  # bfloat16 moves some pictures
+    assert (abs(sparse.fired - dense.fired) <= 1).all() and sparse.fired[0] < sparse.chosen
