@@ -24,24 +24,29 @@ void require_starts(const Dense<int32_t>& starts, int64_t length) {
   require(std::is_sorted(starts.data(), starts.data() + n), "expected starts that rise");
 }
 
-py::tuple cell_labels(const Dense<int32_t>& maps, const Dense<int32_t>& row_starts, const Dense<int32_t>& col_starts,
-                      const Dense<int32_t>& whole, bool bits) {
-  require(maps.ndim() == 3, "expected maps (M, h, w)");
-  require_starts(row_starts, maps.shape(1));
-  require_starts(col_starts, maps.shape(2));
-  const LabelMaps job{maps.data(), maps.shape(0), maps.shape(1), maps.shape(2),
+// Of each picture offsets, columns, counts, starts and bits.
+py::list cell_labels(const Dense<int32_t>& maps, const Dense<int32_t>& row_starts, const Dense<int32_t>& col_starts,
+                     const Dense<int32_t>& whole, bool bits, int threads) {
+  require(maps.ndim() == 4, "expected maps (B, M, h, w)");
+  require_starts(row_starts, maps.shape(2));
+  require_starts(col_starts, maps.shape(3));
+  const LabelMaps job{maps.data(), maps.shape(1), maps.shape(2), maps.shape(3),
                       row_starts.data(), static_cast<int64_t>(row_starts.size()) - 1,
                       col_starts.data(), static_cast<int64_t>(col_starts.size()) - 1,
                       whole.data(), static_cast<int64_t>(whole.size())};
-  BlockEntries found;
+  const int64_t pictures = maps.shape(0);
+  std::vector<BlockEntries> found;
   {
     py::gil_scoped_release release;
-    found = mmxai::cell_labels(job, bits);
+    found = mmxai::cell_labels(job, pictures, bits, threads);
   }
-  const auto* bytes = reinterpret_cast<const uint8_t*>(found.bits.data());
-  const py::array_t<uint8_t> packed(static_cast<py::ssize_t>(8 * found.bits.size()), bytes);
-  return py::make_tuple(array_of(found.offsets), array_of(found.columns), array_of(found.counts),
-                        array_of(found.starts), packed);
+  py::list arrays;
+  for (const BlockEntries& f : found) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(f.bits.data());
+    const py::array_t<uint8_t> packed(static_cast<py::ssize_t>(8 * f.bits.size()), bytes);
+    arrays.append(py::make_tuple(array_of(f.offsets), array_of(f.columns), array_of(f.counts), array_of(f.starts), packed));
+  }
+  return arrays;
 }
 
 // Columns are checked in Python.
@@ -171,7 +176,7 @@ bool log_products(const py::array_t<float>& p, float scale, const py::object& no
 
 void dissect(py::module_& m) {
   m.def("cell_labels", &cell_labels, py::arg("maps").noconvert(), py::arg("row_starts").noconvert(),
-        py::arg("col_starts").noconvert(), py::arg("whole").noconvert(), py::arg("bits"));
+        py::arg("col_starts").noconvert(), py::arg("whole").noconvert(), py::arg("bits"), py::arg("threads"));
   m.def("mask_counts", &mask_counts, py::arg("x"), py::arg("dtype"), py::arg("threshold").noconvert(),
         py::arg("offsets").noconvert(), py::arg("columns").noconvert(), py::arg("counts").noconvert(),
         py::arg("sums").noconvert(), py::arg("threads"));

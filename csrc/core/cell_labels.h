@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "threads.h"
 
 namespace mmxai {
 
@@ -128,7 +129,7 @@ class BlockBuilder {
   std::vector<uint64_t> bits_, full_;
 };
 
-inline BlockEntries cell_labels(const LabelMaps& job, bool bits) {
+inline BlockEntries cell_labels_of(const LabelMaps& job, bool bits) {
   BlockEntries found;
   found.offsets.push_back(0);
   found.starts.push_back(0);
@@ -150,6 +151,17 @@ inline BlockEntries cell_labels(const LabelMaps& job, bool bits) {
       }
       block.write(found, bits);
     }
+  return found;
+}
+
+// Those of several pictures, whose maps stand after one another.
+inline std::vector<BlockEntries> cell_labels(const LabelMaps& first, int64_t pictures, bool bits, int threads) {
+  std::vector<BlockEntries> found(pictures);
+  parallel_for(pictures, threads, [&](int64_t i) {
+    LabelMaps job = first;
+    job.maps += i * job.layers * job.height * job.width;
+    found[i] = cell_labels_of(job, bits);
+  });
   return found;
 }
 

@@ -4,7 +4,7 @@ import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.kernels import cell_labels as module
-from mmxai.kernels.cell_labels import block_labels, cell_labels
+from mmxai.kernels.cell_labels import block_labels, block_labels_of_all, cell_labels
 from mmxai.kernels.cells import CellLabels
 from tests.kernels.conformance import KernelTests
 
@@ -74,6 +74,23 @@ def test_counts_are_those_of_a_loop_over_pixels(name):
     np.testing.assert_array_equal(cells.totals(8).numpy(), want.sum(0))
     np.testing.assert_array_equal(block_labels(maps, ys, xs, grid, whole=[7]).totals(8).numpy(), want.sum(0))
     assert cells.present().tolist() == np.flatnonzero(want.sum(0)).tolist()
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 3])
+def test_pictures_that_lie_alike(pictures):
+    maps = np.stack([label_maps(2, (27, 33), seed=seed) for seed in range(3)])[:pictures]
+    (rows, ys), (cols, xs) = places(4, 27), places(5, 33)
+    every = torch.arange(6)
+    cells = cell_labels(maps, rows, cols, (4, 5), threads=2)
+    want = [cell_labels(m, rows, cols, (4, 5)).dense(every) for m in maps]
+    assert torch.equal(cells.dense(every), torch.cat([torch.empty(0, 6).int(), *want]))
+    blocks = block_labels_of_all(maps, ys, xs, (4, 5), threads=2)
+    for got, m in zip(blocks, maps, strict=True):
+        one = block_labels(m, ys, xs, (4, 5))
+        assert torch.equal(got.bits, one.bits) and torch.equal(got.entries.columns, one.entries.columns)
+    if pictures != 1:
+        with pytest.raises(ArgumentError, match="expected those of one"):
+            block_labels(maps, ys, xs, (4, 5))
 
 
 def test_taken_and_joined():

@@ -13,8 +13,7 @@ from PIL import Image
 
 from mmxai.bench.cases._dissect_data import Work
 from mmxai.kernels.bilinear_counts import bilinear_counts
-from mmxai.kernels.cell_labels import block_labels, cell_labels
-from mmxai.kernels.cells import CellLabels
+from mmxai.kernels.cell_labels import block_labels_of_all, cell_labels
 from mmxai.kernels.mask_counts import mask_counts
 
 BATCH = 50
@@ -32,18 +31,15 @@ class Ours:
         work, counts = self.work, self._none()
         grid, whole = (work.grid, work.grid), [work.concepts]
         for part in _batches(pictures):
-            labels = [cell_labels(m, work.cells, work.cells, grid, whole=whole) for m in work.maps[part]]
-            cells = CellLabels.cat(labels).to(self.device)
-            mask_counts(self.x[part].flatten(0, 1), self.thresholds, cells, counts)
+            cells = cell_labels(work.maps[part], work.cells, work.cells, grid, whole=whole)
+            mask_counts(self.x[part].flatten(0, 1), self.thresholds, cells.to(self.device), counts)
         return counts
 
     def bilinear(self, pictures: slice) -> torch.Tensor:
         work, counts = self.work, self._none()
         grid, whole = (work.grid, work.grid), [work.concepts]
         for part in _batches(pictures):
-            labels = [
-                block_labels(m, work.positions, work.positions, grid, whole=whole) for m in work.maps[part]
-            ]
+            labels = block_labels_of_all(work.maps[part], work.positions, work.positions, grid, whole=whole)
             blocks = [b.to(self.device) for b in labels] if self.device != "cpu" else labels
             bilinear_counts(list(self.x[part]), self.thresholds, blocks, counts)
         return counts

@@ -6,10 +6,11 @@ next. Run as a script it measures the memory of ours in a process of its own.
 
 from __future__ import annotations
 
-import resource
+import re
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -92,7 +93,9 @@ def main(arguments: list[str]) -> None:
     neurons, pictures, words, top, threads = map(int, arguments)
     torch.set_num_threads(threads)
     ours(Labelling(neurons, pictures, words, top))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    # Not ru_maxrss, which begins with that of the process this one was started by.
+    status = Path("/proc/self/status").read_text()
+    print(1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,13 @@ def supports(maps: torch.Tensor) -> str | None:
 
 
 def cell_labels(
-    maps: torch.Tensor, row_starts: torch.Tensor, col_starts: torch.Tensor, whole: torch.Tensor, bits: bool
-) -> tuple[torch.Tensor, ...]:
-    native = _native.cpu().loaded()
-    found = native.cell_labels(maps.numpy(), row_starts.numpy(), col_starts.numpy(), whole.numpy(), bits)
-    return tuple(torch.from_numpy(a) for a in found)
+    maps: torch.Tensor,
+    row_starts: torch.Tensor,
+    col_starts: torch.Tensor,
+    whole: torch.Tensor,
+    bits: bool,
+    threads: int,
+) -> list[tuple[torch.Tensor, ...]]:
+    arrays = (t.numpy() for t in (maps, row_starts, col_starts, whole))
+    found = _native.cpu().loaded().cell_labels(*arrays, bits, threads)
+    return [tuple(torch.from_numpy(a) for a in picture) for picture in found]

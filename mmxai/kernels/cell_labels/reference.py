@@ -11,15 +11,25 @@ def supports(maps: torch.Tensor) -> str | None:
 
 
 def cell_labels(
-    maps: torch.Tensor, row_starts: torch.Tensor, col_starts: torch.Tensor, whole: torch.Tensor, bits: bool
+    maps: torch.Tensor,
+    row_starts: torch.Tensor,
+    col_starts: torch.Tensor,
+    whole: torch.Tensor,
+    bits: bool,
+    threads: int,
+) -> list[tuple[torch.Tensor, ...]]:
+    """Of each picture offsets, columns, counts of `CellLabels`; if wanted starts, bits of `BlockLabels`."""
+    return [picture(layers.numpy(), row_starts, col_starts, whole.numpy(), bits) for layers in maps]
+
+
+def picture(
+    layers: np.ndarray, row_starts: torch.Tensor, col_starts: torch.Tensor, whole: np.ndarray, bits: bool
 ) -> tuple[torch.Tensor, ...]:
-    """offsets, columns and counts of `CellLabels`, and, if wanted, the starts and bits of `BlockLabels`."""
     offsets, columns, counts, starts, packed = [0], [], [], [0], [np.empty(0, np.uint8)]
-    layers = maps.numpy()
     for top, bottom in zip(row_starts[:-1].tolist(), row_starts[1:].tolist(), strict=True):
         for left, right in zip(col_starts[:-1].tolist(), col_starts[1:].tolist(), strict=True):
             block = layers[:, top:bottom, left:right]
-            present = np.union1d(block[block >= 0], whole.numpy())
+            present = np.union1d(block[block >= 0], whole)
             for column in present if top < bottom and left < right else ():
                 held = (block == column).any(0) | (column in whole)
                 columns.append(int(column))
