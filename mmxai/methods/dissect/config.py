@@ -10,7 +10,10 @@ from mmxai.errors import ArgumentError
 
 Mode = Literal["nearest", "bilinear"]
 Area = Literal["everywhere", "annotated"]
-Rule = Literal["auto", "quantile", "positive", "absolute"]
+Rule = Literal["auto", "quantile", "stats", "positive", "absolute", "f1"]
+
+LONGEST = 3
+"""Concepts of a logical form, at most."""
 
 CONTROLS = ("rotated", "shuffled")
 """What can be counted beside a site from its own store; "untrained" needs another store."""
@@ -30,8 +33,10 @@ class DissectConfig:
     """Where a unit's area counts in an IoU: in every picture (davidbau/dissect), or in those alone that are
     annotated for the label's category (NetDissect-Lite)."""
     rule: Rule = "auto"
-    """What makes a unit's mask. quantile: values above its top QUANTILE; positive: above 0; absolute: above
-    ABSOLUTE; auto: positive of latents and of sites stored as topk, else quantile."""
+    """What makes a unit's mask. quantile: values above its top QUANTILE of the cells; stats: above the
+    quantile that store.stats tells, of all rows of the site; positive: above 0; absolute: above ABSOLUTE; f1:
+    above the value of best F1 with any concept, learned on the pictures that are not held out; auto: positive
+    of latents and of sites stored as topk, else quantile."""
     quantile: float = 0.005
     """Share of the cells that a mask takes."""
     nonzero: bool = False
@@ -64,6 +69,13 @@ class DissectConfig:
     """The site whose norms those are; default: each site's own."""
     correlation: bool = True
     """Correlate activations with labels, beside counting masks."""
+    auprc: bool = True
+    """Area under the precision-recall curve of each unit with its candidates, over all thresholds."""
+    compose: int = 1
+    """Concepts in a logical form (AND, OR, NOT), at most; above 1 the best form of each unit is searched
+    for."""
+    compose_pictures: int = 1000
+    """Pictures that forms are searched on, drawn at random, and as many held out that they are scored on."""
     top: int = 16
     """Pictures kept of each unit, those where it is highest."""
     memory: float = 2.0
@@ -87,8 +99,8 @@ class DissectConfig:
         for name, kinds in (("mode", Mode), ("area", Area), ("rule", Rule)):
             check(getattr(self, name) in get_args(kinds), name, f"one of {get_args(kinds)}")
         check(set(self.controls) <= set(CONTROLS), "controls", f"some of {CONTROLS}")
-        for name, least in (("sketch_rows", 1), ("min_fired", 1), ("candidates", 1), ("save_every", 1)):
-            check(getattr(self, name) >= least, name, f"at least {least}")
+        for name in ("sketch_rows", "min_fired", "candidates", "save_every", "compose_pictures"):
+            check(getattr(self, name) >= 1, name, "at least 1")
         for name in ("bootstrap", "seed", "top"):
             check(getattr(self, name) >= 0, name, "0 or more")
         for name in ("quantile", "confidence"):
@@ -99,10 +111,22 @@ class DissectConfig:
         check(self.high_norm is None or self.high_norm > 1, "high_norm", "a factor above 1")
         check(self.norm_site is None or self.high_norm is not None, "norm_site", "a high_norm beside it")
         check(self.memory > 0, "memory", "more than 0 GiB")
+        check(1 <= self.compose <= LONGEST, "compose", f"1 to {LONGEST} concepts")
         if self.high_norm is not None and self.mode == "bilinear":
             raise ArgumentError(
                 "dissect: got high_norm with mode='bilinear', which interpolates between all cells; expected "
                 "mode='nearest'"
+            )
+        if self.compose > 1 and (self.mode, self.area) != ("nearest", "everywhere"):
+            raise ArgumentError(
+                f"dissect: got compose={self.compose} with mode={self.mode!r}, area={self.area!r}, expected "
+                "mode='nearest', whose masks are whole cells, and area='everywhere', for a form may be of "
+                "several categories"
+            )
+        if self.rule == "f1" and not self.held_out:
+            raise ArgumentError(
+                "dissect: got rule='f1' with held_out=0, expected pictures to score on that thresholds were "
+                "not learned on, such as held_out=0.2"
             )
 
     @property

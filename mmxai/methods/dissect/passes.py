@@ -81,21 +81,27 @@ class Cells:
     """The rows of a space that are cells of pictures, in the samples on one side of a split.
 
     held_out: share of the samples, by a hash of their number, that is set apart; `side`: "chosen" without
-    them, "scored" they alone, None all.
+    them, "scored" they alone, None all. only: of those samples alone, int64, ascending.
     """
 
     store: Store
     space: str
     held_out: float = 0.0
     side: str | None = None
+    only: np.ndarray | None = None
+
+    def of_side(self, samples: np.ndarray) -> np.ndarray:
+        """bool `[N]`: which samples are on this side."""
+        if self.side is None or not self.held_out:
+            return np.ones(len(samples), bool)
+        apart = split_of(samples, (1 - self.held_out, self.held_out, 0)) == 1
+        return np.asarray(apart == (self.side == "scored"))
 
     def keep(self, who: Rows) -> np.ndarray:
         """bool `[N]`: which rows are such cells, pictures' borders aside."""
-        keep = ((who.y >= 0) & (who.x >= 0)).numpy()
-        if self.side is not None and self.held_out:
-            apart = split_of(who.sample.numpy(), (1 - self.held_out, self.held_out, 0)) == 1
-            keep &= apart == (self.side == "scored")
-        return keep
+        samples = who.sample.numpy()
+        keep = ((who.y >= 0) & (who.x >= 0)).numpy() & self.of_side(samples)
+        return keep if self.only is None else keep & np.isin(samples, self.only)
 
     def views(self, step: int, start: int = 0) -> Iterator[Span]:
         """Views without labels, in stored order; about `step` rows a span, whole samples always."""

@@ -14,6 +14,7 @@ from mmxai.methods.dissect import measures
 from mmxai.methods.dissect.config import Area
 from mmxai.methods.dissect.controls import Control
 from mmxai.methods.dissect.counts import Counts
+from mmxai.methods.dissect.forms import Forms
 from mmxai.methods.dissect.resume import write_arrays
 from mmxai.results import Result, axes, lines_of, number, plain
 
@@ -36,7 +37,9 @@ class Dissection(Result):
     best IoU that whole cells attain for a concept on those pictures. top_rows int64 `[U, k]`, top_values
     float32: the row in which a unit is highest, of each of the pictures in which it is (-1: there were
     fewer). excluded: share of the cells left out because their norm is above `norm`. unannotated: pictures of
-    which nothing is known; they count nowhere.
+    which nothing is known; they count nowhere. auprc float64 `[U, R]`: area under the precision-recall curve
+    of each candidate, on the pictures of `scored`; that over all values is at most auprc_bound away. forms:
+    logical forms of concepts, where they were searched for.
     """
 
     site: str
@@ -64,6 +67,9 @@ class Dissection(Result):
     unannotated: int = 0
     excluded: float = 0.0
     norm: float | None = None
+    auprc: np.ndarray | None = None
+    auprc_bound: np.ndarray | None = None
+    forms: Forms | None = None
 
     @property
     def units(self) -> int:
@@ -133,6 +139,9 @@ class Dissection(Result):
             "f1": one.f1(area), "phi": one.phi(area), "correlation": one.correlation(),
         }  # fmt: skip
         out = {name: float(v[0, concept]) for name, v in values.items()}
+        own = np.flatnonzero(self.candidates[unit] == concept)
+        if self.auprc is not None and len(own):
+            out["auprc"] = float(self.auprc[unit, own[0]])
         return out | {"ceiling": float(self.ceiling[concept]), "chosen iou": self._chosen_iou(unit, concept)}
 
     def _chosen_iou(self, unit: int, concept: int) -> float:
@@ -154,10 +163,11 @@ class Dissection(Result):
 
     def to_json(self) -> dict[str, Any]:
         """All but the counts, of which the figures of every unit's candidates are told."""
-        aside = {"chosen", "scored", "concepts", "controls"}
+        aside = {"chosen", "scored", "concepts", "controls", "forms"}
         made = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in aside}
         made["concepts"] = [[c.name, c.category] for c in self.concepts]
         made["pixels"], made["pictures"] = self.scored.pixels, self.scored.pictures
+        made["forms"] = None if self.forms is None else self.forms.to_json(self.concepts)
         made["fired"] = plain(self.fired)
         made["detectors"], made["unique"] = int(self.detectors().sum()), self.unique()
         made["by_category"] = self.by_category()
@@ -192,6 +202,10 @@ class Dissection(Result):
             "correlation": np.where(some, self._correlations(at), np.nan),
             "detector": self.detectors(), "fired": self.fired, "threshold": self.threshold,
         }  # fmt: skip
+        if self.auprc is not None:
+            columns["auprc"] = self.auprc[:, 0]
+        if self.forms is not None:
+            columns |= self.forms.columns(self.concepts, " ")
         return pandas.DataFrame(columns, index=pandas.RangeIndex(self.units, name=self.kind))
 
     def _correlations(self, concept: np.ndarray) -> np.ndarray:

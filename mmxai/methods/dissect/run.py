@@ -67,7 +67,9 @@ def dissect(
             made |= Space(store, space, concepts, config, saved, notes, say).dissect(here, kept)
     if untrained is not None:
         same_data(store, untrained)
-        beside = replace(config, controls=(), bootstrap=0, candidates=1, top=0, correlation=False)
+        beside = replace(
+            config, controls=(), bootstrap=0, candidates=1, top=0, correlation=False, auprc=False, compose=1
+        )
         where = None if folder is None else folder / "untrained"
         theirs = dissect(untrained, concepts, replace(beside, sites=tuple(made)), state=where, say=say)
         for name, one in theirs.sites.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +11,22 @@ import torch
 
 from mmxai.concepts import Concepts
 from mmxai.errors import ArgumentError
-from mmxai.methods.dissect import bootstrap, counts, thresholds
+from mmxai.methods.dissect import bootstrap, composing, counts, curves, learning, thresholds
 from mmxai.methods.dissect.bootstrap import Bootstrap
+from mmxai.methods.dissect.composing import Masked
 from mmxai.methods.dissect.config import DissectConfig
-from mmxai.methods.dissect.controls import choose, control, of_pairs
-from mmxai.methods.dissect.counts import Counts
+from mmxai.methods.dissect.controls import choose
+from mmxai.methods.dissect.curves import Curves
+from mmxai.methods.dissect.forms import Forms
+from mmxai.methods.dissect.learning import Coarse, Fine
+from mmxai.methods.dissect.levels import levels
+from mmxai.methods.dissect.parts import Part, dissection
 from mmxai.methods.dissect.passes import Cells, Labelling, Pairs, samples_of
 from mmxai.methods.dissect.results import Dissection
 from mmxai.methods.dissect.resume import State
 from mmxai.methods.dissect.sources import ROTATED_MOST, Source
-from mmxai.methods.dissect.tally import Seen, Tally, span_of
-from mmxai.methods.dissect.thresholds import BLOCK_VALUES, Keep, Threshold
+from mmxai.methods.dissect.tally import Adds, Seen, Tally, span_of
+from mmxai.methods.dissect.thresholds import BLOCK_VALUES, Threshold
 from mmxai.runs import stop_signals
 
 if TYPE_CHECKING:
@@ -32,32 +36,6 @@ Say = Callable[[str], object]
 
 _ENTRIES = 64
 """Values a row of a site stored as topk is taken to have, when blocks are cut."""
-
-
-@dataclass
-class Part:
-    """A range of a site's units, its controls, and what was found of it."""
-
-    site: str
-    own: Source
-    rotated: Source | None
-    keep: Keep | None
-    norm: float | None
-    excluded: float
-    chosen: dict[str, Tally] = field(default_factory=dict)
-    scored: dict[str, Tally] = field(default_factory=dict)
-    thresholds: dict[str, Threshold] = field(default_factory=dict)
-    candidates: np.ndarray | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.site}@{self.own.start}"
-
-    def source(self, kind: str) -> Source:
-        if kind != "rotated":
-            return self.own
-        assert self.rotated is not None
-        return self.rotated
 
 
 class Space:
@@ -82,12 +60,17 @@ class Space:
         for number, group in enumerate(self._groups(parts)):
             # Names of stages tell the space, for sites of several are of one run.
             stage = f"{self.space}.{number}"
+            self._learn(stage, [p for p in group if p.site not in given])
             for part in group:
                 self._thresholds(part, given.get(part.site))
             self._count(stage, group)
+            self._compose(stage, group)
             for part in group:
                 done[part.site].append(part)
-        return {name: self._result(name, held) for name, held in done.items()}
+        unknown = sum(self.unannotated.get(side, 0) for side in ("chosen", "scored"))
+        return {
+            name: dissection(name, held, self.concepts, self.config, unknown) for name, held in done.items()
+        }
 
     def _parts(self, source: Source) -> Iterator[Part]:
         config = self.config
@@ -122,7 +105,16 @@ class Space:
         sides = 2 if config.held_out else 1
         own = counts.bytes_of(c, k, config.correlation) * sides
         beside = counts.bytes_of(c, k, False) * sides * (rotated + ("shuffled" in config.controls))
-        return own + beside + bootstrap.bytes_of(config.candidates, config.bootstrap)
+        resampled = bootstrap.bytes_of(config.candidates, config.bootstrap)
+        taken = own + beside + resampled
+        if config.auprc:
+            taken += curves.bytes_of(config.candidates, config.area)
+        if config.rule == "f1":
+            taken = max(taken, learning.bytes_of(c, k, config.candidates, config.area))
+        if config.compose > 1:
+            reach = self.store.plan.rows_per_sample[self.space]
+            taken += composing.bytes_of(reach, min(config.compose_pictures, len(self.store.samples)), sides)
+        return taken
 
     def _groups(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
         """Parts that fit in memory together, in order."""
@@ -154,6 +146,8 @@ class Space:
             source = part.source(kind)
             if kind == "own" and given is not None:
                 made = thresholds.given(given, source)
+            elif kind == "own" and kind in part.thresholds:
+                made = part.thresholds[kind]  # learned
             elif kind == "own" or (given is None and self._alike(source)):
                 made = thresholds.find(source, cells, self.config, part.keep)
             else:
@@ -163,6 +157,40 @@ class Space:
         arrays = {k: t.values.numpy() for k, t in part.thresholds.items()}
         told = {f"{k}.how": np.frombuffer(t.how.encode(), np.uint8) for k, t in part.thresholds.items()}
         self.state.write(stage, arrays | told, 0, True)
+
+    def _learn(self, stage: str, group: Sequence[Part]) -> None:
+        """Thresholds of best F1, of all units of a group at once."""
+        config, k = self.config, len(self.concepts.categories)
+        if config.rule != "f1" or not group:
+            return
+        for part in group:
+            self._levels(part)
+        coarse = [Coarse(_known(part.levels), self.category, k) for part in group]
+        self._pass(f"{stage}.coarse", "chosen", group, [{"own": one} for one in coarse])
+        fine = [
+            Fine(
+                Curves(
+                    _known(part.levels), one.candidates(config.area, config.candidates), self.category, k,
+                    config.area,
+                )
+            )
+            for part, one in zip(group, coarse, strict=True)
+        ]  # fmt: skip
+        self._pass(f"{stage}.fine", "chosen", group, [{"own": one} for one in fine])
+        for part, one in zip(group, fine, strict=True):
+            part.thresholds["own"] = one.threshold()
+
+    def _levels(self, part: Part) -> None:
+        """Where curves of a part are taken."""
+        if part.levels is not None:
+            return
+        stage = f"{part.name}.levels"
+        saved = self.state.read(stage)
+        if saved is not None:
+            part.levels = torch.from_numpy(saved.arrays["levels"])
+            return
+        part.levels = levels(part.own, self._cells("chosen"), self.config, part.keep)
+        self.state.write(stage, {"levels": part.levels.numpy()}, 0, True)
 
     def _alike(self, source: Source) -> bool:
         """Whether every unit is above its threshold in the same share of the cells."""
@@ -180,12 +208,40 @@ class Space:
             for part in group:
                 part.scored = self._tallies(part, full=True)
                 part.scored["own"].bootstrap = self._bootstrap(part)
+                part.scored["own"].curves = self._curves(part)
             self._pass(f"{stage}.scored", "scored", group, [p.scored for p in group])
-        elif config.bootstrap:
-            again = [{"own": self._tally(part, "own", bootstrap=self._bootstrap(part))} for part in group]
+        elif config.bootstrap or config.auprc:
+            again = [
+                {"own": self._tally(part, "own", bootstrap=self._bootstrap(part), curves=self._curves(part))}
+                for part in group
+            ]
             self._pass(f"{stage}.resampled", None, group, again)
             for part, tallies in zip(group, again, strict=True):
                 part.chosen["own"].bootstrap = tallies["own"].bootstrap
+                part.chosen["own"].curves = tallies["own"].curves
+
+    def _compose(self, stage: str, group: Sequence[Part]) -> None:
+        config = self.config
+        if config.compose < 2:
+            return
+        stage = f"{stage}.forms"
+        saved = self.state.read(stage)
+        if saved is None:
+            self.say(f"{stage}: forms of {sum(p.own.count for p in group):,} units")
+            sides = [self._cells(side) for side in (("chosen", "scored") if config.held_out else (None,))]
+            masked = [Masked(p.own, p.thresholds["own"].values, p.keep) for p in group]
+            made = composing.compose(self.labelling, sides, config, masked, self._step(group))
+            arrays = {
+                f"{p.name}/{k}": v for p, f in zip(group, made, strict=True) for k, v in f.arrays().items()
+            }
+            self.state.write(stage, arrays, 0, True)
+            for part, forms in zip(group, made, strict=True):
+                part.forms = forms
+            return
+        for part in group:
+            front = f"{part.name}/"
+            held = {k.removeprefix(front): v for k, v in saved.arrays.items() if k.startswith(front)}
+            part.forms = Forms.of_arrays(held)
 
     def _tallies(self, part: Part, full: bool) -> dict[str, Tally]:
         config = self.config
@@ -211,10 +267,21 @@ class Space:
             config.area,
         )  # fmt: skip
 
+    def _curves(self, part: Part) -> Curves | None:
+        config = self.config
+        if not config.auprc:
+            return None
+        assert part.candidates is not None
+        self._levels(part)
+        return Curves(
+            _known(part.levels), part.candidates, self.category, len(self.concepts.categories), config.area
+        )
+
     def _pass(
-        self, stage: str, side: str | None, group: Sequence[Part], tallies: Sequence[dict[str, Tally]]
+        self, stage: str, side: str | None, group: Sequence[Part], tallies: Sequence[Mapping[str, Adds]]
     ) -> None:
-        """Go through the pictures of one side, adding to `tallies`, a dict a part."""
+        """Go through the pictures of one side, adding to `tallies`, by the source they are of, a part after
+        another."""
         saved, start, unknown = self.state.read(stage), 0, 0
         if saved is not None:
             start, unknown = saved.position, int(saved.arrays["unannotated"][0])
@@ -245,20 +312,20 @@ class Space:
         self.unannotated[side] = unknown
         self._save(stage, group, tallies, start, unknown, True)
 
-    def _add(self, group: Sequence[Part], tallies: Sequence[dict[str, Tally]], views: list) -> None:
+    def _add(self, group: Sequence[Part], tallies: Sequence[Mapping[str, Adds]], views: list) -> None:
         for part, own in zip(group, tallies, strict=True):
             for source in ("own", "rotated"):
                 here = [t for kind, t in own.items() if (kind == "rotated") == (source == "rotated")]
                 if not here:
                     continue
                 of = part.source(source)
-                sparse = of.sparse and bool((part.thresholds[source].values >= 0).all())
+                sparse = of.sparse and all(t.least >= 0 for t in here)
                 seen = Seen.of(of, views, sparse, part.keep)
                 for tally in here:
                     tally.add(seen)
 
     def _save(
-        self, stage: str, group: Sequence[Part], tallies: Sequence[dict[str, Tally]], start: int,
+        self, stage: str, group: Sequence[Part], tallies: Sequence[Mapping[str, Adds]], start: int,
         unknown: int, finished: bool,
     ) -> None:  # fmt: skip
         arrays = {
@@ -276,51 +343,7 @@ class Space:
         )
         return max(1, BLOCK_VALUES // widest)
 
-    def _result(self, site: str, parts: Sequence[Part]) -> Dissection:
-        config = self.config
-        chosen = Counts.joined([p.chosen["own"].counts for p in parts])
-        apart = config.held_out > 0
-        last = [p.scored if apart else p.chosen for p in parts]
-        scored = Counts.joined([t["own"].counts for t in last]) if apart else chosen
-        candidates = np.concatenate([p.candidates for p in parts if p.candidates is not None])
-        low = high = np.full(candidates.shape, np.nan)
-        if config.bootstrap:
-            resampled = [t["own"].bootstrap for t in last]
-            pairs = [b.interval(config.confidence) for b in resampled if b is not None]
-            low, high = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        top = _top([p.chosen["own"] for p in parts], [t["own"] for t in last] if apart else None, config.top)
-        ceiling = last[0]["own"].ceiling
-        assert ceiling is not None
-        own, concepts = parts[0], self.concepts
-        made = Dissection(
-            site, own.own.units.kind, concepts.concepts, concepts.categories, config.mode, config.area,
-            np.concatenate([p.thresholds["own"].values.numpy() for p in parts]), own.thresholds["own"].how,
-            candidates, of_pairs(scored, config.area, candidates), low, high, config.confidence,
-            ceiling.values(), *top, chosen, scored, config.held_out, {}, config.detector, config.min_fired,
-            sum(self.unannotated.get(side, 0) for side in ("chosen", "scored")), own.excluded, own.norm,
-        )  # fmt: skip
-        for kind, told in _CONTROLS.items():
-            if kind in parts[0].chosen:
-                mine = Counts.joined([p.chosen[kind].counts for p in parts])
-                theirs = Counts.joined([t[kind].counts for t in last]) if apart else mine
-                made.controls[kind] = control(kind, told, mine, theirs, config.area)
-        return made
 
-
-_CONTROLS = {"shuffled": "labels of other pictures", "rotated": "random directions of the same space"}
-
-
-def _top(first: Sequence[Tally], second: Sequence[Tally] | None, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and values of the highest pictures of either side, `[U, k]`."""
-    if not k:
-        units = sum(t.source.count for t in first)
-        return np.zeros((units, 0), np.int64), np.zeros((units, 0), np.float32)
-    held = [t.top for t in first if t.top is not None]
-    rows, values = (torch.cat([getattr(t, n) for t in held]) for n in ("rows", "values"))
-    if second is not None:
-        other = [t.top for t in second if t.top is not None]
-        values = torch.cat([values, torch.cat([t.values for t in other])], 1)
-        rows = torch.cat([rows, torch.cat([t.rows for t in other])], 1)
-        values, order = values.sort(dim=1, descending=True, stable=True)
-        values, rows = values[:, :k], rows.gather(1, order)[:, :k]
-    return rows.numpy(), values.numpy()
+def _known(levels: torch.Tensor | None) -> torch.Tensor:
+    assert levels is not None
+    return levels

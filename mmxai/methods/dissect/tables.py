@@ -66,7 +66,8 @@ class PublishedTable:
 
 def published(found: Dissection) -> pandas.DataFrame:
     """A dissection in the published columns. Truth, activation, intersect and IoU are of the pictures on
-    which it was scored; labels are those of highest IoU on the pictures on which they were chosen."""
+    which it was scored; labels are those of highest IoU on the pictures on which they were chosen. Logical
+    forms, where they were searched for, are at the end."""
     import pandas
 
     counts, rows = found.scored, np.arange(found.units)
@@ -90,7 +91,8 @@ def published(found: Dissection) -> pandas.DataFrame:
         "unit": rows + 1, "category": ["" if c is None else c.category for c in told],
         "label": ["" if c is None else c.name for c in told], "score": found.best,
     }  # fmt: skip
-    return pandas.DataFrame({**head, **blocks})
+    forms = {} if found.forms is None else found.forms.columns(found.concepts, "-")
+    return pandas.DataFrame({**head, **blocks, **forms})
 
 
 def write_published(found: Dissection, path: str | Path) -> Path:

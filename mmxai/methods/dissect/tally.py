@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from mmxai.kernels.mask_counts import mask_counts
 from mmxai.methods.dissect.bootstrap import Bootstrap
 from mmxai.methods.dissect.ceiling import Ceiling
 from mmxai.methods.dissect.counts import Counts
+from mmxai.methods.dissect.curves import Curves
 from mmxai.methods.dissect.passes import Labelled, Span, View
 from mmxai.methods.dissect.sources import Source
 from mmxai.methods.dissect.thresholds import Keep
@@ -56,12 +58,38 @@ class Seen:
         """x of some rows."""
         return rows_of(self.x, own)
 
+    def pieces(self, labelled: Sequence[Labelled | None]) -> list[CellLabels]:
+        """The labels of each view's rows; `labelled`: of each view, None where nothing is known."""
+        found = []
+        for labels, (_, own) in zip(labelled, self, strict=True):
+            place = torch.from_numpy(self.place[own])
+            if labels is None:
+                found.append(_NO_CELLS.take(torch.full_like(place, -1)))
+            else:
+                found.append(labels.cells.take(place))
+        return found
+
+
+_PARTS = ("ceiling", "top", "bootstrap", "curves")
+
+
+class Adds(Protocol):
+    """What a pass goes through the pictures for, and keeps as it goes on. `least`: the lowest value that a
+    mask of it is above: from 0 on the entries of sparse units tell all."""
+
+    @property
+    def least(self) -> float: ...
+    def add(self, seen: Seen) -> None: ...
+    def arrays(self) -> dict[str, np.ndarray]: ...
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None: ...
+
 
 class Tally:
     """Counts of a source's units against the labels of their pictures, or (`other`) of other pictures.
 
     correlation: sums of activations as well. ceiling: what the grid can attain. top: so many pictures of each
     unit. bootstrap: resamples of chosen pairs, for which masks are counted once more, picture by picture.
+    curves: of chosen pairs, over all thresholds.
     """
 
     def __init__(
@@ -76,23 +104,22 @@ class Tally:
         ceiling: bool = False,
         top: int = 0,
         bootstrap: Bootstrap | None = None,
+        curves: Curves | None = None,
     ):
         self.source, self.threshold, self.other = source, threshold, other
         self.counts = Counts.zeros(source.count, category, categories, correlation)
         self._columns = len(self.counts.label)
         self.ceiling = Ceiling(len(category)) if ceiling else None
         self.top = TopPictures(source.count, top) if top else None
-        self.bootstrap = bootstrap
+        self.bootstrap, self.curves = bootstrap, curves
+
+    @property
+    def least(self) -> float:
+        return float(self.threshold.min())
 
     def add(self, seen: Seen) -> None:
         labelled = [(v, self._of(v)) for v in seen.views]
-        pieces = []
-        for (_, labels), (_, own) in zip(labelled, seen, strict=True):
-            place = torch.from_numpy(seen.place[own])
-            if labels is None:
-                pieces.append(_NO_CELLS.take(torch.full_like(place, -1)))
-            else:
-                pieces.append(labels.cells.take(place))
+        pieces = seen.pieces([labels for _, labels in labelled])
         counts = self.counts
         for (_, labels), piece in zip(labelled, pieces, strict=True):
             if labels is not None:
@@ -105,6 +132,9 @@ class Tally:
         self._at_once(seen, labelled, pieces)
         if self.bootstrap is not None:
             self._resample(self.bootstrap, seen, labelled, pieces)
+        if self.curves is not None:
+            for (_, own), piece in zip(seen, pieces, strict=True):
+                self.curves.add(seen.part(own), piece)
         if counts.along.shape[1]:
             self._sums(seen, pieces)
         if self.ceiling is not None:
@@ -162,14 +192,14 @@ class Tally:
     def arrays(self) -> dict[str, np.ndarray]:
         """All that was added up, by name."""
         out = dict(self.counts.arrays())
-        for name in ("ceiling", "top", "bootstrap"):
+        for name in _PARTS:
             if (part := getattr(self, name)) is not None:
                 out |= {f"{name}.{k}": v for k, v in part.arrays().items()}
         return out
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.counts = Counts.of_arrays(arrays)
-        for name in ("ceiling", "top", "bootstrap"):
+        for name in _PARTS:
             if (part := getattr(self, name)) is not None:
                 own = {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
                 part.restore(own)

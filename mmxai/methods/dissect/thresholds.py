@@ -51,13 +51,50 @@ def find(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None 
     """Thresholds of a source's units over `cells`; `keep` tells of rows whether they count (bool `[N]`)."""
     rule = rule_of(source, config)
     if rule == "quantile":
-        rows = _chosen(source, cells, config, keep)
+        rows = chosen_rows(source, cells, config, keep)
         shares = torch.full((source.count,), config.quantile, dtype=torch.float64)
         made, count = _nonzero(source, rows, config) if config.nonzero else _top(source, rows, shares, config)
         of = "values that are not 0" if config.nonzero else "cells"
         return Threshold(made, f"top {config.quantile:g} of {count:,} {of}{rows.told}")
+    if rule == "stats":
+        return _from_stats(source, cells, config, keep)
     value = config.absolute if rule == "absolute" else 0.0
     return Threshold(torch.full((source.count,), value), f"above {value:g}")
+
+
+def _from_stats(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None) -> Threshold:
+    """The quantiles that `store.stats` tells, of all rows of a site: those of the cells only where the rows
+    are the cells. SelectionError where they are not."""
+    table = cells.store.rows[cells.space]
+    why = None
+    if source.units.heads or source.rotation is not None:
+        why = "its units are norms of heads, of which the store keeps no statistics"
+    elif cells.side is not None and cells.held_out:
+        why = f"pictures are held out ({cells.held_out:g}), whose rows are among them"
+    elif keep is not None:
+        why = "cells of high norm are left out, which are among them"
+    elif config.nonzero:
+        why = "nonzero asks for values that are not 0"
+    else:
+        count = sum(int(span.inside.sum()) for span in cells.views(BLOCK_VALUES))
+        if count != len(table):
+            why = f"{len(table) - count:,} of its {len(table):,} rows are no cells within a picture"
+    if why is not None:
+        raise SelectionError(
+            f"{source.name}: got rule='stats', whose quantiles are of all rows of the site, but {why}; use "
+            "rule='quantile', which takes those of the cells that are counted"
+        )
+    stats = cells.store.stats[source.name]
+    found = stats.quantile(
+        1 - config.quantile, rows=config.sketch_rows, seed=config.seed, exact=config.exact
+    )[source.start : source.stop]
+    bad = (stats.nan + stats.posinf + stats.neginf)[source.start : source.stop]
+    if bad.any():
+        unit = source.start + int(bad.nonzero()[0, 0])
+        raise NonFiniteError(f"{source.name}: got NaN or inf of unit {unit}, expected finite activations")
+    drawn = "" if config.exact or len(table) <= config.sketch_rows else f" {config.sketch_rows:,} of"
+    how = f"top {config.quantile:g} of{drawn} all {len(table):,} rows, as store.stats tells"
+    return Threshold(found.contiguous(), how)
 
 
 def matched(
@@ -66,7 +103,7 @@ def matched(
 ) -> Threshold:  # fmt: skip
     """Thresholds above which each unit of `source` is in as many cells as the same one of `like` is above its
     own: a control whose masks were larger or smaller would say nothing."""
-    rows = _chosen(source, cells, replace(config, exact=False), keep)
+    rows = chosen_rows(source, cells, replace(config, exact=False), keep)
     assert rows.drawn is not None
     above = np.zeros(like.count, np.int64)
     sparse = like.sparse and bool((threshold.values >= 0).all())
@@ -104,7 +141,8 @@ class _Rows:
             yield self.drawn[start : start + self.step]
 
 
-def _chosen(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None) -> _Rows:
+def chosen_rows(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None) -> _Rows:
+    """The rows that quantiles of a source are taken of."""
     step = max(1, BLOCK_VALUES // max(source.units.site.width, source.count))
     if config.exact:
         return _Rows(cells, keep, step, None, len(cells.store.rows[cells.space]), "")

@@ -27,7 +27,7 @@ def dense(x: Values) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
         return x
     out = torch.zeros(x.rows, x.width)
-    out[_row_of(x), x.indices.long()] = x.values
+    out[row_of(x), x.indices.long()] = x.values
     return out
 
 
@@ -49,7 +49,7 @@ def sums(x: Values, area: torch.Tensor, areas: int) -> tuple[np.ndarray | None, 
         value = x.float()
         return None, (value.T @ area).numpy(), (value.square().T @ area[:, areas:]).numpy()
     units, which = x.indices.unique(return_inverse=True)
-    own = area[_row_of(x)]
+    own = area[row_of(x)]
     along = torch.zeros(len(units), area.shape[1]).index_add_(0, which, own * x.values[:, None])
     square = own[:, areas:] * x.values.square()[:, None]
     squares = torch.zeros(len(units), square.shape[1]).index_add_(0, which, square)
@@ -63,7 +63,7 @@ def highest(x: Values) -> tuple[torch.Tensor, torch.Tensor]:
         best, at = x.max(0)
         return best.float(), at
     best, at = torch.full((x.width,), -torch.inf), torch.zeros(x.width, dtype=torch.int64)
-    row, index = _row_of(x), x.indices.long()
+    row, index = row_of(x), x.indices.long()
     # One sort by unit and value; each unit's last entry is its largest, the first row of equal ones.
     order = np.lexsort((-row.numpy(), x.values.numpy(), index.numpy()))
     last = torch.from_numpy(order[np.flatnonzero(np.diff(index.numpy()[order], append=-1))])
@@ -71,5 +71,6 @@ def highest(x: Values) -> tuple[torch.Tensor, torch.Tensor]:
     return best, at
 
 
-def _row_of(x: Codes) -> torch.Tensor:
+def row_of(x: Codes) -> torch.Tensor:
+    """The row of every entry, int64 `[E]`."""
     return torch.arange(x.rows).repeat_interleave(x.offsets.diff())
