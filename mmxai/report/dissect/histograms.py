@@ -74,7 +74,7 @@ def by_label(found: Mapping[str, Mapping[str, int]], colours: Mapping[str, int])
         left = _LEFT + (i + 0.12) * step
         box = f'x="{left:.1f}" y="{up(n):.1f}" width="{0.76 * step:.1f}" height="{floor - up(n):.1f}"'
         bar = _bar(box, colours[category], f"{name} ({category}): {n:,} detectors")
-        parts.append(f'<a href="#find={quote(name)}">{bar}</a>')
+        parts.append(f'<a href="#label={quote(name)}">{bar}</a>')
         parts.append(_name(left + 0.38 * step, floor, name, True))
     parts.append(f'<path class="axis" d="M{_LEFT},{floor:.1f}H{width - _RIGHT}"/>')
     return _svg(parts, width, height)

@@ -100,9 +100,11 @@ async function showGallery(list) {
     told.textContent = `${whole(left.length)} of ${whole(entries.length)}`;
   }
   function choose() {
-    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    // A name in quotes is a label; other words are looked for in all that is said of a unit.
+    const [, label] = /^\s*"(.*)"\s*$/.exec(find.value) ?? [], words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const meant = label === undefined ? e => words.every(w => e.said.includes(w)) : e => about.concepts[e.label]?.[0] === label;
     left = entries.filter(e => (state.value === "" || e.state == state.value)
-      && (category.value === "" || about.concepts[e.label]?.[1] == category.value) && words.every(w => e.said.includes(w)));
+      && (category.value === "" || about.concepts[e.label]?.[1] == category.value) && meant(e));
     left.sort(orders[sort.value]);
     shown = 0;
     list.replaceChildren();
@@ -112,8 +114,8 @@ async function showGallery(list) {
   more.onclick = page;
   // The bars of a layer's labels lead here.
   const asked = () => {
-    const [, words] = /^#find=(.*)$/.exec(location.hash) ?? [];
-    if (words !== undefined) { find.value = decodeURIComponent(words); state.value = "1"; category.value = ""; find.scrollIntoView(); }
+    const [, words] = /^#label=(.*)$/.exec(location.hash) ?? [];
+    if (words !== undefined) { find.value = `"${decodeURIComponent(words)}"`; state.value = "1"; category.value = ""; find.scrollIntoView(); }
     choose();
   };
   addEventListener("hashchange", asked);

@@ -51,28 +51,38 @@ addEventListener('load', () => setTimeout(async () => {
 </script></body>"""
 
 
-@pytest.fixture(scope="module", params=["nearest", "bilinear"])
-def site(request, tmp_path_factory):
-    home = tmp_path_factory.mktemp("browsed")
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory):
+    """By mode; see `_made`."""
+    made = {mode: _made(tmp_path_factory.mktemp(mode), mode) for mode in ("nearest", "bilinear")}
+    yield {mode: one for mode, (one, _) in made.items()}
+    for _, server in made.values():
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def site(sites):
+    return sites["nearest"]
+
+
+def _made(home, mode):
+    """Folder, address, what was found, values, sizes and tiles of the samples, (sample, tile) of unit 7's
+    exemplars; and the server."""
     values = make(home / "acts.zarr", PICTURES, UNITS)
     with open_store(home / "acts.zarr") as store:
-        config = DissectConfig(quantile=0.1, bootstrap=10, top=5, mode=request.param)
-        found = dissect(store, Maps(PICTURES), config)
+        found = dissect(store, Maps(PICTURES), DissectConfig(quantile=0.1, bootstrap=10, top=5, mode=mode))
         sizes = {i: store.samples[i].size for i in range(PICTURES)}
         tiles = {i: store.samples[i].tiles for i in range(PICTURES)}
-        who = store[SITE].rows
         dissect_pages(found, store, home / "site", images=lambda i: picture(i).resize(sizes[i]))
         one = found[SITE]
-        places = [
-            (int(w.sample[0]), int(w.image[0])) for w in (who.gather(np.array([r])) for r in one.top_rows[7])
-        ]
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(_Quiet, directory=home / "site")
-    )
+        who = [store[SITE].rows.gather(np.array([row])) for row in one.top_rows[7]]
+        places = [(int(w.sample[0]), int(w.image[0])) for w in who]
+    handler = functools.partial(_Quiet, directory=home / "site")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield home / "site", f"http://127.0.0.1:{server.server_port}", one, values, sizes, tiles, places
-    server.shutdown()
-    server.server_close()
+    address = f"http://127.0.0.1:{server.server_port}"
+    return (home / "site", address, one, values, sizes, tiles, places), server
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -124,9 +134,9 @@ def test_units_are_listed_and_found(site, tmp_path, page, served):
     assert found["first"].startswith("neuron 7") and not found["errors"]
 
 
-@pytest.mark.parametrize("served", [False, True])
-def test_a_units_page_draws_the_mask_where_it_is(site, tmp_path, served):
-    folder, address, one, values, sizes, tiles, places = site
+@pytest.mark.parametrize("mode, served", [("nearest", True), ("bilinear", False)])
+def test_a_units_page_draws_the_mask_where_it_is(sites, tmp_path, mode, served):
+    folder, address, one, values, sizes, tiles, places = sites[mode]
     shown = browse(folder, address if served else folder.as_uri(), "unit.html#0/7", tmp_path)
     assert not shown["errors"] and not shown["said"] and shown["wide"] <= 500 and shown["broken"] == 0
     assert shown["pictures"] == len(places) == len(shown["masks"])
@@ -151,7 +161,7 @@ def test_a_bar_leads_to_the_units_of_its_label(site, tmp_path):
     folder, _, one, *_ = site
     name, units = next((n, k) for labels in one.by_category().values() for n, k in labels.items())
     page = (folder / f"sites/{SITE}.html").read_text()
-    address = re.search(rf'href="(#find=[^"]*)"><rect[^>]*><title>{re.escape(name)} ', page)[1]
+    address = re.search(rf'href="(#label=[^"]*)"><rect[^>]*><title>{re.escape(name)} ', page)[1]
     shown = browse(folder, folder.as_uri(), f"sites/{SITE}.html{address}", tmp_path)
     assert shown["told"] == f"{units} of {UNITS}" and name in shown["first"]
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.dissect import DissectConfig, dissect
-from mmxai.methods.dissect.tables import published, read_published
+from mmxai.methods.dissect.tables import layer_table, published, read_published
 from mmxai.report.dissect import dissect_pages
+from mmxai.report.dissect.layers import table
 from mmxai.store import open_store
 from tests.report.dissect.outlined import cells
 from tests.report.dissect.planted import GRID, SITE, SIZE, Planted, make, picture
@@ -65,14 +66,14 @@ def test_records_say_what_was_found(held):
     assert [s == 2 for s in index["state"]] == one.rare.tolist() and one.rare.any()
     assert [c[0] for c in about["concepts"]] == [c.name for c in one.concepts]
     assert [about["categories"][c[1]] for c in about["concepts"]] == [c.category for c in one.concepts]
-    table = one.to_pandas()
+    frame = one.to_pandas()
     for unit, record in enumerate(every):
         assert [c[0] for c in record["c"]] == [k for k in one.candidates[unit].tolist() if k >= 0]
         for (number, *values), at in zip(record["c"], range(9), strict=False):
             expected = one.iou[unit, at], one.low[unit, at], one.high[unit, at], one.ceiling[number]
             assert np.allclose(values, expected, rtol=5e-3, atol=0)
         assert record["n"] == one.fired[unit] and np.isclose(record["t"], one.threshold[unit], rtol=1e-3)
-        expected = table.loc[unit, ["precision", "recall", "f1", "correlation"]]
+        expected = frame.loc[unit, ["precision", "recall", "f1", "correlation"]]
         if record["c"]:
             assert np.allclose(record["m"], expected.astype(float), rtol=5e-3, atol=0)
     assert about["sites"][0]["controls"] == [
@@ -142,7 +143,7 @@ def test_pages_are_escaped_and_every_link_leads_somewhere(held):
                 assert unsafe not in html
             assert not re.search(r"url\(|@import|https?://", html)
             for address in re.findall(r'(?:src|href)="([^"]+)"', html):
-                assert (page.parent / address).is_file() or address.startswith("#find=%3Cconcept%20")
+                assert (page.parent / address).is_file() or address.startswith("#label=%3Cconcept%20")
             for svg in re.findall(r'<svg class="plot.*?</svg>', html, re.S):
                 ElementTree.fromstring(svg)
         script = (site / "pages.js").read_text()
@@ -167,9 +168,27 @@ def test_the_index_shows_layers_beside_their_controls(held):
     assert told == {name: n for labels in one.by_category().values() for name, n in labels.items()}
 
 
+def test_the_layer_table_is_the_methods_own(held):
+    (row,), frame = table(held.found.sites), layer_table([held.one])
+    for name in ("site", "detectors", "labels"):
+        assert row[name] == frame[name][0]
+    assert row["mean"] == frame["mean iou"][0] and row["aside"] == (frame["dead"][0], frame["rare"][0])
+    for category, pair in row["categories"].items():
+        assert pair == (frame[f"{category} labels"][0], frame[f"{category} detectors"][0])
+    for name, control in zip(held.one.controls, row["controls"], strict=True):
+        assert control[:2] == (frame[f"{name} detectors"][0], frame[f"{name} labels"][0])
+
+
+def test_of_a_run_that_kept_no_pictures(held, tmp_path):
+    found = dissect(held.store, held.concepts, DissectConfig(bootstrap=0, controls=(), top=0))
+    shown = dissect_pages(found, held.store, tmp_path / "site", images=picture)
+    assert shown.pictures == shown.shown == 0 and not (tmp_path / "site/pictures").exists()
+    assert data(tmp_path / "site", "data/0/0")[0]["p"] == []
+
+
 def test_tables_are_in_the_published_columns(held):
-    table = read_published(held.home / f"site/tables/{SITE}.csv")
-    assert table.detectors(held.one.level)[0] == int((held.one.best > held.one.level).sum())
+    read = read_published(held.home / f"site/tables/{SITE}.csv")
+    assert read.detectors(held.one.level)[0] == int((held.one.best > held.one.level).sum())
     told = json.loads((held.home / f"site/tables/{SITE}.json").read_text())
     frame = published(held.one)
     assert told["columns"] == list(frame) and len(told["data"]) == UNITS
