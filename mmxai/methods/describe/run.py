@@ -103,7 +103,7 @@ class _Run:
 
 
 class _Site:
-    """Units go in groups whose values fit in memory; of one group they are read once."""
+    """Units go in groups whose values fit in memory; those of the group at hand are kept."""
 
     def __init__(
         self, pooled: Pooled, samples: np.ndarray, chosen: torch.Tensor, scored: torch.Tensor,
@@ -113,7 +113,7 @@ class _Site:
         self._chosen, self._scored, self._similarities, self._say = chosen, scored, similarities, say
         # Values, those of the chosen pictures, their sorted copies.
         self._groups = list(ranges(pooled.count, 32 * len(samples), config.bytes // 4))
-        self._held: torch.Tensor | None = None
+        self._held: tuple[tuple[int, int], torch.Tensor] | None = None
         self._draws = config.permutations(pooled.count)
 
     def describe(self) -> Description:
@@ -152,11 +152,10 @@ class _Site:
 
     def _values(self, group: tuple[int, int]) -> torch.Tensor:
         """float32 `[N, units]`."""
-        if len(self._groups) > 1:
-            return self._pooled.read(*group)
-        if self._held is None:
-            self._held = self._pooled.read()
-        return self._held
+        if self._held is None or self._held[0] != group:
+            self._held = None  # before the next is read
+            self._held = group, self._pooled.read(*group)
+        return self._held[1]
 
     def _scores(
         self, live: torch.Tensor, tops: torch.Tensor | None
