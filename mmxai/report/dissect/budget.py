@@ -13,7 +13,7 @@ from mmxai.report.dissect.sprites import PER_SHEET, Images, Sheets, estimate, sh
 LIMIT = 200e6 / 32_768
 """Bytes a unit."""
 
-LEAST = 16e6
+LEAST = 8e6
 """Bytes that a site of few units may take all the same."""
 
 _PLANS = (

@@ -54,8 +54,8 @@ class DissectPages:
             else "no pictures"
         )
         said = (
-            f"{self.units:,} units, {self.shown} exemplars each, {kept}: {self.nbytes / 1e6:.1f} MB "
-            f"({self.per_units / 1e6:.0f} MB for 32,768 units): {self.index}"
+            f"{self.units:,} units, {self.shown} exemplars each, {kept}: {self.nbytes / 1e6:.1f} MB of "
+            f"at most {self.limit / 1e6:.1f} ({self.per_units / 1e6:.0f} MB for 32,768 units): {self.index}"
         )
         if self.images and self.unstated:
             said += (
@@ -82,7 +82,7 @@ def dissect_pages(
     found: what `methods.dissect.dissect` found in `store`. concepts: for the licences of annotations and
     pictures. images: sample index -> the original picture; None: outlines of masks alone. tables: of each
     site its table in the published columns (`methods.dissect.tables.published`), written as CSV and JSON.
-    limit: bytes that the site may take (default: 200 MB for 32,768 units, but at least 16 MB): pictures
+    limit: bytes that the site may take (default: 200 MB for 32,768 units, but at least 8 MB): pictures
     become smaller, then fewer, until it fits. progress: is told what is being done.
 
     It works from a folder as from a web server, and asks nothing of any other place. ArgumentError where
