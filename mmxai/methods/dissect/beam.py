@@ -1,9 +1,10 @@
 """The logical form of concepts that fits a mask best, by beam search (Mu and Andreas 2020, arXiv:2006.14032).
 
-Forms grow by one concept at a time, with AND, OR, AND NOT, OR NOT, from the best of the last length. Every
-concept is tried, not only those that the mask touches: what it never touches is what NOT is for. All areas
-are exact: of a form F and a concept c, beside a mask M, those of the four new forms follow from those of F,
-of c, and of both at once, within M and in all.
+Forms grow by one concept at a time, with AND, OR and AND NOT, from the best of the last length; the first may
+be NOT a concept. (OR NOT is left out: it makes forms that are everywhere.) Every concept is tried, not only
+those that the mask touches: what it never touches is what NOT is for. All areas are exact: of a form F and a
+concept c, beside a mask M, those of the three new forms follow from those of F, of c, and of both at once,
+within M and in all.
 """
 
 from __future__ import annotations
@@ -57,14 +58,14 @@ class Search:
         if not forms:
             return []
         atoms, truth, mine = self.atoms, self.atoms.truth, held.beside
-        iou = np.zeros((len(forms), 4, atoms.concepts))
+        iou = np.zeros((len(forms), 3, atoms.concepts))
         for own, form in zip(iou, forms, strict=True):
             there = atoms.of(form)
             inside, area = held.within(there), int(atoms.pixels[there].sum())
             both, beside = held.pixels_of(there), atoms.beside(form)
             # By 2 negated + either, as terms are.
-            inter = np.stack([both, inside + mine - both, inside - both, held.area - mine + both])
-            areas = np.stack([beside, area + truth - beside, area - beside, atoms.total - truth + beside])
+            inter = np.stack([both, inside + mine - both, inside - both])
+            areas = np.stack([beside, area + truth - beside, area - beside])
             own[:] = held.iou(inter, areas)
             own[(inter == inside) & (areas == area)] = 0  # it changes nothing
             own[:, truth == 0] = 0

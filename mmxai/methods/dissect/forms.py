@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmxai.concepts import Concept
-from mmxai.results import plain
+from mmxai.results import lines_of, number, plain
+
+_SHOWN = 8
 
 
 class Term(NamedTuple):
@@ -98,8 +100,27 @@ class Forms:
         told = [self.text(unit, concepts) for unit in range(len(self))]
         return {"form": told, f"form{between}iou": self.iou, f"form{between}single": self.single}
 
+    def lines(self, concepts: Sequence[Concept], kind: str) -> list[str]:
+        """The forms that gain most on a single concept."""
+        longer = (self.terms >= 0).sum(1) > 1
+        gain = self.iou - self.single
+        head = (
+            f"logical forms, on {self.pictures:,} pictures: mean IoU {number(_mean(self.iou))}, of single "
+            f"concepts {number(_mean(self.single))}; {int((longer & (gain > 0)).sum()):,} units gain"
+        )
+        order = np.argsort(-np.where(longer, gain, -1), kind="stable")[: min(_SHOWN, int(longer.sum()))]
+        rows = [
+            (self.text(u, concepts), str(u), number(float(self.iou[u])), number(float(self.single[u])))
+            for u in order.tolist()
+        ]
+        return [head, *([lines_of(("form", kind, "IoU", "single"), rows)] if rows else [])]
+
     def to_json(self, concepts: Sequence[Concept]) -> dict[str, Any]:
         return {"pictures": self.pictures, **{k: plain(v) for k, v in self.columns(concepts, "_").items()}}
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def encode(form: Form, length: int) -> np.ndarray:

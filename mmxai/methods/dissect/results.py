@@ -262,6 +262,8 @@ class Dissection(Result):
                 for u in shown
             ]  # fmt: skip
             lines += ["", lines_of(("label", self.kind, "IoU", "interval", "of ceiling", "r"), rows)]
+        if self.forms is not None:
+            lines += ["", *self.forms.lines(self.concepts, self.kind)]
         return "\n".join(lines)
 
     def plot(self, ax: Axes | None = None) -> Axes:
