@@ -28,7 +28,7 @@ def by_layer(
     long = max((len(n) for n in names), default=1)
     turned = long > 3
     below = 20 + (6 * min(long, 24) if turned else 6)
-    width, height = max(340, _LEFT + _RIGHT + 30 * len(names)), 190 + below
+    width, height = max(440, _LEFT + _RIGHT + 30 * len(names)), 190 + below
     floor = height - below
     up = Axis(0, max([*totals, *values, 1]) * 1.08, floor, _TOP)
     parts = _rules(up, width)

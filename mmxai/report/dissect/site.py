@@ -178,7 +178,7 @@ class Site:
         sites, one = self.found.sites.values(), first(self.found)
         labels = {int(k) for d in sites for k in d.label[d.detectors()]}
         return {
-            "pictures": f"{one.scored.pictures:,}",
+            ("held-out " if one.held_out else "") + "pictures": f"{one.scored.pictures:,}",
             "concepts": f"{len(one.concepts):,}",
             "layers": f"{len(self.found.sites):,}",
             "units": f"{sum(d.units for d in sites):,}",
@@ -190,7 +190,7 @@ class Site:
         shown = {
             "units": f"{one.units:,} {one.kind}s", "detectors": f"{int(one.detectors().sum()):,}",
             "labels they have": f"{one.unique():,}",
-            "pictures": f"{one.scored.pictures:,}",
+            ("held-out " if one.held_out else "") + "pictures": f"{one.scored.pictures:,}",
             "dead, rare": f"{int(one.dead.sum()):,}, {int(one.rare.sum()):,}",
         }  # fmt: skip
         for name, c in one.controls.items():
