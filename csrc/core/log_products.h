@@ -21,6 +21,13 @@
 
 namespace mmxai {
 
+#ifdef MMXAI_AVX512
+inline bool wide() {
+  static const bool has = __builtin_cpu_supports("avx512f");
+  return has;
+}
+#endif
+
 struct LogProducts {
   const float* p;  // (pictures, words), rows `stride` values apart
   int64_t pictures, words, stride;
@@ -36,19 +43,38 @@ struct LogProducts {
 
 constexpr int64_t kWords = 2 * kLanes;  // a line of the cache: of 10,000 pictures 640 KB, which the second level holds
 constexpr int64_t kLines = 4;           // of each row that are packed at once: rows lie far apart
+constexpr int64_t kTask = kLines * kWords;
+constexpr int64_t kAhead = 16;          // rows, of what is asked for before it is packed
 constexpr int64_t kTogetherUnits = 4;   // an offset, once in a register, serves several units
 
+// N lanes: twice as many where the machine has them.
+template <int N>
+struct Lanes {
+  typedef float Values __attribute__((vector_size(4 * N)));
+  typedef uint32_t Bits __attribute__((vector_size(4 * N)));
+
+  static MMXAI_INLINE Values load(const float* p) {
+    Values v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+};
+
 // e^x of x <= 0; what is less than 1e-37 is 1e-37 (Cephes expf).
-MMXAI_INLINE Floats exponential(Floats x) {
-  x = least(largest(x, all(-86.0f)), all(0.0f));
-  const Floats magic = all(12582912.0f);  // rounds to whole numbers
-  const Floats shifted = x * all(1.44269504f) + magic, n = shifted - magic;
-  const Floats r = x - n * all(0.693359375f) + n * all(2.12194440e-4f);
-  Floats y = all(1.9875691500e-4f);
+template <int N>
+MMXAI_INLINE typename Lanes<N>::Values exponential(typename Lanes<N>::Values x) {
+  using Values = typename Lanes<N>::Values;
+  using Bits = typename Lanes<N>::Bits;
+  const Values least = Values{} - 86.0f, most = Values{};
+  x = x > least ? x : least;
+  x = x < most ? x : most;
+  const Values shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;  // rounded to whole numbers
+  const Values r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Values y = Values{} + 1.9875691500e-4f;
   for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    y = y * r + all(c);
-  y = y * r * r + r + all(1.0f);
-  return (Floats)((Words)y + ((Words)shifted << 23));
+    y = y * r + c;
+  y = y * r * r + r + 1.0f;
+  return (Values)((Bits)y + ((Bits)shifted << 23));
 }
 
 // Positive numbers as product * 2^exponent.
@@ -100,7 +126,6 @@ class LogProductsRun {
 
   // False if p has what is no probability; `out` then is worth nothing.
   bool run(int threads) const {
-    constexpr int64_t kTask = kLines * kWords;
     const int64_t tasks = (job_.words + kTask - 1) / kTask, size = job_.pictures * kWords;
     std::atomic<int64_t> next{0};
     std::atomic<bool> fine{true};
@@ -125,31 +150,52 @@ class LogProductsRun {
  private:
   // Probabilities of `n` words from `first` on, (lines, pictures, 16); what is past the last word is of no use.
   bool pack(int64_t first, int64_t n, float* to) const {
-    constexpr int64_t kAhead = 16;
-    Ints wrong{};
-    float rest[kLines * kWords] = {};
-    for (int64_t r = 0; r < job_.pictures; ++r) {
+    bool fine = true;
+    float rest[kTask] = {};
+    for (int64_t r = 0; r < job_.pictures; ++r, to += kWords) {
       const float* from = job_.p + r * job_.stride + first;
       if (r + kAhead < job_.pictures)
         for (int64_t i = 0; i < n; i += kWords) __builtin_prefetch(from + kAhead * job_.stride + i);
-      if (n < kLines * kWords) from = std::copy_n(from, n, rest) - n;
-      for (int64_t i = 0; i < n; i += kLanes) {
-        Floats v = load(from + i);
-        if (job_.norms)
-          v = exponential(all(job_.scale) * v - all(job_.norms[r]));
-        else
-          wrong |= ~((Ints)(v >= all(0.0f)) & (Ints)(v <= all(1.0f)));
-        store(v, to + (i / kWords * job_.pictures + r) * kWords + i % kWords);
-      }
+      if (n < kTask) from = std::copy_n(from, n, rest) - n;
+      if (!job_.norms)
+        fine &= copy_row(from, n, to);
+#ifdef MMXAI_AVX512
+      else if (wide())
+        normalise_wide(from, n, job_.norms[r], to);
+#endif
+      else
+        normalise<kLanes>(from, n, job_.norms[r], to);
+    }
+    return fine;
+  }
+
+  // A row's line i lies i * pictures lines on.
+  bool copy_row(const float* from, int64_t n, float* to) const {
+    Ints wrong{};
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const Floats v = load(from + i);
+      wrong |= ~((Ints)(v >= all(0.0f)) & (Ints)(v <= all(1.0f)));
+      store(v, to + i / kWords * job_.pictures * kWords + i % kWords);
     }
     return !any(wrong);
   }
 
+  template <int N>
+  MMXAI_INLINE void normalise(const float* from, int64_t n, float norm, float* to) const {
+    for (int64_t i = 0; i < n; i += N)
+      store(exponential<N>(job_.scale * Lanes<N>::load(from + i) - norm),
+            to + i / kWords * job_.pictures * kWords + i % kWords);
+  }
+#ifdef MMXAI_AVX512
+  MMXAI_AVX512 void normalise_wide(const float* from, int64_t n, float norm, float* to) const {
+    normalise<2 * kLanes>(from, n, norm, to);
+  }
+#endif
+
   void multiply(const float* p, float* sums) const {
     int64_t u = 0;
 #ifdef MMXAI_AVX512
-    static const bool wide = __builtin_cpu_supports("avx512f");
-    if (wide)
+    if (wide())
       for (; u + 8 <= job_.units; u += 8) multiply_wide(p, u, sums);
 #endif
     for (; u + kTogetherUnits <= job_.units; u += kTogetherUnits) multiply_units<kTogetherUnits>(p, u, sums);
@@ -223,7 +269,7 @@ class LogProductsRun {
       for (int64_t u = 0; u < job_.units; ++u) most = largest(load(sums + u * kWords + i), most);
       Scaled sum;
       sum.product = Floats{};
-      for (int64_t u = 0; u < job_.units; ++u) sum.product += exponential(load(sums + u * kWords + i) - most);
+      for (int64_t u = 0; u < job_.units; ++u) sum.product += exponential<kLanes>(load(sums + u * kWords + i) - most);
       sum.product = sum.product / all(static_cast<float>(job_.units));
       sum.split();
       const Floats off = all(job_.marginal) * (most + sum.log());
@@ -255,15 +301,27 @@ class LogNorms {
 
  private:
   float of(const float* row) const {
-    Floats most = all(-INFINITY), unfit{};
+#ifdef MMXAI_AVX512
+    if (wide()) return of_wide(row);
+#endif
+    return of_lanes<kLanes>(row);
+  }
+#ifdef MMXAI_AVX512
+  MMXAI_AVX512 float of_wide(const float* row) const { return of_lanes<2 * kLanes>(row); }
+#endif
+
+  template <int N>
+  MMXAI_INLINE float of_lanes(const float* row) const {
+    using Values = typename Lanes<N>::Values;
+    Values most = Values{} - INFINITY, unfit{};
     int64_t i = 0;
-    for (; i + kLanes <= width_; i += kLanes) {
-      const Floats x = all(scale_) * load(row + i);
-      most = largest(x, most);
+    for (; i + N <= width_; i += N) {
+      const Values x = scale_ * Lanes<N>::load(row + i);
+      most = x > most ? x : most;
       unfit += x - x;
     }
     float top = -INFINITY, lost = 0;
-    for (int64_t k = 0; k < kLanes; ++k) {
+    for (int k = 0; k < N; ++k) {
       top = std::max(top, most[k]);
       lost += unfit[k];
     }
@@ -272,22 +330,16 @@ class LogNorms {
       lost += scale_ * row[i] - scale_ * row[i];
     }
     double sum = 0;
-    Floats part{};
-    for (i = 0; i + kLanes <= width_; i += kLanes) {
-      part += exponential(all(scale_) * load(row + i) - all(top));
-      if (i % 1024 == 0) sum += take(part);
+    Values part{};
+    for (i = 0; i + N <= width_; i += N) {
+      part += exponential<N>(scale_ * Lanes<N>::load(row + i) - top);
+      if (i % 1024 != 0) continue;  // sums of many float32 would lose digits
+      for (int k = 0; k < N; ++k) sum += part[k];
+      part = Values{};
     }
-    sum += take(part);
+    for (int k = 0; k < N; ++k) sum += part[k];
     for (; i < width_; ++i) sum += std::exp(scale_ * row[i] - top);
     return top + static_cast<float>(std::log(sum)) + lost;
-  }
-
-  // Sums of many float32 would lose digits.
-  static double take(Floats& part) {
-    double sum = 0;
-    for (int64_t k = 0; k < kLanes; ++k) sum += part[k];
-    part = Floats{};
-    return sum;
   }
 
   const float* x_;
