@@ -16,7 +16,7 @@ from mmxai.kernels.cells import CellLabels
 from mmxai.kernels.codes import Codes
 from mmxai.methods.dissect import measures
 from mmxai.methods.dissect.config import Area
-from mmxai.methods.dissect.levels import LEVELS
+from mmxai.methods.dissect.levels import LEVELS, just_below
 from mmxai.methods.dissect.values import Values, row_of
 
 
@@ -92,19 +92,19 @@ class Curves:
         some = self._candidates.shape[1]
         return upward[:, :some], upward[:, some:]
 
-    def best_f1(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The level above which a unit has its highest F1, float32 `[U]`; that F1, and the concept, int64
-        `[U]`. Its highest level, 0 and -1 of a unit that meets none of its candidates."""
+    def best_f1(self, least: float = -np.inf) -> np.ndarray:
+        """The level, from `least` up, above which a unit's mask has the highest F1 with one of its
+        candidates: the one with which that is furthest above the F1 of a mask of everything, which for a
+        frequent concept is high. float32 `[U]`; of a unit that is above it with none its highest level."""
         own, area = self._above()
-        f1 = measures.f1(own[:, :, 1:], area[:, :, 1:], own[:, :, :1])
-        flat = f1.reshape(len(f1), -1)
-        at, rows = flat.argmax(1), np.arange(len(f1))
-        best = flat[rows, at]
-        rank, level = np.divmod(at, f1.shape[2])
-        none = best == 0
-        level[none] = f1.shape[2] - 1
-        concept = np.where(none, -1, self._candidates[rows, rank])
-        return self._levels.numpy()[rows, level], best, concept
+        f1 = measures.f1(own, area, own[:, :, :1])
+        levels = self._levels.numpy()
+        inner = np.where(levels[:, None] >= least, f1[:, :, 1:], 0.0)
+        gain = np.where(own[:, :, 0] > 0, inner.max(2) - f1[:, :, 0], -np.inf)
+        rows = np.arange(len(f1))
+        best = inner[rows, gain.argmax(1)]
+        level = np.where(gain.max(1) > 0, best.argmax(1), levels.shape[1] - 1)
+        return np.asarray(levels[rows, level])
 
     def auprc(self) -> tuple[np.ndarray, np.ndarray]:
         """Average precision (the mean of the precision at each positive pixel's value) with the levels as
@@ -116,12 +116,16 @@ class Curves:
         hit, every = bins[:, :some], bins[:, some:]
         before, taken = own - hit, area - every
         total = own[:, :, 0]
+        # A bin of a single value: its pixels are ties, and have one precision.
+        tied = (just_below(self._levels[:, 1:]) <= self._levels[:, :-1]).numpy()
+        tied = np.pad(tied, ((0, 0), (1, 1)))[:, None]
         value = hit * measures.ratio(before + hit, taken + every)
         # All its positives first; or last, one after another: the sum of (before + i) / (n + i), i to hit,
         # where the sum of 1 / (n + i) is at most log((n + hit + 1/2) / (n + 1/2)).
         most = hit * measures.ratio(before + hit, taken + hit)
         n = taken + every - hit
         least = np.maximum(hit - (n - before) * np.log((n + hit + 0.5) / (n + 0.5)), 0)
+        least, most = (np.where(tied, value, v) for v in (least, most))
         mean, low, high = (measures.ratio(v.sum(2), total) for v in (value, least, most))
         none = total == 0
         bound = np.maximum(high - mean, mean - low)

@@ -1,8 +1,10 @@
-"""Thresholds that are learned: of each unit the value above which its mask has the highest F1 with any
-concept, on the pictures that labels are chosen on.
+"""Thresholds that are learned: of each unit the value above which its mask has the highest F1 with a concept,
+on the pictures that labels are chosen on.
 
-Two passes. The first counts every unit with every concept at a few of its levels, a factor apart in the cells
-above, and keeps the concepts of highest F1; the second takes the whole curves of those.
+A mask of everything has a high F1 with a frequent concept, whatever the unit: which concept it is, is told by
+how far above that one the unit's best is. Two passes. The first counts every unit with every concept at a
+few of its levels, a factor apart in the cells above, and keeps some concepts; the second takes the whole
+curves of those.
 """
 
 from __future__ import annotations
@@ -49,17 +51,19 @@ class Coarse:
             mask_counts(seen.x, threshold, cells, table)
 
     def candidates(self, area: Area, most: int) -> np.ndarray:
-        """Concepts of highest F1 at any of the levels, best first: int64 `[U, most]`, -1 where there are no
-        more."""
+        """Concepts whose F1 at any of the levels is furthest above that of a mask of everything, best first:
+        int64 `[U, most]`, -1 where there are no more."""
         c = len(self._category)
         most = min(most, c)
-        table, truth = self._table.numpy(), self._label.numpy()[:c]
+        table, label = self._table.numpy(), self._label.numpy()
+        truth = label[:c]
+        every = measures.f1(truth, label[-1:] if area == "everywhere" else label[c:-1][self._category], truth)
         out = np.empty((table.shape[1], most), np.int64)
         for start in range(0, len(out), _UNITS):
             own = table[:, start : start + _UNITS]
             unit = own[:, :, -1:] if area == "everywhere" else own[:, :, c:-1][:, :, self._category]
             best = measures.f1(own[:, :, :c], unit, truth).max(0)
-            order = np.argsort(-best, axis=1, kind="stable")[:, :most]
+            order = np.argsort(every - best, axis=1, kind="stable")[:, :most]
             some = np.take_along_axis(best, order, 1) > 0
             out[start : start + _UNITS] = np.where(some, order, -1)
         return out
@@ -72,12 +76,12 @@ class Coarse:
 
 
 class Fine:
-    """Curves of units with their candidates."""
+    """Curves of units with their candidates. `lowest`: what a threshold is at least."""
 
-    least = 0.0
+    least = 0.0  # curves are taken of entries, too
 
-    def __init__(self, held: Curves):
-        self.curves = held
+    def __init__(self, held: Curves, lowest: float):
+        self.curves, self._lowest = held, lowest
 
     def add(self, seen: Seen) -> None:
         pieces = seen.pieces([v.own for v in seen.views])
@@ -86,8 +90,8 @@ class Fine:
 
     def threshold(self) -> Threshold:
         return Threshold(
-            torch.from_numpy(self.curves.best_f1()[0].copy()),
-            f"the one of {LEVELS} levels that has the best F1 with any concept, on the pictures not held out",
+            torch.from_numpy(self.curves.best_f1(self._lowest)),
+            f"that of {LEVELS} levels which has the best F1 with a concept on the pictures not held out",
         )
 
     def arrays(self) -> dict[str, np.ndarray]:

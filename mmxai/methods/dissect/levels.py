@@ -2,7 +2,8 @@
 
 They are order statistics of cells drawn at random: the k-th largest, k in geometric steps, so that between
 two of them the number of cells above grows by a few percent, in the tail as in the bulk. What is counted at
-them is counted of all cells; only where they lie is drawn.
+them is counted of all cells; only where they lie is drawn. A value that comes more than once (a ReLU's 0) has
+a level at it and one just below, so that its ties are kept apart from what is near them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ENTRIES = 64
 
 
 def levels(source: Source, cells: Cells, config: DissectConfig, keep: Keep | None = None) -> torch.Tensor:
-    """float32 `[U, LEVELS]`, ascending. Of sites stored as topk: 0, and of the values that are not 0."""
+    """float32 `[U, LEVELS]`, ascending. Of sites stored as topk: at 0, and of the values that are not 0."""
     most = max(1, _SORTED // (_ENTRIES if source.sparse else source.count))
     drawn = replace(config, exact=False, sketch_rows=min(config.sketch_rows, most))
     blocks = chosen_rows(source, cells, drawn, keep).blocks()
@@ -37,7 +38,16 @@ def levels(source: Source, cells: Cells, config: DissectConfig, keep: Keep | Non
     if not torch.isfinite(found).all():
         unit = source.start + int((~torch.isfinite(found)).any(1).nonzero()[0, 0])
         raise NonFiniteError(f"{source.name}: got NaN or inf of unit {unit}, expected finite activations")
-    return found
+    # The first of equal levels goes just below them.
+    again = torch.zeros_like(found, dtype=torch.bool)
+    again[:, :-1] = found[:, :-1] == found[:, 1:]
+    again[:, 1:] &= found[:, 1:] > found[:, :-1]
+    return torch.where(again, just_below(found), found)
+
+
+def just_below(x: torch.Tensor) -> torch.Tensor:
+    """The next number of float32 below."""
+    return torch.nextafter(x, torch.tensor(-torch.inf))
 
 
 def _dense(source: Source, blocks: Iterator[np.ndarray]) -> torch.Tensor:
@@ -53,9 +63,9 @@ def _sparse(source: Source, blocks: Iterator[np.ndarray]) -> torch.Tensor:
     value = np.concatenate([codes.values.numpy() for codes in held])
     ordered = np.append(value[np.lexsort((value, unit))], np.float32(0))
     count = np.bincount(unit, minlength=source.count)
-    rank = _ranks(count)[:, 1:]  # the lowest makes room for 0
+    rank = _ranks(count)[:, 2:]  # the lowest make room for 0, twice
     at = np.where(count[:, None] > 0, count.cumsum()[:, None] - rank, len(value))
-    found = np.concatenate([np.zeros((source.count, 1), np.float32), ordered[at]], 1)
+    found = np.concatenate([np.zeros((source.count, 2), np.float32), ordered[at]], 1)
     return torch.from_numpy(np.sort(found, axis=1))
 
 

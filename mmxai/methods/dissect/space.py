@@ -165,20 +165,20 @@ class Space:
             return
         for part in group:
             self._levels(part)
-        coarse = [Coarse(_known(part.levels), self.category, k) for part in group]
+        # Below 0 the entries of sparse units do not tell what is in a mask: nearly everything.
+        lowest = [0.0 if part.own.sparse else -np.inf for part in group]
+        held = [_known(part.levels) for part in group]
+        coarse = [
+            Coarse(one.clamp(min=least), self.category, k) for one, least in zip(held, lowest, strict=True)
+        ]
         self._pass(f"{stage}.coarse", "chosen", group, [{"own": one} for one in coarse])
-        fine = [
-            Fine(
-                Curves(
-                    _known(part.levels), one.candidates(config.area, config.candidates), self.category, k,
-                    config.area,
-                )
-            )
-            for part, one in zip(group, coarse, strict=True)
-        ]  # fmt: skip
+        fine = []
+        for one, least, first in zip(held, lowest, coarse, strict=True):
+            candidates = first.candidates(config.area, config.candidates)
+            fine.append(Fine(Curves(one, candidates, self.category, k, config.area), least))
         self._pass(f"{stage}.fine", "chosen", group, [{"own": one} for one in fine])
-        for part, one in zip(group, fine, strict=True):
-            part.thresholds["own"] = one.threshold()
+        for part, learned in zip(group, fine, strict=True):
+            part.thresholds["own"] = learned.threshold()
 
     def _levels(self, part: Part) -> None:
         """Where curves of a part are taken."""
