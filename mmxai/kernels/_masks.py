@@ -48,8 +48,21 @@ def targets(
     for cells in labels:
         if cells.columns.device != device:
             raise ArgumentError(f"{op}: labels are on {cells.columns.device}, expected {device}")
+        _entries(op, cells)
         if cells.width > counts.shape[1]:
             raise ArgumentError(
                 f"{op}: got label {cells.width - 1}, expected numbers below {counts.shape[1]}, the columns "
                 "of counts"
             )
+
+
+def _entries(op: str, cells: CellLabels) -> None:
+    if cells.offsets.device.type == "cuda":
+        return  # a look at the numbers would wait for the device
+    offsets, columns = cells.offsets.numpy(), cells.columns.numpy()
+    if offsets[0] != 0 or offsets[-1] != len(columns) or (offsets[1:] < offsets[:-1]).any():
+        raise ArgumentError(
+            f"{op}: got offsets {offsets[0]} to {offsets[-1]}, expected them to rise from 0 to {len(columns)}"
+        )
+    if len(columns) and columns.min() < 0:
+        raise ArgumentError(f"{op}: got label {columns.min()}, expected numbers from 0 on")

@@ -113,6 +113,15 @@ GOOD = {
 }
 
 
+def test_labels_that_would_be_followed_out_of_bounds():
+    cells = labelled(3)
+    low = CellLabels(cells.offsets, cells.columns - 1, cells.counts)
+    turned = CellLabels(cells.offsets[[0, 2, 1, 3]], cells.columns, cells.counts)
+    for wrong in (low, turned):
+        with pytest.raises(ArgumentError, match="expected"):
+            mask_counts(**GOOD | {"cells": wrong})
+
+
 @pytest.mark.parametrize(
     "changed",
     [
