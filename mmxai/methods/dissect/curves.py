@@ -15,6 +15,7 @@ import torch
 from mmxai.kernels.cells import CellLabels
 from mmxai.kernels.codes import Codes
 from mmxai.methods.dissect import measures
+from mmxai.methods.dissect.bins import add_bins
 from mmxai.methods.dissect.config import Area
 from mmxai.methods.dissect.levels import LEVELS, just_below
 from mmxai.methods.dissect.values import Values, row_of
@@ -51,9 +52,9 @@ class Curves:
         area = cells.dense(present).T.contiguous().long()  # [P, T]
         flat = self._bins.view(-1)
         if isinstance(x, torch.Tensor):
-            bins = torch.searchsorted(self._levels, x.T.float().contiguous())
-            at = start[:, None] + bins[unit]
-            flat.index_add_(0, at.view(-1), area[local[unit, pair]].view(-1))
+            values = x.T.float().contiguous().numpy()
+            pairs = (v.numpy() for v in (unit, local[unit, pair], start))
+            add_bins(values, self._levels.numpy(), *pairs, area.numpy(), flat.numpy())
             return
         self._add_entries(x, start, local, area, flat)
 

@@ -22,8 +22,8 @@ from mmxai.methods.dissect.thresholds import Keep, chosen_rows
 
 LEVELS = 256
 
-_SORTED = 1 << 25
-"""Values that are ordered at once, of all units; 128 MiB."""
+_SORTED = 1 << 23
+"""Values that are ordered at once, of all units; 32 MiB."""
 
 _ENTRIES = 64
 """Values a row of a site stored as topk is taken to have."""

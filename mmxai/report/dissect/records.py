@@ -51,7 +51,8 @@ class Records:
     def chunks(self) -> Iterator[list[dict[str, Any]]]:
         """Of `CHUNK` units each. `c`: candidates (concept, IoU, low, high, ceiling); `t`: threshold; `n`:
         cells above it; `m`: precision, recall, F1, correlation with the label; `p`: exemplars (picture,
-        value, tile, outline)."""
+        value, tile, outline). Where they were asked for, `a`: AUPRC of the label and its bound; `f`: a
+        logical form in words, its IoU, that of a single concept, and on how many pictures."""
         found = self.found
         table = found.to_pandas()
         measures = table[list(_MEASURES)].to_numpy(np.float64)
@@ -68,10 +69,16 @@ class Records:
             )
             if k >= 0
         ]
-        return {
+        made: dict[str, Any] = {
             "c": candidates, "t": compact(float(found.threshold[unit])), "n": int(found.fired[unit]),
             "m": [compact(v, 3) for v in measures] if candidates else [], "p": list(self._places(unit)),
         }  # fmt: skip
+        if candidates and found.auprc is not None and found.auprc_bound is not None:
+            made["a"] = [compact(found.auprc[unit, 0], 3), compact(found.auprc_bound[unit, 0], 2)]
+        if found.forms is not None and (said := found.forms.text(unit, found.concepts)):
+            values = (compact(v[unit], 3) for v in (found.forms.iou, found.forms.single))
+            made["f"] = [said, *values, found.forms.pictures]
+        return made
 
     def _places(self, unit: int) -> Iterator[list[Any]]:
         held = self.exemplars

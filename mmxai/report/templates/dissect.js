@@ -166,6 +166,7 @@ async function showUnit(into) {
     IoU: three(first[1]), [`${share(site.confidence)} interval`]: first[2] === null ? "–" : `${three(first[2])} to ${three(first[3])}`,
     "of what the grid can": first[4] ? share(first[1] / first[4]) : "–",
     precision: two(u.m[0]), recall: two(u.m[1]), F1: two(u.m[2]), ...(u.m[3] === null ? {} : { correlation: two(u.m[3]) }),
+    ...(u.a ? { AUPRC: two(u.a[0]) } : {}),
   });
   const told = make("dl", { class: "figures" }, ...Object.entries(figures).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
   const shown = make("div", { class: "shown" });
@@ -204,6 +205,11 @@ function candidates(u, site, about) {
   });
   const panel = make("div", { class: "panel" }, make("h3", {}, "Concepts ", make("span", {}, "IoU, and its interval")), u.c.length ? bars : "Its mask touches no concept.");
   if (control) panel.append(make("p", { class: "soft" }, `Dashed: what 99% of units stay below in the control "${control[0]}" (${number(control[1])}).`));
+  if (u.f) {
+    const [form, iou, single, pictures] = u.f;
+    panel.append(make("p", { id: "form" }, "Logical form: ", make("b", {}, form), make("span", { class: "soft" },
+      `, IoU ${three(iou)}, of a single concept ${three(single)} (${whole(pictures)} pictures)`)));
+  }
   return make("div", { class: "grid" }, panel);
 }
 

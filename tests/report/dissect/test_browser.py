@@ -71,7 +71,9 @@ def _made(home, mode):
     exemplars; and the server."""
     values = make(home / "acts.zarr", PICTURES, UNITS)
     with open_store(home / "acts.zarr") as store:
-        found = dissect(store, Maps(PICTURES), DissectConfig(quantile=0.1, bootstrap=10, top=5, mode=mode))
+        compose = 3 if mode == "nearest" else 1  # forms are of whole cells
+        config = DissectConfig(quantile=0.1, bootstrap=10, top=5, mode=mode, compose=compose)
+        found = dissect(store, Maps(PICTURES), config)
         sizes = {i: store.samples[i].size for i in range(PICTURES)}
         tiles = {i: store.samples[i].tiles for i in range(PICTURES)}
         dissect_pages(found, store, home / "site", images=lambda i: picture(i).resize(sizes[i]))
@@ -146,6 +148,10 @@ def test_a_units_page_draws_the_mask_where_it_is(sites, tmp_path, mode, served):
     for k in one.candidates[7]:
         assert one.concepts[k].name in text
     assert "95% interval" in text and "no licence stated" in text
+    assert f"AUPRC\n{one.auprc[7, 0]:.2f}" in text and ("Logical form" in text) == (mode == "nearest")
+    if one.forms is not None:
+        assert len(one.forms.form(7)) > 1 and one.forms.text(7, one.concepts) in text
+        assert f"IoU {one.forms.iou[7]:.3f}, of a single concept {one.forms.single[7]:.3f}" in text
     for (left, top, right, bottom, width, height), (sample, tile) in zip(shown["masks"], places, strict=True):
         above = np.argwhere(values[sample, tile, :, 7].reshape(GRID) > one.threshold[7])
         boxes = np.array([cell_box(tiles[sample][tile], y, x) for y, x in above])

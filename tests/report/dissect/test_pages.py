@@ -76,6 +76,8 @@ def test_records_say_what_was_found(held):
         expected = frame.loc[unit, ["precision", "recall", "f1", "correlation"]]
         if record["c"]:
             assert np.allclose(record["m"], expected.astype(float), rtol=5e-3, atol=0)
+            told = one.auprc[unit, 0], one.auprc_bound[unit, 0]
+            assert np.allclose(record["a"], told, rtol=6e-2, atol=0) and "f" not in record
     assert about["sites"][0]["controls"] == [
         [c.name, pytest.approx(c.level(), rel=1e-3)] for c in one.controls.values()
     ]
