@@ -59,6 +59,17 @@ def test_pages(home, capsys):
     assert "holds other things" in capsys.readouterr().err and len(list((home / "mine").iterdir())) == 1
 
 
+def test_forms_and_learned_thresholds(home, capsys):
+    args = ["dissect", f"{home}/acts.zarr", "--concepts", f"{home}/world", "--out", f"{home}/forms"]
+    args += ["--sites", SITES[0], "--rule", "f1", "--held-out", "0.3", "--compose", "3", "--no-images"]
+    assert main(args) == 0
+    assert "best F1" in (shown := capsys.readouterr().out) and "logical forms, on" in shown
+    made = json.loads((home / "forms/dissect.json").read_text())["sites"][SITES[0]]
+    forms, table = made["forms"], pandas.read_csv(home / f"forms/{SITES[0]}.csv", keep_default_na=False)
+    assert table.form.tolist() == forms["form"] and any(" AND NOT " in form for form in forms["form"])
+    assert len(made["auprc"]) == len(forms["form"]) == len(made["threshold"])
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
