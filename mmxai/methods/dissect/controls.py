@@ -22,20 +22,25 @@ _UNITS = 1024  # units whose IoUs with all concepts are held at once
 @dataclass(frozen=True)
 class Control:
     """`label` int64 `[U]` (-1: none) and `iou` float64 `[U]` of a control's units, scored as the site's own;
+    `often` bool `[U]`: those above their threshold in enough cells, as a detector of the site has to be;
     `how`: what it is, in words."""
 
     name: str
     how: str
     label: np.ndarray
     iou: np.ndarray
+    often: np.ndarray
 
     def detectors(self, level: float) -> int:
-        """Units above that IoU."""
-        return int((self.iou > level).sum())
+        """Units above that IoU, dead and rare ones aside."""
+        return int(self._above(level).sum())
 
     def unique(self, level: float) -> int:
         """Labels that those have between them."""
-        return unique_labels(self.label, self.iou > level)
+        return unique_labels(self.label, self._above(level))
+
+    def _above(self, level: float) -> np.ndarray:
+        return (self.iou > level) & self.often
 
     def level(self, share: float = 0.99) -> float:
         """The IoU that such a share of the control's units stay at or below."""
@@ -66,7 +71,8 @@ def of_pairs(counts: Counts, area: Area, candidates: np.ndarray) -> np.ndarray:
     return out
 
 
-def control(name: str, how: str, chosen: Counts, scored: Counts, area: Area) -> Control:
+def control(name: str, how: str, chosen: Counts, scored: Counts, area: Area, min_fired: int) -> Control:
     """Labels chosen on some pictures, IoUs on others (or the same)."""
     label = choose(chosen, area, 1)
-    return Control(name, how, label[:, 0], of_pairs(scored, area, label)[:, 0])
+    fired = chosen.fired if scored is chosen else chosen.fired + scored.fired
+    return Control(name, how, label[:, 0], of_pairs(scored, area, label)[:, 0], fired >= min_fired)

@@ -7,6 +7,9 @@ from numpy.typing import ArrayLike
 
 Values = np.ndarray
 
+_VARIES = 1e-6
+"""Share of the mean square from which on a variance is more than what rounding leaves of a constant's."""
+
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> Values:
     """float64; 0 where the whole is 0: a mask or label without pixels fits nothing."""
@@ -47,14 +50,14 @@ def correlation(
     along: ArrayLike, total: ArrayLike, squares: ArrayLike, label: ArrayLike, pixels: ArrayLike
 ) -> Values:
     """Of an activation with a label (point-biserial), over `pixels`: sums of values over the label's pixels,
-    over all, and of their squares. NaN where the activation is constant or the label everywhere or
-    nowhere."""
+    over all, and of their squares. NaN where the activation is constant (to a thousandth of its size, for
+    sums are of float32 products) or the label everywhere or nowhere."""
     s, t, q, c, n = (np.asarray(v, np.float64) for v in (along, total, squares, label, pixels))
     some = np.maximum(n, 1)
-    spread = np.sqrt(np.maximum(q - t * t / some, 0) * np.maximum(c * (1 - c / some), 0))
+    variance, place = q - t * t / some, c * (1 - c / some)
+    spread = np.sqrt(np.maximum(variance, 0) * np.maximum(place, 0))
     out = np.full(np.broadcast(s, spread).shape, np.nan)
-    # What float32 products leave of a constant's variance is no variance.
-    real = spread > 1e-6 * np.sqrt(np.maximum(q, 0) * np.maximum(c, 0))
+    real = (variance > _VARIES * q) & (place > 0)
     return np.divide(s - t * c / some, spread, out=out, where=real)
 
 

@@ -78,7 +78,7 @@ def dissection(
         if kind in parts[0].chosen:
             mine = Counts.joined([p.chosen[kind].counts for p in parts])
             theirs = Counts.joined([t[kind].counts for t in last]) if apart else mine
-            made.controls[kind] = control(kind, told, mine, theirs, config.area)
+            made.controls[kind] = control(kind, told, mine, theirs, config.area, config.min_fired)
     return made
 
 

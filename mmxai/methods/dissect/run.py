@@ -74,7 +74,8 @@ def dissect(
         theirs = dissect(untrained, concepts, replace(beside, sites=tuple(made)), state=where, say=say)
         for name, one in theirs.sites.items():
             how = "the same site of the untrained model"
-            made[name].controls["untrained"] = Control("untrained", how, one.label, one.best)
+            often = one.fired >= one.min_fired
+            made[name].controls["untrained"] = Control("untrained", how, one.label, one.best, often)
     about = {"store": store.path.name, "concepts": concepts.about}
     if concepts.licence:
         about["licence of the annotations"] = concepts.licence

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mmxai.concepts import Concepts
-from mmxai.errors import ArgumentError
+from mmxai.errors import ArgumentError, SelectionError
 from mmxai.methods.dissect import bootstrap, composing, counts, curves, learning, thresholds
 from mmxai.methods.dissect.bootstrap import Bootstrap
 from mmxai.methods.dissect.composing import Masked
@@ -200,16 +200,18 @@ class Space:
         config = self.config
         apart = config.held_out > 0
         for part in group:
-            part.chosen = self._tallies(part, full=not apart)
+            part.chosen = self._tallies(part, full=not apart, first=part is group[0])
         self._pass(f"{stage}.chosen", "chosen", group, [p.chosen for p in group])
+        self._some(group[0].chosen, "that labels are chosen on" if apart else "of the store")
         for part in group:
             part.candidates = choose(part.chosen["own"].counts, config.area, config.candidates)
         if apart:
             for part in group:
-                part.scored = self._tallies(part, full=True)
+                part.scored = self._tallies(part, full=True, first=part is group[0])
                 part.scored["own"].bootstrap = self._bootstrap(part)
                 part.scored["own"].curves = self._curves(part)
             self._pass(f"{stage}.scored", "scored", group, [p.scored for p in group])
+            self._some(group[0].scored, "held out")
         elif config.bootstrap or config.auprc:
             again = [
                 {"own": self._tally(part, "own", bootstrap=self._bootstrap(part), curves=self._curves(part))}
@@ -219,6 +221,16 @@ class Space:
             for part, tallies in zip(group, again, strict=True):
                 part.chosen["own"].bootstrap = tallies["own"].bootstrap
                 part.chosen["own"].curves = tallies["own"].curves
+        last = [p.scored if apart else p.chosen for p in group]
+        for tallies in last:
+            tallies["own"].ceiling = tallies["own"].ceiling or last[0]["own"].ceiling
+
+    def _some(self, tallies: Mapping[str, Tally], which: str) -> None:
+        if not tallies["own"].counts.pictures:
+            raise SelectionError(
+                f"{self.space}: got no cell of a picture of which anything is known, among the pictures "
+                f"{which}; expected annotated pictures there, and rows that are their cells"
+            )
 
     def _compose(self, stage: str, group: Sequence[Part]) -> None:
         config = self.config
@@ -243,9 +255,12 @@ class Space:
             held = {k.removeprefix(front): v for k, v in saved.arrays.items() if k.startswith(front)}
             part.forms = Forms.of_arrays(held)
 
-    def _tallies(self, part: Part, full: bool) -> dict[str, Tally]:
+    def _tallies(self, part: Part, full: bool, first: bool) -> dict[str, Tally]:
         config = self.config
-        own = self._tally(part, "own", correlation=config.correlation, ceiling=full, top=config.top)
+        # What cells attain has nothing to do with units: it is found once, for the `first` part of a group,
+        # unless parts leave out cells of their own.
+        ceiling = full and (first or part.keep is not None)
+        own = self._tally(part, "own", correlation=config.correlation, ceiling=ceiling, top=config.top)
         out = {"own": own}
         if "shuffled" in config.controls:
             out["shuffled"] = self._tally(part, "shuffled", other=True)

@@ -26,8 +26,9 @@ class TopPictures:
         """`known`: which of the views count."""
         values, rows = [], []
         for there, (_, own) in zip(known, seen, strict=True):
-            if there and own.stop > own.start:
-                best, at = highest(seen.part(own))
+            inside = seen.inside[own]
+            if there and inside.any():
+                best, at = highest(seen.part(own), inside)
                 values.append(best)
                 rows.append(torch.from_numpy(seen.rows[own])[at])
         if not values:

@@ -56,18 +56,21 @@ def sums(x: Values, area: torch.Tensor, areas: int) -> tuple[np.ndarray | None, 
     return units.numpy(), along.numpy(), squares.numpy()
 
 
-def highest(x: Values) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each unit's largest value, float32 `[U]`, and its row int64 `[U]`. Of codes, of the entries there
-    are."""
+def highest(x: Values, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each unit's largest value in some rows (bool `[N]`, not none), float32 `[U]`, and its row int64 `[U]`.
+    Of codes, of the entries there are."""
     if isinstance(x, torch.Tensor):
-        best, at = x.max(0)
-        return best.float(), at
+        some = torch.from_numpy(np.flatnonzero(rows))
+        best, at = (x if len(some) == len(x) else x[some]).max(0)
+        return best.float(), some[at]
     best, at = torch.full((x.width,), -torch.inf), torch.zeros(x.width, dtype=torch.int64)
-    row, index = row_of(x), x.indices.long()
+    row = row_of(x)
+    here = torch.from_numpy(rows)[row]
+    row, index, values = row[here], x.indices.long()[here], x.values[here]
     # One sort by unit and value; each unit's last entry is its largest, the first row of equal ones.
-    order = np.lexsort((-row.numpy(), x.values.numpy(), index.numpy()))
+    order = np.lexsort((-row.numpy(), values.numpy(), index.numpy()))
     last = torch.from_numpy(order[np.flatnonzero(np.diff(index.numpy()[order], append=-1))])
-    best[index[last]], at[index[last]] = x.values[last], row[last]
+    best[index[last]], at[index[last]] = values[last], row[last]
     return best, at
 
 
