@@ -1,10 +1,10 @@
 """The logical form of concepts that fits a mask best, by beam search (Mu and Andreas 2020, arXiv:2006.14032).
 
-Forms grow by one concept at a time, with AND, OR and AND NOT, from the best of the last length; the first may
-be NOT a concept. (OR NOT is left out: it makes forms that are everywhere.) Every concept is tried, not only
-those that the mask touches: what it never touches is what NOT is for. All areas are exact: of a form F and a
-concept c, beside a mask M, those of the three new forms follow from those of F, of c, and of both at once,
-within M and in all.
+Forms begin with a concept and grow by one at a time, with AND, OR and AND NOT, from the best of the last
+length. (What begins with NOT, or has OR NOT, is nearly everywhere: it fits every large mask, and tells
+nothing of it.) Every concept is tried, not only those that the mask touches: what it never touches is what
+NOT is for. All areas are exact: of a form F and a concept c, beside a mask M, those of the three new forms
+follow from those of F, of c, and of both at once, within M and in all.
 """
 
 from __future__ import annotations
@@ -28,30 +28,25 @@ class Search:
         self.atoms, self.length, self.beam = atoms, length, beam
 
     def best(self, mask: np.ndarray) -> tuple[Form, Form]:
-        """Of a mask, bool `[cells]`: the form of highest IoU (of equal ones the shortest), and the best of a
-        single concept without NOT. Empty where the mask has no pixels or no form touches it."""
+        """Of a mask, bool `[cells]`: the form of highest IoU (of equal ones the shortest), and that of one
+        concept. Empty where the mask has no pixel of a concept."""
         atoms = self.atoms
         own = np.flatnonzero(mask[atoms.cell])
         held = _Mask(atoms, own)
         if not held.area:
             return (), ()
-        found = self._first(held)
-        alone = next((form for _, form in self._first(held, False)[:1]), ())
+        first = found = self._first(held)
         best = found[:1]
         for _ in range(1, self.length):
             found = self._longer(held, [form for _, form in found])
-            if found and (not best or found[0][0] > best[0][0]):
+            if found and found[0][0] > best[0][0]:
                 best = found[:1]
-        return (best[0][1] if best else ()), alone
+        return (best[0][1], first[0][1]) if best else ((), ())
 
-    def _first(self, held: _Mask, negated: bool = True) -> list[tuple[float, Form]]:
-        truth, total = self.atoms.truth, self.atoms.total
-        inter = np.stack([held.beside, held.area - held.beside])[: 1 + negated]
-        area = np.stack([truth, total - truth])[: 1 + negated]
-        iou = np.where(truth > 0, held.iou(inter, area), 0.0)
-        order = np.argsort(-iou, axis=None, kind="stable")[: self.beam]
-        places = zip(*np.unravel_index(order, iou.shape), strict=True)
-        return [(float(iou[n, c]), (Term(int(c), bool(n)),)) for n, c in places if iou[n, c] > 0]
+    def _first(self, held: _Mask) -> list[tuple[float, Form]]:
+        iou = held.iou(held.beside, self.atoms.truth)
+        order = np.argsort(-iou, kind="stable")[: self.beam].tolist()
+        return [(float(iou[c]), (Term(c),)) for c in order if iou[c] > 0]
 
     def _longer(self, held: _Mask, forms: list[Form]) -> list[tuple[float, Form]]:
         """The best that come of `forms` and one concept more."""

@@ -78,12 +78,13 @@ def _forms(held: Sequence[tuple[Atoms, Held]], at: int, config: DissectConfig) -
 def hold(
     labelling: Labelling, cells: Cells, config: DissectConfig, sources: Sequence[Masked], step: int
 ) -> Held:
-    """At most `config.compose_pictures` pictures of a side, drawn at random, of those that are annotated."""
+    """Pictures of a side, `config.compose_pictures` drawn at random; those without annotation count
+    nowhere."""
     only = _drawn(cells, config)
     pieces: list[Pieces] = []
     masks: list[list[np.ndarray]] = [[np.zeros((one.source.count, 0), np.uint8)] for one in sources]
     kept: list[list[np.ndarray]] = [[np.zeros(0, bool)] for _ in sources]
-    first = entries = 0
+    first = taken = 0
     pictures = set()
     plain = replace(labelling, other=None)
     with closing(plain.spans(replace(cells, only=only), step)) as spans:
@@ -96,8 +97,13 @@ def hold(
                 pieces.append(_pieces(cells, view, start))
                 start += len(view.rows)
                 pictures.add(view.sample)
-                entries += len(pieces[-1].concept) + 2 * len(pieces[-1].cell)
-            _check(entries, config)
+                taken += _bytes(pieces[-1], len(labelling.concepts))
+            if taken > config.bytes:
+                raise ArgumentError(
+                    f"compose: got labels of {len(pictures):,} pictures that take more than memory="
+                    f"{config.memory} GiB, expected fewer; use fewer pictures than compose_pictures="
+                    f"{config.compose_pictures}, or more memory"
+                )
             rows = -(-(start - first) // 8) * 8  # whole bytes
             for one, own, there in zip(sources, masks, kept, strict=True):
                 own.append(_above(one, views, rows))
@@ -150,13 +156,10 @@ def _by_view(seen: Seen, threshold: torch.Tensor) -> Iterator[tuple[slice, np.nd
         yield own, ((x if isinstance(x, torch.Tensor) else x.dense()) > threshold).numpy()
 
 
-def _check(entries: int, config: DissectConfig) -> None:
-    if 8 * entries > config.bytes:
-        raise ArgumentError(
-            f"compose: got labels of {entries:,} entries by cell, which take more than memory="
-            f"{config.memory} GiB, expected fewer; use fewer pictures than compose_pictures="
-            f"{config.compose_pictures}, or more memory"
-        )
+def _bytes(own: Pieces, concepts: int) -> int:
+    """What the atoms of a picture take while those of all are joined."""
+    held = own.cell.nbytes + own.pixels.nbytes + own.starts.nbytes + own.concept.nbytes
+    return 2 * held + concepts * len(own.cell) // 8
 
 
 def bytes_of(rows_per_sample: int, pictures: int, sides: int) -> int:

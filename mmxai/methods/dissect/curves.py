@@ -71,7 +71,6 @@ class Curves:
         # Entries beside the levels of their units, one unit after another.
         order = own.argsort(stable=True)
         own, row, value = own[order], row[order], x.values[order]
-        bins = torch.empty_like(own)
         units, counts = own.unique_consecutive(return_counts=True)
         first = counts.cumsum(0) - counts
         beside = torch.full((len(units), int(counts.max())), torch.inf)
@@ -97,7 +96,7 @@ class Curves:
         """The level, from `least` up, above which a unit's mask has the highest F1 with one of its
         candidates: the one with which that is furthest above the F1 of a mask of everything, which for a
         frequent concept is high. float32 `[U]`; of a unit that is above it with none its highest level."""
-        own, area = self._above()
+        own, area = self._above()  # from bin b + 1 up is what is above level b
         f1 = measures.f1(own, area, own[:, :, :1])
         levels = self._levels.numpy()
         inner = np.where(levels[:, None] >= least, f1[:, :, 1:], 0.0)

@@ -22,8 +22,8 @@ from mmxai.store import open_store
 from tests.methods.dissect.stores import SITE, Maps
 
 CONFIG = DissectConfig(
-    sites=(SITE,), quantile=0.1, held_out=0.3, bootstrap=20, save_every=1, memory=1.2e5 / (1 << 30), exact=True,
-    rule="f1", compose=2,
+    sites=(SITE,), quantile=0.1, held_out=0.3, bootstrap=20, save_every=1, memory=1.2e5 / (1 << 30),
+    exact=True, rule="f1", compose=2,
 )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_planted_forms_are_found(planted, tmp_path):
     assert forms.iou[0] > 0.9 > one.best[0] and forms.iou[1] == forms.single[1] > 0.6
     assert forms.pictures == (split_of(np.arange(PICTURES), (0.7, 0.3, 0)) == 1).sum() < 25
     assert forms.text(5, names) == "" and forms.iou[5] == 0  # never above 0
-    assert forms.text(3, names).startswith("NOT")  # above 0 everywhere
+    assert " OR " in forms.text(3, names)  # above 0 everywhere
     assert (forms.iou[:3] >= forms.single[:3]).all()
     # Where they are told.
     made = json.loads(found.save(tmp_path / "dissect.json").read_text())["sites"][SITE]["forms"]
