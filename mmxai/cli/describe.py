@@ -46,13 +46,18 @@ class Config:
     cache: str | None = None
     """Folder for the judge's embeddings. Default: judge/ in the output folder."""
     out: str = "describe"
-    """Folder for describe.json (figures) and descriptions.csv, in the columns that CLIP-Dissect publishes."""
+    """Folder for describe.json (figures), descriptions.csv, in the columns that CLIP-Dissect publishes, and
+    pages/, a page a layer to be searched by word."""
+    images: bool = True
+    """Whether pages show the pictures in which units are highest."""
 
 
 def run(config: Config) -> int:
     from mmxai.cli._harvested import world_of
+    from mmxai.cli._shown import pictures_of
     from mmxai.methods.describe import describe, look, read_words
     from mmxai.models import load_model
+    from mmxai.report.describe import describe_pages
     from mmxai.store import open_store
 
     if not config.words or config.batch < 1:
@@ -71,14 +76,16 @@ def run(config: Config) -> int:
             cache=config.cache or out / "judge", batch=config.batch, workers=config.workers, say=_say,
         )  # fmt: skip
         found = describe(store, judged, config.describe, say=_say)
-    print(found)
-    for name, one in found.sites.items():
-        if len(tests := one.tests()):
-            print(f"\n{name}: with labels missing and extra\n{tests.to_string(index=False)}")
-    print(f"\nall figures: {found.save(out / 'describe.json')}")
-    table = out / "descriptions.csv"
-    found.to_pandas().to_csv(table, index=False)
-    print(f"a row a unit: {table}")
+        print(found)
+        for name, one in found.sites.items():
+            if len(tests := one.tests()):
+                print(f"\n{name}: with labels missing and extra\n{tests.to_string(index=False)}")
+        print(f"\nall figures: {found.save(out / 'describe.json')}")
+        table = out / "descriptions.csv"
+        found.to_pandas().to_csv(table, index=False)
+        print(f"a row a unit: {table}")
+        images = pictures_of(data, store) if config.images else None
+        print(f"pages: {describe_pages(found, store, out / 'pages', images=images, progress=_say)}")
     return OK
 
 

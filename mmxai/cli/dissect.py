@@ -61,6 +61,7 @@ def run(config: Config) -> int:
 
     from mmxai.methods.dissect import dissect
     from mmxai.methods.dissect.tables import layer_table, write_published
+    from mmxai.report.units.folder import file_of
     from mmxai.store import open_store
 
     if not config.concepts:
@@ -78,8 +79,7 @@ def run(config: Config) -> int:
         print(found)
         print(f"\nall figures: {found.save(out / 'dissect.json')}")
         for name, one in found.sites.items():
-            file = name.replace(":", "_")  # module:features.3
-            print(f"{name}: {write_published(one, out / f'{file}.csv')}")
+            print(f"{name}: {write_published(one, out / f'{file_of(name)}.csv')}")
         layer_table(list(found.sites.values())).to_csv(out / "layers.csv", index=False)
         print(f"\n{_pages(config, found, store, concepts)}")
     return OK

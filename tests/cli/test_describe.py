@@ -40,10 +40,14 @@ def test_describe(home, capsys):
     units = found["sites"][SITE]["units"]
     own = table[table.layer == SITE]
     assert own.description.tolist() == [(u["words"] or [""])[0] for u in units]
+    page = (home / f"out/pages/layers/{SITE}.html").read_text()
+    assert page.count("<article") == len(units) and f"pages: {len(table):,} units" in shown
+    assert list((home / "out/pages/pictures").glob("*.webp"))
     before = (home / "out/describe.json").read_bytes()
     with pytest.warns(UserWarning, match="under study"):
-        assert main([*args, "--sites", "*"]) == 0
+        assert main([*args, "--sites", "*", "--no-images"]) == 0
     assert (home / "out/describe.json").read_bytes() == before
+    assert "<img" not in (home / f"out/pages/layers/{SITE}.html").read_text()
     assert "pictures 0 to" not in capsys.readouterr().out  # the judge has seen them
 
 

@@ -21,6 +21,7 @@ from mmxai.report.dissect.outlines import FINE
 from mmxai.report.dissect.records import CHUNK, Records, columns
 from mmxai.report.dissect.sprites import COLUMNS, PER_SHEET, Images, shown_key, write_sheets
 from mmxai.report.html import environment, share
+from mmxai.report.units.folder import file_of
 
 if TYPE_CHECKING:
     import pandas
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from mmxai.store.reader import Store
 
 NOT_STATED = "no licence stated"
-
-
-def file_of(site: str) -> str:
-    """A site's name as a file's."""
-    return re.sub(r"[^\w.-]", "_", site)
 
 
 def first(found: Dissections) -> Dissection:

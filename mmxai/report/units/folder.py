@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def file_of(site: str) -> str:
+    """A site's name as a file's."""
+    return re.sub(r"[^\w.-]", "_", site)
 
 
 def clear(folder: Path, units: Sequence[int]) -> None:
