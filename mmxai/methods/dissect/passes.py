@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +81,8 @@ class Cells:
     """The rows of a space that are cells of pictures, in the samples on one side of a split.
 
     held_out: share of the samples, by a hash of their number, that is set apart; `side`: "chosen" without
-    them, "scored" they alone, None all. only: of those samples alone, int64, ascending.
+    them, "scored" they alone, None all. only: of those samples alone, int64, ascending. drawn: rows that
+    were drawn of them, by how: to find out which are cells of a picture takes a look at each picture.
     """
 
     store: Store
@@ -89,6 +90,7 @@ class Cells:
     held_out: float = 0.0
     side: str | None = None
     only: np.ndarray | None = None
+    drawn: dict[Any, tuple[np.ndarray, bool]] = field(default_factory=dict, compare=False, repr=False)
 
     def of_side(self, samples: np.ndarray) -> np.ndarray:
         """bool `[N]`: which samples are on this side."""
@@ -189,7 +191,10 @@ class Pairs:
 
     def __init__(self, samples: np.ndarray, seed: int):
         if len(samples) < 2:
-            raise ArgumentError(f"shuffled labels: got {len(samples)} pictures, expected two or more")
+            raise ArgumentError(
+                f"shuffled labels: got {len(samples)} pictures, expected two or more; leave 'shuffled' out of "
+                "the controls"
+            )
         order = np.random.default_rng(seed).permutation(samples)
         by_number = np.argsort(order, kind="stable")
         self._samples, self._next = order[by_number], np.roll(order, -1)[by_number]

@@ -73,7 +73,7 @@ def dissect(
         where = None if folder is None else folder / "untrained"
         theirs = dissect(untrained, concepts, replace(beside, sites=tuple(made)), state=where, say=say)
         for name, one in theirs.sites.items():
-            how = "the same site of the untrained model"
+            how = f"the same site of the untrained model, mask above {one.how}"
             often = one.fired >= one.min_fired
             made[name].controls["untrained"] = Control("untrained", how, one.label, one.best, often)
     about = {"store": store.path.name, "concepts": concepts.about}

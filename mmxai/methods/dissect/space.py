@@ -49,6 +49,7 @@ class Space:
         self.state, self.notes, self.say = state, notes, say
         self.category = concepts.category_of()
         self.unannotated: dict[str | None, int] = {}
+        self._sides: dict[str | None, Cells] = {}
         other = Pairs(samples_of(store), config.seed) if "shuffled" in config.controls else None
         self.labelling = Labelling(concepts, config.mode, other)
 
@@ -130,7 +131,10 @@ class Space:
         yield group
 
     def _cells(self, side: str | None) -> Cells:
-        return Cells(self.store, self.space, self.config.held_out, side if self.config.held_out else None)
+        side = side if self.config.held_out else None
+        if side not in self._sides:
+            self._sides[side] = Cells(self.store, self.space, self.config.held_out, side)
+        return self._sides[side]
 
     def _thresholds(self, part: Part, given: torch.Tensor | None) -> None:
         """On the pictures that labels are chosen on."""
@@ -336,6 +340,8 @@ class Space:
                 of = part.source(source)
                 sparse = of.sparse and all(t.least >= 0 for t in here)
                 seen = Seen.of(of, views, sparse, part.keep)
+                if source == "own" and not self.config.correlation:  # whose sums would tell
+                    seen.finite(of.name)
                 for tally in here:
                     tally.add(seen)
 

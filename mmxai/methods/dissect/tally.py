@@ -54,6 +54,15 @@ class Seen:
         for view, start, stop in zip(self.views, self.starts, self.starts[1:], strict=False):
             yield view, slice(int(start), int(stop))
 
+    def finite(self, site: str) -> None:
+        """NonFiniteError where a value is not: NaN is above no threshold, and would count as a low one."""
+        every = self.x if isinstance(self.x, torch.Tensor) else self.x.values
+        if torch.isfinite(every.sum(dtype=torch.float64)):
+            return
+        for view, own in self:
+            if not torch.isfinite(dense(self.part(own))).all():
+                raise _not_finite(site, view.sample)
+
     def part(self, own: slice) -> Values:
         """x of some rows."""
         return rows_of(self.x, own)
@@ -121,11 +130,15 @@ class Tally:
         labelled = [(v, self._of(v)) for v in seen.views]
         pieces = seen.pieces([labels for _, labels in labelled])
         counts = self.counts
-        for (_, labels), piece in zip(labelled, pieces, strict=True):
+        last, before = -1, np.zeros(self._columns, bool)
+        for (view, labels), piece in zip(labelled, pieces, strict=True):
+            if view.sample != last:
+                last, before = view.sample, np.zeros(self._columns, bool)
             if labels is not None:
                 total = piece.totals(self._columns).numpy()
                 counts.label += total
-                counts.images += total > 0
+                counts.images += (total > 0) & ~before  # a picture in several tiles is one
+                before |= total > 0
         known = np.repeat([labels is not None for _, labels in labelled], np.diff(seen.starts)) & seen.inside
         counts.cells += int(known.sum())
         counts.fired += fired(seen.x, self.threshold, known)
@@ -177,9 +190,7 @@ class Tally:
             columns, at = present.numpy(), int((present < areas).sum())
             units, along, squares = sums(seen.part(own), area, at)
             if not np.isfinite(squares).all():
-                raise NonFiniteError(
-                    f"{self.source.name}: got NaN or inf in sample {view.sample}, expected finite activations"
-                )
+                raise _not_finite(self.source.name, view.sample)
             place = np.ix_(units, columns) if units is not None else (slice(None), columns)
             counts.along[place] += along
             place = (
@@ -203,6 +214,10 @@ class Tally:
             if (part := getattr(self, name)) is not None:
                 own = {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
                 part.restore(own)
+
+
+def _not_finite(site: str, sample: int) -> NonFiniteError:
+    return NonFiniteError(f"{site}: got NaN or inf in sample {sample}, expected finite activations")
 
 
 _NO_CELLS = CellLabels(

@@ -156,7 +156,14 @@ def _kept(rows: np.ndarray, keep: Keep | None) -> np.ndarray:
 
 def _drawn(cells: Cells, config: DissectConfig, keep: Keep | None) -> tuple[np.ndarray, bool]:
     """Ascending logical rows of `config.sketch_rows` cells drawn at random, or of all where there are no
-    more; and whether they are all."""
+    more; and whether they are all. Drawn once."""
+    asked = config.sketch_rows, config.seed, keep
+    if asked not in cells.drawn:
+        cells.drawn[asked] = _draw(cells, config, keep)
+    return cells.drawn[asked]
+
+
+def _draw(cells: Cells, config: DissectConfig, keep: Keep | None) -> tuple[np.ndarray, bool]:
     table = cells.store.rows[cells.space]
     total, wanted = len(table), config.sketch_rows
     order, found, count, every = Permutation(total, config.seed), [], 0, True

@@ -114,6 +114,31 @@ def test_ceilings_are_found_once_for_all_units(tmp_path, monkeypatch):
         assert np.array_equal(again[name].ceiling, found[SITE].ceiling)
 
 
+@pytest.mark.parametrize("options", [{}, dict(held_out=0.3), dict(high_norm=3.0)])
+def test_rows_are_drawn_once_for_all_sites(tmp_path, monkeypatch, options):
+    from mmxai.methods.dissect import thresholds
+
+    sites = (SITE, "vision.2.mlp_post")
+    padded(tmp_path / "a", sites=sites)
+    made = []
+    monkeypatch.setattr(thresholds, "_draw", _drawn(thresholds._draw, made))
+    config = DissectConfig(
+        **(PLAIN | options | dict(sites=sites, exact=False, controls=("rotated",), auprc=True)),
+        norm_site=SITE if "high_norm" in options else None,
+    )
+    with open_store(tmp_path / "a") as store:
+        dissect(store, Maps(6), config)
+    assert len(made) == (3 if "high_norm" in options else 1)  # to find norms, and of what each site keeps
+
+
+def _drawn(draw, made):
+    def drawn(*args):
+        made.append(args)
+        return draw(*args)
+
+    return drawn
+
+
 def _counted(init, made):
     def counted(self, concepts):
         made.append(concepts)

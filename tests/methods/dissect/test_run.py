@@ -51,7 +51,7 @@ def test_counts_are_those_of_every_pixel(made, mode):
     one = dissect(store, concepts, DissectConfig(mode=mode, **PLAIN))[SITE]
     expected = brute(x, concepts, one.threshold, mode=mode)
     same(one.scored, expected)
-    assert one.unannotated == 1 and one.scored.pictures == 2 * (len(x) - 1)
+    assert one.unannotated == 1 and one.scored.pictures == len(x) - 1
     assert one.scored is one.chosen
     for area in ("everywhere", "annotated"):
         own = expected["unit_in"][:, concepts.category_of()]
@@ -136,7 +136,7 @@ def test_labels_are_chosen_on_some_pictures_and_scored_on_others(made):
     assert np.array_equal(one.label, best)
     rows = np.arange(10)
     assert np.array_equal(one.best, np.where(best < 0, 0, one.scored.iou()[rows, np.maximum(best, 0)]))
-    assert one.unannotated == 1 and one.counts.pictures == 2 * (len(x) - 1)
+    assert one.unannotated == 1 and one.counts.pictures == len(x) - 1
     assert one.fired.sum() == one.chosen.fired.sum() + one.scored.fired.sum()
     assert not np.isnan(one.low[2, 0]) and "held out (40%)" in str(one)
 
@@ -470,7 +470,7 @@ def test_refuses(made, tmp_path):
         dissect(bare, concepts, DissectConfig(sites=("vision.0.x",)))
 
 
-@pytest.mark.parametrize("where", ["sketch", "counts"])
+@pytest.mark.parametrize("where", ["sketch", "sums", "counts"])
 def test_nan_is_named(tmp_path, where):
     x = make(tmp_path / "a")
     with open_store(tmp_path / "a") as store:
@@ -482,7 +482,7 @@ def test_nan_is_named(tmp_path, where):
     values[(rows.sample == 7) & (rows.y == 1), 4] = torch.nan
     with create_store(tmp_path / "b", {SITE: 10}, dtype="float32", durable=False) as writer:
         writer.write(stored, {SITE: values}, rows)
-    rule = dict(rule="absolute") if where == "counts" else {}
+    rule = {} if where == "sketch" else dict(rule="absolute", correlation=where == "sums", auprc=False)
     with (
         open_store(tmp_path / "b") as store,
         pytest.raises(NonFiniteError, match="unit 4" if where == "sketch" else "sample 7"),
