@@ -192,8 +192,8 @@ class Pairs:
     def __init__(self, samples: np.ndarray, seed: int):
         if len(samples) < 2:
             raise ArgumentError(
-                f"shuffled labels: got {len(samples)} pictures, expected two or more; leave 'shuffled' out of "
-                "the controls"
+                f"shuffled labels: got {len(samples)} pictures, expected two or more; leave 'shuffled' out "
+                "of the controls"
             )
         order = np.random.default_rng(seed).permutation(samples)
         by_number = np.argsort(order, kind="stable")
