@@ -16,6 +16,7 @@ from mmxai.concepts.types import Concepts
 from mmxai.concepts.world import WorldConcepts
 from mmxai.errors import ArgumentError, DataError
 from mmxai.labels.boxes import BOX
+from mmxai.labels.keys import NotInStoreError
 from mmxai.labels.reading import WORLD, read_world
 from mmxai.labels.table import read_csv
 
@@ -66,5 +67,19 @@ def _folder(path: Path, store: Store) -> Concepts:
     if (path / INDEX).is_file():
         return BrodenConcepts(path, store)
     if files := sorted((path / "annotations").glob("instances*.json")):
-        return open_concepts(files, store)
+        return _coco(files, store)
     return FolderConcepts(path, store)
+
+
+def _coco(files: Sequence[Path], store: Store) -> Concepts:
+    """Of the files of a folder, train's and val's, those that have pictures of the store."""
+    found: list[Concepts] = []
+    others: list[NotInStoreError] = []
+    for path in files:
+        try:
+            found.append(CocoConcepts(path, store))
+        except NotInStoreError as error:
+            others.append(error)
+    if not found:
+        raise others[0]
+    return found[0] if len(found) == 1 else JoinedConcepts(found)

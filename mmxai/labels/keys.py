@@ -42,6 +42,10 @@ def sample_numbers(store: Store, names: Iterable[str], where: str, *, stems: boo
     return found
 
 
+class NotInStoreError(DataError):
+    """Annotations of other pictures than a store's: none of them is in it."""
+
+
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -50,7 +54,7 @@ def sample_files(store: Store, names: Iterable[str], where: str, *, numbers: boo
 
     Names may have more or fewer leading folders than the store's keys, and another picture suffix or none:
     `val2017/7.jpg` is `7.jpg`, `coco/val2017/7.jpg` and `7`. numbers: where none is a key, names may be
-    sample numbers. DataError where a name fits two samples, or none of the names any.
+    sample numbers. DataError where a name fits two samples, NotInStoreError where none of the names any.
     """
     by_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
     example, known = "none", set()
@@ -77,7 +81,7 @@ def sample_files(store: Store, names: Iterable[str], where: str, *, numbers: boo
         found = {n: int(_parts(n)[-1]) for n in names if _parts(n)[-1].isdecimal()}
         found = {name: number for name, number in found.items() if number in known}
     if not found:
-        raise DataError(
+        raise NotInStoreError(
             f"{where}: got {len(names)} pictures such as {names[0] if names else 'none'!r}, none of which is "
             f"in {store.path}; expected file names of its samples, such as {example!r}"
         )

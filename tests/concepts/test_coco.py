@@ -69,6 +69,23 @@ def test_objects(store, tmp_path):
     assert "3 objects in 2 pictures" in found.about
 
 
+def test_a_folder_with_files_of_other_pictures(store, tmp_path):
+    """Train's annotations lie beside val's, and a store is of one of them."""
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    images = [FILE["images"][1] | {"file_name": "another.png"}]
+    other = FILE | {"images": images, "annotations": []}
+    (folder / "instances_train.json").write_text(json.dumps(other))
+    with pytest.raises(DataError, match="none of which is in"):
+        open_concepts(tmp_path, store)
+    (folder / "instances_val.json").write_text(json.dumps(FILE))
+    found = open_concepts(tmp_path, store)
+    assert isinstance(found, CocoConcepts) and "instances_val.json" in found.about
+    (folder / "instances_train.json").write_text("{}")
+    with pytest.raises(DataError, match="with lists"):
+        open_concepts(tmp_path, store)
+
+
 def test_identity_is_of_the_content(store, tmp_path):
     first = open_concepts(written(tmp_path), store).identity
     assert first == open_concepts(written(tmp_path), store).identity
