@@ -105,7 +105,7 @@ def _site(apart: Dissection, same: Dissection) -> Row:
             for n, c in apart.controls.items()
         },
         "controls_by_category": {
-            n: _by_category(apart, c.label[c.iou > level]) for n, c in apart.controls.items()
+            n: _by_category(apart, c.label[(c.iou > level) & c.often]) for n, c in apart.controls.items()
         },
         "same": [int(same.detectors().sum()), same.unique(), same.controls["shuffled"].detectors(level)],
         "by_category": apart.by_category(),

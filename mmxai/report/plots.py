@@ -85,10 +85,13 @@ def front(
     return _svg(parts, WIDE)
 
 
-def standalone(svg: str, width: int = 620) -> str:
-    """A plot as the text of an .svg file that stands alone, light or dark as its reader's screen is."""
+def standalone(svg: str, width: int = 620, styles: Sequence[str] = ()) -> str:
+    """A plot as the text of an .svg file that stands alone, light or dark as its reader's screen is.
+
+    `styles`: further style sheets among the templates."""
     head, _, body = svg.partition(">")
-    style = "".join(environment().get_template(name).render() for name in ("_palette.css", "_plot.css"))
+    sheets = ("_palette.css", "_plot.css", *styles)
+    style = "".join(environment().get_template(name).render() for name in sheets)
     own = f"svg {{ width: {width}px; font-family: system-ui, sans-serif; }}"
     return f'{head} xmlns="http://www.w3.org/2000/svg" width="{width}"><style>{style}{own}</style>{body}\n'
 

@@ -7,6 +7,7 @@ import pytest
 
 from mmxai.errors import ArgumentError, DataError
 from mmxai.report import plots
+from mmxai.report.dissect.histograms import by_layer
 from mmxai.report.html import number
 from mmxai.report.sae import read_metrics, training_plots
 
@@ -44,6 +45,21 @@ def test_a_front_stands_alone(tmp_path):
     for wrong in ({}, {"a": ([0], [0.5])}, {"a": ([1], [float("nan")])}):
         with pytest.raises(ArgumentError, match="finite and above 0"):
             plots.front(wrong, x="L0", y="FVU")
+
+
+def test_detectors_by_layer_stand_alone():
+    counts, colours = [{"<shape>": 30, "colour": 10}, {"<shape>": 20}], {"<shape>": 0, "colour": 1}
+    svg = by_layer(["0", "1"], counts, {"rotated": [15, None]}, colours, "detectors", keys=True)
+    text = plots.standalone(svg, styles=["_dissect_plot.css"])
+    root = ElementTree.fromstring(text)
+    rects = list(root.iter("{http://www.w3.org/2000/svg}rect"))
+    keys, bars = [r for r in rects if r.get("y") == "4"], [r for r in rects if r.get("y") != "4"]
+    assert len(keys) == 2 and ".part" in text and ".control" in text
+    heights = [float(r.get("height")) for r in bars]
+    assert np.allclose(np.array(heights) / heights[0], [1, 1 / 3, 2 / 3], atol=0.01)
+    assert all(float(r.get("y")) > 22 for r in bars)
+    said = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert said[:3] == ["<shape>", "colour", "rotated"]
 
 
 def test_figures_are_written_as_people_write_them():

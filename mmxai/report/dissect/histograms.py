@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from mmxai.report.axis import Axis
 
-_LEFT, _RIGHT, _TOP = 44, 12, 14
+_LEFT, _RIGHT, _TOP, _KEYS = 44, 12, 14, 22
 
 
 def by_layer(
@@ -17,21 +17,24 @@ def by_layer(
     controls: Mapping[str, Sequence[int | None]],
     colours: Mapping[str, int],
     what: str,
+    *,
+    keys: bool = False,
 ) -> str:
     """A bar a layer, stacked by category; a dashed line for each control.
 
     names: of the layers, as written below the bars. colours: category -> its number, in the order of
-    stacking.
+    stacking. keys: say above the bars which is which, where no page does.
     """
     totals = [sum(one.values()) for one in counts]
     values = [v for line in controls.values() for v in line if v is not None]
     long = max((len(n) for n in names), default=1)
     turned = long > 3
     below = 20 + (6 * min(long, 24) if turned else 6)
-    width, height = max(440, _LEFT + _RIGHT + 30 * len(names)), 190 + below
+    told, right = _keys(colours, controls) if keys else ([], 0.0)
+    width, height = max(440, right, _LEFT + _RIGHT + 30 * len(names)), 190 + below + (_KEYS if keys else 0)
     floor = height - below
-    up = Axis(0, max([*totals, *values, 1]) * 1.08, floor, _TOP)
-    parts = _rules(up, width)
+    up = Axis(0, max([*totals, *values, 1]) * 1.08, floor, _TOP + (_KEYS if keys else 0))
+    parts = [*told, *_rules(up, width)]
     step = min(60, (width - _LEFT - _RIGHT) / max(1, len(names)))
     for i, (name, own) in enumerate(zip(names, counts, strict=True)):
         left, at = _LEFT + (i + 0.15) * step, 0
@@ -52,6 +55,20 @@ def by_layer(
                 )
     parts.append(f'<path class="axis" d="M{_LEFT},{floor}H{width - _RIGHT}"/>')
     return _svg(parts, width, height)
+
+
+def _keys(colours: Mapping[str, int], controls: Mapping[str, object]) -> tuple[list[str], float]:
+    """What colours and lines mean, side by side, and where that ends."""
+    parts, x = [], float(_LEFT)
+    marks = [(n, f'<rect class="part {colour_class(k)}" x="{{}}" y="4" width="10" height="10"/>')
+             for n, k in colours.items()]  # fmt: skip
+    marks += [
+        (n, f'<path class="control k{k % 3}" d="M{{}},9h14"/>') for k, n in enumerate(controls)
+    ]  # fmt: skip
+    for name, mark in marks:
+        parts += [mark.format(f"{x:.1f}"), f'<text x="{x + 18:.1f}" y="13">{escape(name)}</text>']
+        x += 28 + 5.6 * len(name)
+    return parts, x
 
 
 def by_label(found: Mapping[str, Mapping[str, int]], colours: Mapping[str, int]) -> str:
