@@ -74,7 +74,8 @@ class _Run:
 
     def describe(self, site: str) -> Description:
         config = self._config
-        pooled = Pooled(self._store, site, config.pool, config.tokens, config.heads)
+        heads = config.heads if site.endswith(".z") else None
+        pooled = Pooled(self._store, site, config.pool, config.tokens, heads)
         samples = pooled.samples()
         apart = np.zeros(len(samples), bool)
         if config.held_out:

@@ -205,3 +205,14 @@ def test_latents_are_units_like_any(known, tmp_path):
     assert sparse.kind == "latent" and sparse.labels[:6] == list(WORDS[:6])
     assert np.mean(np.array(dense.labels) == np.array(sparse.labels)) > 0.9  # bfloat16 moves some pictures
     assert (abs(sparse.fired - dense.fired) <= 1).all() and sparse.fired[0] < sparse.chosen
+
+
+def test_heads_are_those_of_z_sites_alone(known, tmp_path):
+    _, judged, x = known
+    make(tmp_path / "z", x, site="vision.1.z")
+    make(tmp_path / "mlp", x)
+    options = dict(top=20, null=0, draws=0, heads=8)
+    for path, site, units in (("z", "vision.1.z", 8), ("mlp", SITE, x.shape[1])):
+        with open_store(tmp_path / path) as store:
+            found = describe(store, judged, DescribeConfig(sites=(site,), **options))
+        assert found.sites[site].units == units
