@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mmxai.labels.labels import Task
-from mmxai.methods.probe.calibration import nats, temperature
+from mmxai.methods.probe.calibration import LogLoss, temperature
 from mmxai.methods.probe.design import Known
 from mmxai.methods.probe.site_probes import Probes, scores_of
 
@@ -48,18 +48,19 @@ class HeldOut:
         known, scores = self._known[k], self._scores[k]
         task, values = known.task, known.values[self._places]
         log_loss = method in PROBABILISTIC and task.kind != "regression"
-        losses = [nats(task, s, values) if log_loss else _squares(task, s, values) for s in scores]
+        losses = LogLoss(task, scores, values)() if log_loss else _squares(task, scores, values)
         best = len(losses) - 1 - int(np.argmin(losses[::-1]))  # of equals the larger penalty
         if log_loss or task.kind == "regression":
             return Choice(best, 1.0)
         return Choice(best, temperature(task, scores[best], values)[0])
 
 
-def _squares(task: Task, scores: np.ndarray, values: np.ndarray) -> float:
+def _squares(task: Task, scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean squares that scores `[P, n, K]` are off, `[P]`."""
     if task.kind == "classes":
         target = np.where(values[:, None] == np.arange(task.width), 1.0, -1.0)
     elif task.kind == "multilabel":
         target = np.where(values == 1, 1.0, -1.0)
     else:
         target = values[:, None]
-    return float(((scores - target) ** 2).mean())
+    return np.array([((s - target) ** 2).mean() for s in scores])

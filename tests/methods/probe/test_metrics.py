@@ -6,7 +6,7 @@ from sklearn import metrics as sk
 
 from mmxai.labels import Task
 from mmxai.methods.probe.bootstrap import Bootstrap, Estimate
-from mmxai.methods.probe.calibration import golden, log_probabilities, nats, temperature
+from mmxai.methods.probe.calibration import LogLoss, golden, log_probabilities, temperature
 from mmxai.methods.probe.metrics import BINS, of_classes, of_labels, of_numbers, placements, reliability
 
 
@@ -138,6 +138,26 @@ def test_temperature_undoes_a_scale():
     y = (p.cumsum(1) < draw.random((len(p), 1))).sum(1)
     scale, loss = temperature(task("classes", 3), s / 5, y)
     assert scale == pytest.approx(10, rel=0.05)
-    assert loss <= nats(task("classes", 3), s / 5, y, 10.0) + 1e-6
+    assert loss <= LogLoss(task("classes", 3), s / 5, y)(10.0) + 1e-6
     assert golden(lambda v: (v - 3) ** 2, -10, 10, 40)[0] == pytest.approx(3, abs=1e-6)
     assert reliability(np.array([0.9, 0.91]), np.array([True, False])) == [(pytest.approx(0.905), 0.5, 2)]
+
+
+@pytest.mark.parametrize("kind", ["classes", "multilabel"])
+@pytest.mark.parametrize("mix", [0.0, 0.1])
+def test_log_loss(kind, mix):
+    """Of several sets of scores at once, however far apart, against probabilities written out."""
+    draw = np.random.default_rng(6)
+    scores = draw.normal(size=(3, 50, 4)) * np.array([1, 10, 900])[:, None, None]
+    one = task(kind, 4)
+    y = draw.integers(0, 4, 50) if kind == "classes" else draw.integers(0, 2, (50, 4))
+    found = LogLoss(one, scores, y)(1.7, mix)
+    for s, loss in zip(scores, found, strict=True):
+        if kind == "classes":
+            logp = log_probabilities(one, s, 1.7)[np.arange(50), y][:, None]
+        else:
+            logp = log_probabilities(one, np.where(y == 1, s, -s), 1.7)
+        parts = 4 if kind == "classes" else 2
+        if mix:
+            logp = np.log((1 - mix) * np.exp(logp) + mix / parts)
+        assert loss == pytest.approx(-logp.sum(1).mean(), rel=1e-12)
