@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from mmxai.methods.probe.results import Score
 from mmxai.methods.probe.scoring import Fitted, score_site
 from mmxai.methods.probe.site_probes import (
     Chunks,
+    LogisticProbes,
     Probes,
     closed_probes,
-    logistic_probes,
     rows_probe,
     scatter,
 )
@@ -47,6 +47,16 @@ class _Held:
     gram: FoldedGram | None
     kept: torch.Tensor
     filled: int = 0
+
+
+class _Made(NamedTuple):
+    """The first fields of `Fitted`, but for what it is of."""
+
+    probe: Linear
+    choice: Choice
+    penalty: float
+    at_edge: bool
+    converged: bool
 
 
 @dataclass
@@ -150,8 +160,8 @@ class Group:
             )
         if (columns := self._iterated[c]).total:
             chunks = self._chunks(site, cohort)
-            parts.append((columns, logistic_probes(chunks, cohort, columns, penalties, config.folds)))
-        made: dict[int, tuple[Linear, Choice, float, bool]] = {}
+            parts.append((columns, LogisticProbes(chunks, cohort, columns, penalties, config.folds)))
+        made: dict[int, _Made] = {}
         for columns, probes in parts:
             out = HeldOut(held.kept, cohort.fold[places], places, columns.known)
             for fold, found in enumerate(probes):
@@ -161,10 +171,13 @@ class Group:
                 for k, probe in enumerate(found):
                     choice = out.choose(k, config.method)
                     best = slice(choice.penalty, choice.penalty + 1)
-                    made[id(columns.known[k])] = (
-                        Linear(probe.coef[best].clone(), probe.intercept[best].clone()), choice,
-                        penalties[choice.penalty], choice.penalty in (0, len(penalties) - 1),
-                    )  # fmt: skip
+                    made[id(columns.known[k])] = _Made(
+                        Linear(probe.coef[best].clone(), probe.intercept[best].clone()),
+                        choice,
+                        penalties[choice.penalty],
+                        choice.penalty in (0, len(penalties) - 1),
+                        not isinstance(probes, LogisticProbes) or probes.done(k, choice.penalty),
+                    )
         if config.erase and held.gram is not None:
             state = held.gram.total()
             for known, own in zip(cohort.known, self._closed[c].slices, strict=True):

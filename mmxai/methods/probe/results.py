@@ -27,8 +27,9 @@ class Score:
     figures: those of `metrics.CLASSES` or `NUMBERS`. control: the same of its control tasks, mean over them.
     selectivity: accuracy (R2 of numbers) less the control's, resampled in pairs. majority: share of the
     commonest class; None but of classes. penalty: the one chosen, at_edge: the smallest or largest candidate;
-    temperature: what scores are multiplied by to be log odds. confusion: `[K, K]`, rows the truth.
-    reliability: see `metrics.reliability`.
+    converged: logistic regression came to its end (the others have none to come to); temperature: what scores
+    are multiplied by to be log odds. confusion: `[K, K]`, rows the truth. reliability: see
+    `metrics.reliability`.
     """
 
     site: str
@@ -42,6 +43,7 @@ class Score:
     test_samples: int
     penalty: float
     at_edge: bool
+    converged: bool
     temperature: float
     figures: dict[str, Estimate]
     majority: float | None = None

@@ -75,7 +75,7 @@ def probe(
             scores += group.test()
             _keep(group, directions)
             erasers |= group.erasers
-    notes += _at_the_edge(scores, config)
+    notes += _doubts(scores, config)
     order = {site: i for i, site in enumerate(store.sites)}
     tasks = {(t.name, str(t.level)): i for i, t in enumerate(labels.tasks)}
     scores.sort(key=lambda s: (order[s.site], tasks[s.task, s.level]))
@@ -106,12 +106,17 @@ def _keep(group: Group, directions: Directions) -> None:
             directions.add(Direction(site, task.name, task.names, coef.contiguous(), intercept))
 
 
-def _at_the_edge(scores: list[Score], config: ProbeConfig) -> list[str]:
-    if len(config.penalties) == 1 or config.method == "mean_difference":
-        return []
+def _doubts(scores: list[Score], config: ProbeConfig) -> list[str]:
+    notes = []
     edge = sum(s.at_edge for s in scores)
-    where = "the smallest or largest candidate"
-    return [f"penalty: {edge} of {len(scores)} probes took {where}"] if edge else []
+    if edge and len(config.penalties) > 1 and config.method != "mean_difference":
+        notes.append(f"penalty: {edge} of {len(scores)} probes took the smallest or largest candidate")
+    if late := sum(not s.converged for s in scores):
+        notes.append(
+            f"logistic regression: {late} of {len(scores)} probes ended before they had converged, where the "
+            "penalty that did best is small; their figures are those of a probe stopped early"
+        )
+    return notes
 
 
 def _about(

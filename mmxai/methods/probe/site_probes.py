@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from mmxai.linalg.gram import FoldedGram
-from mmxai.linalg.logistic import fit_logistic
+from mmxai.linalg.logistic import NotConvergedWarning, fit_logistic
 from mmxai.linalg.solve import ridge_path
 from mmxai.linalg.states import State
 from mmxai.methods.probe.closed import Linear, lda, mean_difference, ridge_classifier, ridge_regression
@@ -69,37 +70,49 @@ def rows_probe(
     return fit
 
 
-def logistic_probes(
-    chunks: Chunks, cohort: Cohort, columns: Columns, penalties: Sequence[float], folds: int
-) -> Iterator[Probes]:
+class LogisticProbes:
     """As `closed_probes`, by logistic regression; `columns` has no task of numbers.
 
-    Labels are tasks of two classes each. Rows are gone through once an iteration.
+    Labels are tasks of two classes each. Rows are gone through once an iteration. A smallest penalty is often
+    too small for classes that can be parted, and a fit that is not done by then is no error where another is
+    chosen: so there is no warning, but `done`.
     """
-    classes: list[int] = []
-    for known in columns.known:
-        many = known.task.kind == "multilabel"
-        classes += [2] * known.task.width if many else [known.task.width]
 
-    def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        for where, x in chunks():
-            values = [k.values[where].reshape(len(where), -1).astype(np.int64) for k in columns.known]
-            yield x, torch.from_numpy(np.concatenate(values, 1)), torch.from_numpy(cohort.fold[where])
-
-    fit = fit_logistic(blocks, classes, [1 / p for p in penalties], folds=folds, total=True)
-    for f in range(folds + 1):
-        at = 0
-        probes = []
+    def __init__(
+        self, chunks: Chunks, cohort: Cohort, columns: Columns, penalties: Sequence[float], folds: int
+    ):
+        self._columns = columns
+        classes: list[int] = []
+        self._own: list[slice] = []
         for known in columns.known:
-            many = known.task.kind == "multilabel"
-            number = known.task.width if many else 1
-            coef = torch.cat([c[:, f] for c in fit.coef[at : at + number]], 1)
-            intercept = torch.cat([i[:, f] for i in fit.intercept[at : at + number]], 1)
-            at += number
-            if not many and known.task.width == 2:  # one column: half its score for the second, half against
-                coef, intercept = (torch.cat([-v / 2, v / 2], 1) for v in (coef, intercept))
-            probes.append(Linear(coef.transpose(1, 2), intercept))
-        yield probes
+            own = [2] * known.task.width if known.task.kind == "multilabel" else [known.task.width]
+            self._own.append(slice(len(classes), len(classes) + len(own)))
+            classes += own
+
+        def blocks() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+            for where, x in chunks():
+                values = [k.values[where].reshape(len(where), -1).astype(np.int64) for k in columns.known]
+                yield x, torch.from_numpy(np.concatenate(values, 1)), torch.from_numpy(cohort.fold[where])
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotConvergedWarning)
+            self._fit = fit_logistic(blocks, classes, [1 / p for p in penalties], folds=folds, total=True)
+
+    def __iter__(self) -> Iterator[Probes]:
+        for fold in range(self._fit.coef[0].shape[1]):
+            probes = []
+            for known, own in zip(self._columns.known, self._own, strict=True):
+                coef = torch.cat([c[:, fold] for c in self._fit.coef[own]], 1)
+                intercept = torch.cat([i[:, fold] for i in self._fit.intercept[own]], 1)
+                if known.task.kind == "classes" and known.task.width == 2:
+                    # One column: half its score for the second, half against.
+                    coef, intercept = (torch.cat([-v / 2, v / 2], 1) for v in (coef, intercept))
+                probes.append(Linear(coef.transpose(1, 2), intercept))
+            yield probes
+
+    def done(self, k: int, penalty: int) -> bool:
+        """Whether the fit of all rows came to its end, of task or control `k` and a penalty's place."""
+        return all(bool(c[penalty, -1]) for c in self._fit.converged[self._own[k]])
 
 
 def scatter(x: torch.Tensor) -> float:

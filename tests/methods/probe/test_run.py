@@ -1,6 +1,7 @@
 """`probe` from a store to figures: against scikit-learn on the same rows, in any grouping of sites."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import mmxai
 from mmxai import edits
 from mmxai.errors import ArgumentError, SelectionError, UnknownSiteError
 from mmxai.labels import read_labels
-from mmxai.methods.probe import ProbeConfig, load_directions, load_erasers, probe
+from mmxai.methods.probe import ProbeConfig, load_directions, load_erasers, probe, site_probes
 from mmxai.methods.probe.design import TEST, make_design
 from mmxai.store import create_store, open_store
 from tests.methods.probe.stores import CLASSES, PATCHES, POOLED, TEXT, A, B, make, truth, write_labels
@@ -189,6 +190,18 @@ def test_logistic_from_the_store_is_that_from_memory(store, labels):
     torch.testing.assert_close(
         one.directions[A, "class"].coef, other.directions[A, "class"].coef, rtol=1e-3, atol=1e-3
     )
+
+
+def test_logistic_that_does_not_converge_says_so(store, labels, monkeypatch, recwarn):
+    """In the report, where it concerns the penalty that was chosen; others warn of nothing."""
+    options = {"sites": A, "method": "logistic", "tasks": "class", "bootstrap": 0, "mdl": False}
+    fine = probe(store, labels, ProbeConfig(**options))
+    assert fine.scores[0].converged and not any("converged" in n for n in fine.notes)
+    monkeypatch.setattr(site_probes, "fit_logistic", partial(site_probes.fit_logistic, max_passes=2))
+    late = probe(store, labels, ProbeConfig(**options))
+    assert not late.scores[0].converged and not late.to_json()["scores"][0]["converged"]
+    assert any("1 of 1 probes ended before they had converged" in n for n in late.notes)
+    assert not any("logistic" in str(w.message) for w in recwarn)
 
 
 def test_saved_and_read_again(store, labels, tmp_path):
