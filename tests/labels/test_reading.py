@@ -78,6 +78,9 @@ def test_refuses(store, tmp_path, text, options, said):
 def test_refuses_what_is_not_there(store, tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "none.csv", store)
+    (tmp_path / "binary.csv").write_bytes(b"\xf8\x01")
+    with pytest.raises(DataError, match=r"binary\.csv.*expected a CSV file in UTF-8"):
+        read_labels(tmp_path / "binary.csv", store)
     with pytest.raises(ArgumentError, match="of a folder"):
         read_labels(tmp_path, store, multilabel=["x"])
 

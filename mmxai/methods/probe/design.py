@@ -122,6 +122,12 @@ def _tasks(labels: Labels, config: ProbeConfig) -> list[Task]:
         raise ArgumentError(f"probe: got labels of patches with pool={config.pool!r}, expected pool='token'")
     tasks = [t for t in labels.tasks if t.level == level]
     if config.tasks:
+        if other := sorted(set(config.tasks) & {t.name for t in labels.tasks} - {t.name for t in tasks}):
+            pools = "pool='token'" if level == "sample" else "pool='cls', 'mean' or 'last'"
+            raise ArgumentError(
+                f"probe: got tasks {other} with pool={config.pool!r}, which are of "
+                f"{'patches' if level == 'sample' else 'whole samples'}; expected {pools}"
+            )
         tasks = [labels.task(name, level) for name in config.tasks]
     if level == "sample":
         return tasks

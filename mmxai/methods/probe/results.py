@@ -112,11 +112,14 @@ class ProbeReport(Result):
 
     def save(self, path: str | Path) -> Path:
         """`to_json` to the file `path` (`.json`); beside it the directions, `.safetensors`, and where there
-        are erasers, `.erasers.safetensors`."""
+        are erasers, `.erasers.safetensors`; those of an earlier report there go, so that all are of one."""
         path = super().save(path)
         self.directions.save(path.with_suffix(".safetensors"))
+        erasers = path.with_suffix(".erasers.safetensors")
         if self.erasers:
-            save_erasers(self.erasers, path.with_suffix(".erasers.safetensors"))
+            save_erasers(self.erasers, erasers)
+        else:
+            erasers.unlink(missing_ok=True)
         return path
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -162,7 +165,9 @@ class ProbeReport(Result):
 
 def _told(score: Score) -> str:
     e = score.figures[score.main]
-    text = f"{score.task}: best at {score.site}, {score.main} {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+    text = f"{score.task}: best at {score.site}, {score.main} {e.value:.3f}"
+    if np.isfinite(e.low):
+        text += f" [{e.low:.3f}, {e.high:.3f}]"
     if score.majority is not None:
         text += f", commonest class {score.majority:.3f}"
     if score.control is not None and score.selectivity is not None:

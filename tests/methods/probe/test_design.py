@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from mmxai.errors import ArgumentError, NonFiniteError, SelectionError
-from mmxai.labels import Task, read_labels
+from mmxai.labels import Task, WorldLabels, read_labels
 from mmxai.methods.probe.controls import control_values, types_of
 from mmxai.methods.probe.design import TEST, make_design
 from mmxai.methods.probe.options import ProbeConfig
 from mmxai.methods.probe.pooling import read_items
+from mmxai.shapes import ShapesWorld
 from mmxai.store import open_store
 from mmxai.store.select import split_of
 from tests.methods.probe.stores import PATCHES, TEXT, A, B, make, truth, write_labels
@@ -115,6 +116,24 @@ def test_patches_of_boxes(store, tmp_path):
         make_design(store, "vision.pooled", two, ProbeConfig())
     with pytest.raises(ArgumentError, match="pool='token'"):
         make_design(store, "vision", two, ProbeConfig(pool="mean"))
+
+
+def test_tasks_of_the_other_level(store):
+    """Named by somebody who forgot the pooling: the error says which pooling it takes."""
+    world = WorldLabels(ShapesWorld(SAMPLES, seed=0))
+    with pytest.raises(ArgumentError, match=r"\['place'\].*whole samples; expected pool='cls'"):
+        make_design(store, "vision", world, ProbeConfig(tasks=("colour", "place")))
+    two = BoxLike(world)
+    with pytest.raises(ArgumentError, match=r"\['covered'\].*of patches; expected pool='token'"):
+        make_design(store, "vision", two, ProbeConfig(pool="cls", tasks="covered"))
+
+
+class BoxLike(WorldLabels):
+    """The world with a task that only patches have."""
+
+    def __init__(self, world):
+        super().__init__(world._world)
+        self.tasks = (*self.tasks, Task("covered", "classes", "cell", ("a", "b")))
 
 
 def test_controls_keep_the_frequencies_and_nothing_else():
