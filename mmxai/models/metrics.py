@@ -21,10 +21,12 @@ Metric = Callable[["Run", "Inputs"], torch.Tensor]
 _SAMPLE = ROW_COLUMNS.index("sample")
 
 
-def number_samples(inputs: Inputs, first: int) -> None:
-    """Number a batch's samples from `first` on: samples given as they are have no numbers of their own."""
+def number_samples(inputs: Inputs, numbers: int | torch.Tensor) -> None:
+    """Number a batch's samples, from a first one on or one by one (int `[B]`): samples given as they are have
+    no numbers of their own."""
     for table in inputs.rows.values():
-        table[..., _SAMPLE] = torch.arange(first, first + len(table), dtype=torch.int32)[:, None]
+        own = torch.arange(numbers, numbers + len(table)) if isinstance(numbers, int) else numbers
+        table[..., _SAMPLE] = own[:, None].to(torch.int32)
 
 
 def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
