@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy, normalize
@@ -12,7 +12,7 @@ from mmxai.models.inputs import Inputs
 from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
-    from mmxai.models.model import Run
+    from mmxai.models.model import Model, Run
 
 Metric = Callable[["Run", "Inputs"], torch.Tensor]
 """What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). Its attribute
@@ -27,6 +27,17 @@ def number_samples(inputs: Inputs, numbers: int | torch.Tensor) -> None:
     for table in inputs.rows.values():
         own = torch.arange(numbers, numbers + len(table)) if isinstance(numbers, int) else numbers
         table[..., _SAMPLE] = own[:, None].to(torch.int32)
+
+
+def prepared(model: Model, batches: Iterable[Any]) -> Iterator[Inputs]:
+    """Each batch as the model takes it; samples given as they are numbered in their order."""
+    first = 0
+    for given in batches:
+        inputs = model.prepare(given)
+        if not isinstance(given, Inputs):
+            number_samples(inputs, first)
+        first += inputs.batch_size
+        yield inputs
 
 
 def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
@@ -44,6 +55,19 @@ def similarity(run: Run, inputs: Inputs) -> torch.Tensor:
 
 
 similarity.needs = ("vision.embeds", "text.embeds")  # type: ignore[attr-defined]
+
+
+class Cosine:
+    """Cosine of each picture with one text, embedded: float `[1, J]`."""
+
+    needs = ("vision.embeds",)
+
+    def __init__(self, text: torch.Tensor):
+        self.text = normalize(text.float(), dim=1)
+
+    def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
+        image = embedded(run, "vision.embeds")
+        return (image @ self.text.to(image.device).T)[:, 0]
 
 
 class ZeroShot:

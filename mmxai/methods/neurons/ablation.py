@@ -11,8 +11,7 @@ import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.models import edits
-from mmxai.models.inputs import Inputs
-from mmxai.models.metrics import Metric, number_samples
+from mmxai.models.metrics import Metric, prepared
 from mmxai.results import Result, axes, lines_of, number
 
 if TYPE_CHECKING:
@@ -186,16 +185,13 @@ def _measure(
     """Each metric's mean, and over how many items."""
     needs = sorted({s for metric in metrics.values() for s in getattr(metric, "needs", ())})
     found: dict[str, list[torch.Tensor]] = {name: [] for name in metrics}
-    first = 0
-    for given in batches():
-        inputs = model.prepare(given)
-        if not isinstance(given, Inputs):
-            number_samples(inputs, first)
-        first += inputs.batch_size
+    seen = 0
+    for inputs in prepared(model, batches()):
+        seen += inputs.batch_size
         run = model.run(inputs, capture=needs, edit={} if edit is None else {site: edit})
         for name, metric in metrics.items():
             found[name].append(metric(run, inputs).detach().double().cpu())
-    if not first:
+    if not seen:
         raise ArgumentError("ablate: got no batches, expected at least one")
     every = {name: torch.cat(values) for name, values in found.items()}
     return {name: (float(v.mean()), len(v)) for name, v in every.items()}

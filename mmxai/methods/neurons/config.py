@@ -28,8 +28,8 @@ class NeuronsConfig:
     redundancy_rows: int = 65_536
     """Rows over which units are correlated with one another: all, or so many at random."""
     memory: int = 1 << 30
-    """Bytes for the counts behind AUCs, 896 KiB a unit; where they do not fit, units go in groups, a pass
-    each."""
+    """Bytes for the counts behind AUCs, then for the products of pairs of units. AUCs are the finer for it;
+    where even the coarsest counts do not fit, units go in groups, a further pass each."""
     seed: int = 0
     """Seed of the rows drawn."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from mmxai.methods.neurons.writing import (
     unembedding,
     writes,
 )  # fmt: skip
+from mmxai.models.metrics import Metric, prepared
 from mmxai.results import Result, axes, lines_of, number
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
@@ -82,10 +83,10 @@ class _Sums:
         self._mean = self._size = torch.zeros(1, dtype=torch.float64)
 
     def add(self, each: torch.Tensor, outputs: torch.Tensor) -> None:
-        """`[N, U]` contributions to `[N]` outputs."""
+        """`[N, U]` contributions to `[N]` outputs, or to one that is the mean of N."""
         self._mean = self._mean + each.double().sum(0)
         self._size = self._size + each.double().abs().sum(0)
-        self.total += float(outputs.double().sum())
+        self.total += float(outputs.double().mean()) * len(each)
         self.items += len(each)
 
     def result(self, site: str, heads: int, output: str, how: str) -> Contribution:
@@ -176,7 +177,7 @@ def activation_gradient(
     model: Model,
     site: str,
     batches: Iterable[Any],
-    metric: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
+    metric: Metric,
     *,
     name: str = "the metric",
     heads: int = 0,
@@ -184,25 +185,19 @@ def activation_gradient(
     """Activation times gradient of a metric, summed over a sample's rows: to first order what setting the
     unit to 0 takes away (Simonyan et al. 2014; attribution patching: Nanda 2023), later blocks included.
 
-    metric: (the model's output, the batch's tensors) -> float `[B]`, one a sample.
+    metric: see `mmxai.models.metrics`; the values of a sample's items are summed, a mean over samples.
     """
     found = _Sums()
     tower = site.partition(".")[0]
-    for given in batches:
-        inputs = model.prepare(given)
-        moved = inputs.to(model.device, model.dtype)
-        values: list[torch.Tensor] = []
-
-        def total(out: Any, moved: Any = moved, values: list[torch.Tensor] = values) -> torch.Tensor:
-            each = metric(out, moved.tensors)
-            values.append(each.detach().float().cpu())
-            return each.sum()
-
-        run = model.run(inputs, capture=[site], grad=total)
-        each = (run.acts[site].float() * run.grads[site].float()).cpu()
+    needs = [s for s in getattr(metric, "needs", ()) if s != site]
+    for inputs in prepared(model, batches):
+        run = model.run(inputs, capture=[site, *needs], grad=True)
+        total = metric(run, inputs).sum()
+        (slope,) = torch.autograd.grad(total, run.acts[site], materialize_grads=True)
+        each = (run.acts[site].detach().float() * slope.float()).cpu()
         if tower in run.rows and each.shape[1] == run.rows[tower].shape[1]:
             each = each * (run.rows[tower][..., _TYPE] != TOKEN_CODES["pad"])[..., None]
-        found.add(_units(each.sum(1), heads), values[0])
+        found.add(_units(each.sum(1), heads), total.detach().cpu() / len(each))
     return found.result(site, heads, name, "activation x gradient")
 
 

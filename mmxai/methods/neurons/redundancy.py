@@ -26,30 +26,47 @@ class Redundancy:
     groups: list[list[int]]
 
 
+_PAIR_BYTES = 32  # a product, its float64 copies on the way to r
+
+
 def redundancy(
-    units: Units, numbers: np.ndarray, *, rows: int, level: float, near: int, seed: int = 0
-) -> Redundancy:
+    units: Units, numbers: np.ndarray, *, rows: int, level: float, near: int, seed: int = 0,
+    memory: int = 1 << 30,
+) -> Redundancy:  # fmt: skip
     """Of logical rows `numbers`: all, or `rows` drawn without replacement, for U^2 products a row are much.
 
-    The standard error of a correlation over n independent rows is about (1 - r^2) / sqrt(n).
+    Units are taken by as many at once as `memory` holds the products of; the rows are read for each such
+    group. The standard error of a correlation over n independent rows is about (1 - r^2) / sqrt(n).
     """
     if len(numbers) > rows:
         numbers = np.sort(numbers[Permutation(len(numbers), seed)(np.arange(rows))])
-    found = CrossMoments(units.count, units.count)
-    step = max(1, BLOCK_VALUES // units.site.width)
-    for start in range(0, len(numbers), step):
-        x = units.values(numbers[start : start + step])
-        found.update(x, x)
-    r = found.correlation()
-    r.fill_diagonal_(0)
-    _, index = r.abs().topk(min(near, max(1, units.count - 1)), dim=1)
+    each = max(1, memory // (_PAIR_BYTES * units.count))
+    nearest, correlation, pairs = [], [], []
+    for first in range(0, units.count, each):
+        r = _correlations(units, numbers, slice(first, first + each))
+        own = torch.arange(len(r))
+        r[own, own + first] = 0
+        _, index = r.abs().topk(min(near, max(1, units.count - 1)), dim=1)
+        nearest.append(index)
+        correlation.append(r.gather(1, index))
+        pairs.append((r.abs() >= level).nonzero() + torch.tensor([first, 0]))
     return Redundancy(
         len(numbers),
         level,
-        index.numpy(),
-        r.gather(1, index).numpy(),
-        linked((r.abs() >= level).nonzero(), units.count),
+        torch.cat(nearest).numpy(),
+        torch.cat(correlation).numpy(),
+        linked(torch.cat(pairs), units.count),
     )
+
+
+def _correlations(units: Units, numbers: np.ndarray, group: slice) -> torch.Tensor:
+    """Of a group of units with all: float32 `[group, U]`."""
+    found = CrossMoments(len(range(units.count)[group]), units.count)
+    step = max(1, BLOCK_VALUES // max(units.site.width, units.count))
+    for start in range(0, len(numbers), step):
+        x = units.values(numbers[start : start + step])
+        found.update(x[:, group], x)
+    return found.correlation()
 
 
 def linked(pairs: torch.Tensor, count: int) -> list[list[int]]:

@@ -31,7 +31,8 @@ def test_sentiment_neurons_of_stories260k(shared_data, tmp_path):
         y = np.array([label[s] == "1" for s in store[site].rows.sample.tolist()])
     k = known.names.index("good")
     exact = [roc_auc_score(y, x[:, u]) for u in range(x.shape[1])]
-    assert np.allclose(found.labels.auc[:, k], exact, atol=1e-6)
+    error = found.labels.auc_error[:, k]  # of float32 values: as many bits of each as memory holds counts of
+    assert (np.abs(found.labels.auc[:, k] - exact) <= error + 1e-6).all() and error.max() < 2e-3
     # The best of so many units on 150 sentences: a figure, and no proof of anything.
     assert 0.55 < found.labels.auc[:, k].max() < 0.9
     told = logit_contribution(model, site, [list(texts[:8])])
@@ -54,21 +55,24 @@ def watch():
     while True:
         most[0] = max(most[0], held()); time.sleep(0.002)
 threading.Thread(target=watch, daemon=True).start()
-found = neurons(store, "a", NeuronsConfig(memory=64 << 20), labels)
+found = neurons(store, "a", NeuronsConfig(memory=int(sys.argv[2])), labels)
 print(found.rows, most[0] - before)
 """
 
 
 def test_a_store_larger_than_the_memory_it_takes(tmp_path):
-    rows, width, limit = 650_000, 128, 200 << 20
+    """The limit that docs/neurons.md states: `memory`, 96 MiB and 8 bytes a row; thrice that is read."""
+    rows, width, memory = 800_000, 128, 16 << 20
+    limit = memory + (96 << 20) + 8 * rows
     with mmxai.create_store(tmp_path / "big", {"a": width}, dtype="float32", durable=False) as writer:
         for start in range(0, rows, 50_000):
             x = torch.randn(50_000, width, generator=torch.Generator().manual_seed(start))
             sample = torch.arange(50_000) // 50
             writer.write([f"{start} {i}" for i in range(1000)], {"a": x}, Rows.make(sample=sample))
-    assert rows * width * 4 > 1.5 * limit
+    assert rows * width * 4 > 3 * limit
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(tmp_path / "big")], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", _PROGRAM, str(tmp_path / "big"), str(memory)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     seen, taken = map(int, done.stdout.split())
     assert seen == rows and taken < limit

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmxai.errors import RowSpaceError
-from mmxai.methods.neurons import NeuronsConfig, neurons
+from mmxai.methods.neurons import NeuronsConfig, RowLabels, neurons
 from mmxai.methods.neurons.matching import match
 from mmxai.store import create_store, open_store
 from mmxai.store.units import RowBlocks, Units
@@ -56,6 +56,27 @@ def test_latents_are_read_where_they_are_stored(store):
     x = latents[site].gather(np.arange(4 * N), torch.float32).numpy()
     assert found.kind == "latent" and np.allclose(found.density, (x > 0).mean(0))
     assert np.allclose(units.of(5, np.arange(4 * N)), x[:, 5])
+    bands = found.strata
+    assert bands.sampled == 4 * N
+    for u in range(16):
+        there = bands.rows[u] >= 0
+        assert there.any() and (x[bands.rows[u][there], u] == bands.values[u][there]).all()
+        assert bands.histogram[u][0] >= (x[:, u] == 0).sum() and bands.histogram[u].sum() == 4 * N
+        assert np.allclose(bands.quantiles[u, [0, -1]], [0, x[:, u].max()])
+
+
+def test_dimensions_of_the_stream_are_units_too(tmp_path):
+    made = torch.Generator().manual_seed(2)
+    x = torch.randn(300, 6, generator=made) + torch.tensor([0.0, 50, 0, 0, 0, 0])
+    rows = Rows.make(sample=torch.arange(300))
+    with create_store(tmp_path / "s", {"vision": {"vision.1.resid_post": 6}}, durable=False) as writer:
+        writer.write([str(i) for i in range(300)], {"vision.1.resid_post": x}, {"vision": rows})
+    with open_store(tmp_path / "s") as store:
+        sign = (store["vision.1.resid_post"][:, 2] > 0).numpy()
+        labels = RowLabels(("up",), lambda who: (np.ones(len(who), bool), sign[who.sample.numpy()][:, None]))
+        found = neurons(store, "vision.1.resid_post", labels=labels)
+    assert found.kind == "dimension" and found.labels.ranking("up")[0] == 2 and found.labels.auc[2, 0] == 1
+    assert found.density[1] == 1 and abs(found.mean[1] - 50) < 0.5
 
 
 def test_no_block_cuts_a_sample(store):
