@@ -32,18 +32,19 @@ def ablate_whole(
     """As `ablate`, by runs of the model with heads and MLPs set to their means at every token.
 
     batches: of what `model.prepare` takes, samples numbered; gone through once for means, once with nothing
-    replaced, and once a set and draw. texts: float `[K, out]`. sets: heads and MLPs alone.
+    replaced, and once a set and draw. texts: float `[K, out]`. sets: of heads and MLPs; biases change nothing.
     """
     chosen = {name: indices(path, terms) for name, terms in sets.items()}
     drawn = controls(path, chosen, draws, seed)
     trials = [t for name in chosen for t in (chosen[name], *drawn[name])]
     named = [[path.terms[i].name for i in t] for t in trials]
     sites = {site for terms in named for site in _columns(path, terms)}
-    means = token_means(path, batches(), [s for s in path.sites if s in sites])
+    means = token_means(path, batches(), [s for s in path.sites if s in sites]) if sites else {}
     right, rows = np.zeros(1 + len(named), np.int64), 0
     for trial, terms in enumerate([[], *named]):
         rows = 0
-        with path.model.intervene(mean_edits(path, terms, means)) if terms else nullcontext():
+        held = mean_edits(path, terms, means)
+        with path.model.intervene(held) if held else nullcontext():
             for inputs in batches():
                 batch = path.read(inputs)
                 known = labels_of(batch, labels)
@@ -73,7 +74,7 @@ def token_means(path: Path, batches: Iterable[Any], sites: Sequence[str]) -> dic
 def mean_edits(path: Path, terms: Sequence[str], means: Mapping[str, torch.Tensor]) -> dict[str, Edit]:
     """Edits for `model.intervene` that set heads and MLPs to their means at every token.
 
-    terms: names of heads (`vision.3.z.2`) and MLPs (`vision.3.mlp_post`). means: site -> mean row `[width]`,
+    terms: names of heads (`vision.3.z.2`) and MLPs (`vision.3.mlp_post`); biases need no edit. means: site -> mean row `[width]`,
     from `token_means`, or `store.stats[site].mean` of a harvest of all tokens.
     """
     columns = _columns(path, terms)
@@ -86,6 +87,8 @@ def _columns(path: Path, terms: Sequence[str]) -> dict[str, list[int]]:
     """Site -> the columns that these heads and MLPs are."""
     found: dict[str, list[int]] = {}
     for term in (path.terms[i] for i in indices(path, terms)):
+        if term.kind in ("bias", "norm"):  # the same in every row: it is its mean
+            continue
         if term.kind not in ("head", "mlp"):
             raise ArgumentError(f"mean_edits: got {term.name}, a {term.kind}, expected heads and MLPs")
         site = term.name.rpartition(".")[0] if term.head is not None else term.name
