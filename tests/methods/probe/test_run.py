@@ -9,15 +9,12 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 
-import mmxai
-from mmxai import edits
 from mmxai.errors import ArgumentError, SelectionError, UnknownSiteError
 from mmxai.labels import read_labels
 from mmxai.methods.probe import ProbeConfig, load_directions, load_erasers, probe, site_probes
 from mmxai.methods.probe.design import TEST, make_design
 from mmxai.store import create_store, open_store
 from tests.methods.probe.stores import CLASSES, PATCHES, POOLED, TEXT, A, B, make, truth, write_labels
-from tests.models.tokenizers_ import word_tokenizer
 
 SAMPLES = 500
 
@@ -249,61 +246,6 @@ def test_an_eraser_leaves_nothing_to_tell(store, labels, tmp_path):
     assert after["number"]["R2"].value > before["number"]["R2"].value - 0.05
     with pytest.raises(ArgumentError, match="takes no moments"):
         ProbeConfig(method="logistic", erase=True)
-
-
-def test_steering_by_a_direction(tmp_path):
-    """A direction found in a store moves the model it is of: added at its site, the probe says that class, at
-    every token of a generation; projected out, it says nothing of it."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = word_tokenizer("none")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    LlamaForCausalLM(
-        LlamaConfig(**sizes, vocab_size=len(tokenizer), max_position_embeddings=64)
-    ).save_pretrained(tmp_path / "lm")
-    tokenizer.save_pretrained(tmp_path / "lm")
-    model = mmxai.load_model(str(tmp_path / "lm"))
-    draw = np.random.default_rng(0)
-    kind = draw.integers(0, 2, 200)
-    texts = [" ".join(f"w{50 * k + draw.integers(0, 50)}" for _ in range(8)) for k in kind]
-    site = "text.0.resid_post"
-    mmxai.harvest(
-        model, [{"text": t} for t in texts], sites=site, store=tmp_path / "s", store_dtype="float32",
-        progress=False,
-    )  # fmt: skip
-    (tmp_path / "l.csv").write_text("sample,kind\n" + "\n".join(f"{i},k{k}" for i, k in enumerate(kind)))
-    with mmxai.open_store(tmp_path / "s") as opened:
-        report = probe(
-            opened, read_labels(tmp_path / "l.csv", opened), ProbeConfig(sites=site, pool="mean", mdl=False)
-        )
-        spread = float(opened[site][:].std())
-    assert report.scores[0].figures["accuracy"].value > 0.9
-    found = report.directions[site, "kind"]
-    unit = found.unit("k1")
-    seen = []
-
-    def look(x):
-        seen.append((x.double() @ found.coef[1].double() + found.intercept[1]).flatten())
-        return x
-
-    said = {}
-    for name, edit in (
-        ("as it is", []), ("more", [edits.add(unit, 40 * spread)]), ("less", [edits.add(unit, -40 * spread)]),
-        ("none", [edits.project_out(unit)]),
-    ):  # fmt: skip
-        seen.clear()
-        with model.intervene({site: [*edit, look]}):
-            said[name] = model.generate([texts[0]], max_new_tokens=6).texts
-        assert len(seen) == 6, "a forward for the prompt and one for each further token"
-        scores = torch.cat(seen)
-        if name == "more":
-            assert (scores > 0).all()
-        elif name == "less":
-            assert (scores < 0).all()
-        elif name == "none":
-            assert torch.allclose(scores, found.intercept[1].double(), atol=1e-4)
-    assert said["more"] != said["less"]
 
 
 def test_refuses(store, labels):
