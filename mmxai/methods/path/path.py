@@ -57,6 +57,8 @@ class Path:
     """
 
     def __init__(self, model: Model, tower: str | None = None):
+        if not model.towers:
+            raise ArgumentError(f"path: {model.name} has no adapter, expected a model of a known family")
         if tower is None and len(model.towers) != 1:
             raise ArgumentError(f"path: {model.name} has towers {list(model.towers)}, expected tower=")
         self.model, self.tower = model, tower or next(iter(model.towers))

@@ -32,7 +32,8 @@ def ablate_whole(
     """As `ablate`, by runs of the model with heads and MLPs set to their means at every token.
 
     batches: of what `model.prepare` takes, samples numbered; gone through once for means, once with nothing
-    replaced, and once a set and draw. texts: float `[K, out]`. sets: of heads and MLPs; biases change nothing.
+    replaced, and once a set and draw. texts: float `[K, out]`. sets: of heads and MLPs (and biases, which
+    are the same in every row).
     """
     chosen = {name: indices(path, terms) for name, terms in sets.items()}
     drawn = controls(path, chosen, draws, seed)
@@ -74,8 +75,8 @@ def token_means(path: Path, batches: Iterable[Any], sites: Sequence[str]) -> dic
 def mean_edits(path: Path, terms: Sequence[str], means: Mapping[str, torch.Tensor]) -> dict[str, Edit]:
     """Edits for `model.intervene` that set heads and MLPs to their means at every token.
 
-    terms: names of heads (`vision.3.z.2`) and MLPs (`vision.3.mlp_post`); biases need no edit. means: site -> mean row `[width]`,
-    from `token_means`, or `store.stats[site].mean` of a harvest of all tokens.
+    terms: names of heads (`vision.3.z.2`) and MLPs (`vision.3.mlp_post`); biases need no edit. means: site ->
+    mean row `[width]`, from `token_means`, or `store.stats[site].mean` of a harvest of all tokens.
     """
     columns = _columns(path, terms)
     if missing := [site for site in columns if site not in means]:

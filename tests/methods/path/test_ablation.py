@@ -136,7 +136,7 @@ def test_print_and_table(case):
 def test_refusals(case):
     path, inputs, texts = case
     batch, towards = path.read(inputs), path.towards(texts)
-    with pytest.raises(ArgumentError, match="expected some of path.terms"):
+    with pytest.raises(ArgumentError, match=r"expected some of path\.terms"):
         ablate(path, lambda: [batch], towards, LABELS, {"a": ["vision.9.z.0"]})
     with pytest.raises(ArgumentError, match="one random set"):
         ablate(path, lambda: [batch], towards, LABELS, SETS, draws=0)

@@ -1,4 +1,4 @@
-"""From a harvested store the split is that of the live model: each sample's own read-out token, and no other."""
+"""From a harvested store the split is that of the live model: each sample's own read-out token."""
 
 import pytest
 import torch
