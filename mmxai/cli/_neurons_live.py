@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,33 +16,56 @@ from mmxai.results import Result
 
 if TYPE_CHECKING:
     from mmxai.cli.neurons import Config
-    from mmxai.methods.neurons import Ablation, Contribution, Neurons
+    from mmxai.methods.neurons import Ablation, Contribution, Matches, Neurons
     from mmxai.models import Model
+    from mmxai.models.metrics import Metric
     from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
 
 _BATCH = 32
 _COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _SOURCE = 2048  # rows that resampled values are drawn from
+_LIKE = 5  # units of another site shown on a page
 
 
 @dataclass
 class Live:
-    """What came of running the model, for people and for pages."""
+    """What came of running the model, or of another store: `results` by name, for people and files; for pages
+    the rest."""
 
-    results: list[Result] = field(default_factory=list)
+    results: dict[str, Result] = field(default_factory=dict)
     contributions: list[Contribution] = field(default_factory=list)
+    gradients: list[Contribution] = field(default_factory=list)
+    matches: Matches | None = None
     plots: list[Plot] = field(default_factory=list)
 
     def panels(self, units: Sequence[int]) -> dict[int, list[Panel]]:
-        """Of each unit what it adds to each output, in one list."""
-        if not self.contributions:
-            return {}
-        about = "Mean over the samples that the model was run on; " + self.contributions[0].how + "."
-        return {
-            u: [Panel("Adds to", [(c.output, float(c.mean[u])) for c in self.contributions], "mean", about)]
-            for u in units
-        }
+        """Of each unit what it adds to each output, directly and by gradient, and its like elsewhere."""
+        made: dict[int, list[Panel]] = {u: [] for u in units}
+        for name, found in (("Adds to", self.contributions), ("Activation x gradient", self.gradients)):
+            if found:
+                about = f"Mean over {found[0].items:,} items that the model was run on; {found[0].how}."
+                for u in units:
+                    made[u].append(Panel(name, [(c.output, float(c.mean[u])) for c in found], "mean", about))
+        if self.matches is not None:
+            about = (
+                f"r over {self.matches.count:,}, by {self.matches.by}; with other samples the largest |r| of "
+            )
+            for u in units:
+                r = self.matches.correlation[u]
+                likest = np.argsort(-np.abs(r), kind="stable")[:_LIKE]
+                rows = [(f"{self.matches.b} {k}", float(r[k])) for k in likest.tolist()]
+                null = f"{about}any is {self.matches.null_a[u]:.2f}."
+                made[u].append(Panel("Alike elsewhere", rows, "r", null))
+        return made
+
+    def save(self, out: Path) -> None:
+        """A file for each result, in place of those of an earlier call."""
+        for kind in ("contribution", "gradient", "ablation", "matches"):
+            for old in out.glob(f"{kind}*.json"):
+                old.unlink()
+        for name, result in self.results.items():
+            result.save(out / f"{name}.json")
 
 
 def live(model: Model, store: Store, found: Neurons, world: ShapesWorld | None, config: Config) -> Live:
@@ -65,7 +89,9 @@ def live(model: Model, store: Store, found: Neurons, world: ShapesWorld | None, 
 
     metrics = _metrics(model, tower, world, picked, config.ablate)
     made.contributions = _contributions(model, config, tower, batches, heads)
-    made.results += made.contributions
+    made.gradients = _gradients(model, config, tower, batches, heads)
+    for name, found_here in (("contribution", made.contributions), ("gradient", made.gradients)):
+        made.results |= {name if not i else f"{name}-{i + 1}": c for i, c in enumerate(found_here)}
     if config.ablate is not None:
         if not metrics:
             raise ArgumentError(
@@ -73,7 +99,7 @@ def live(model: Model, store: Store, found: Neurons, world: ShapesWorld | None, 
                 "a CLIP and pictures of the shapes world; in Python any metric will do"
             )
         result = _ablation(model, store, found, config, batches, metrics, heads)
-        made.results.append(result)
+        made.results["ablation"] = result
         made.plots += _plots(result, config.ablate, config.by)
     return made
 
@@ -84,24 +110,55 @@ def _contributions(
     from mmxai.methods.neurons import logit_contribution, similarity_contribution
     from mmxai.models.near_texts import embed_texts
 
+    if tower == "vision" and not _texts(config):
+        print("no contributions: --text says to the cosine with which texts")
+        return []
     try:
         if tower == "text" and "text.embeds" not in model.sites():
             return [logit_contribution(model, config.site, batches(), heads=heads)]
         if tower != "vision" or "text.embeds" not in model.sites():
             print(f"no contributions: {model.name} reads no output off its {tower} tower that mmxai knows")
             return []
-        texts = config.text or ((config.ablate,) if config.ablate else ())
         return [
             similarity_contribution(
                 model, config.site, batches(), embed_texts(model, [text]), f"{text!r}", heads
             )
-            for text in texts
+            for text in _texts(config)
         ]  # fmt: skip
     except ArgumentError as error:
         if config.text:
             raise
         print(f"no contributions: {error}")  # a site without a direct path can still be ablated
         return []
+
+
+def _gradients(
+    model: Model, config: Config, tower: str, batches: Callable[[], Iterable[Any]], heads: int
+) -> list[Contribution]:
+    """Of the same outputs, later blocks included: sites without a direct path have these."""
+    from mmxai.methods.neurons import activation_gradient
+    from mmxai.models.metrics import Cosine, next_token_loss
+    from mmxai.models.near_texts import embed_texts
+
+    if _generates(model) and tower == "text":
+        asked: dict[str, Metric] = {"the next-token loss of a text": next_token_loss}
+    elif tower == "vision" and "text.embeds" in model.sites():
+        asked = {f"the cosine with {t!r}": Cosine(embed_texts(model, [t])) for t in _texts(config)}
+    else:
+        return []
+    return [
+        activation_gradient(model, config.site, batches(), metric, name=name, heads=heads)
+        for name, metric in asked.items()
+    ]
+
+
+def _texts(config: Config) -> tuple[str, ...]:
+    return config.text or ((config.ablate,) if config.ablate else ())
+
+
+def _generates(model: Model) -> bool:
+    can = getattr(model.module, "can_generate", None)
+    return callable(can) and bool(can())
 
 
 def _metrics(
@@ -117,8 +174,7 @@ def _metrics(
     from mmxai.shapes import prompt
     from mmxai.shapes.scene import ATTRIBUTES, CATEGORY_COLUMN
 
-    can = getattr(model.module, "can_generate", None)
-    if tower == "text" and callable(can) and can():
+    if tower == "text" and _generates(model):
         return {"next-token loss": next_token_loss}
     if world is None or tower != "vision" or "text.embeds" not in model.sites():
         return {}
@@ -137,14 +193,13 @@ def _metrics(
         has = labels == values.index(concept)
         metrics[f"{concept} margin"] = ZeroShotMargin(texts, torch.where(has, labels, -1))
         metrics[f"other {name} margin"] = ZeroShotMargin(texts, torch.where(has, -1, labels))
-    return metrics
+    return {name: metric for name, metric in metrics.items() if (metric.labels >= 0).any()}
 
 
 def _ablation(
     model: Model, store: Store, found: Neurons, config: Config, batches: Callable[[], Iterable[Any]],
     metrics: dict[str, Any], heads: int,
 ) -> Ablation:  # fmt: skip
-    from mmxai.cli.neurons import best_of
     from mmxai.methods.neurons import ablate
     from mmxai.store.permute import Permutation
 
@@ -152,11 +207,12 @@ def _ablation(
     rows = np.sort(Permutation(len(site), 2)(np.arange(min(_SOURCE, len(site)))))
     source = site.gather(rows, torch.float32)
     most = min(config.ablated, found.units // 2)
-    order = best_of(found, config.ablate or "", config.by)[:most]
+    assert found.labels is not None and config.ablate is not None  # the label was looked up among them
+    order = found.labels.ranking(config.ablate, config.by)[:most].tolist()
     return ablate(
         model, config.site, order, batches, metrics, how=config.how,
         counts=sorted({*(n for n in _COUNTS if n < most), most}), means=source.mean(0), source=source,
-        heads=heads, sets=config.sets, seed=config.survey.seed,
+        by=config.factor, heads=heads, sets=config.sets, seed=config.survey.seed,
     )  # fmt: skip
 
 
@@ -171,3 +227,15 @@ def _plots(found: Ablation, label: str, by: str) -> list[Plot]:
         said = f"{found.items[name]:,} items; {found.how} at every row, the best first, by {by}."
         made.append(Plot(f"{name} without units", curves(lines, x="units ablated"), said, list(lines)))
     return made
+
+
+def plot_of(found: Matches) -> Plot:
+    """Largest |r| of each unit, sorted, beside what other samples reach."""
+    from mmxai.report.plots import curves
+
+    lines = {
+        name: ([float(i + 1) for i in range(len(r))], np.sort(np.abs(r))[::-1].tolist())
+        for name, r in (("matched", found.best()[1]), ("with other samples", found.null_a))
+    }
+    said = f"{len(found.mutual()):,} pairs are each other's nearest, over {found.count:,}, by {found.by}."
+    return Plot(f"largest |r| with {found.b}", curves(lines, x="units, the likest first"), said, list(lines))

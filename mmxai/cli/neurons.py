@@ -14,7 +14,9 @@ examples:
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,9 +27,10 @@ from mmxai.errors import ArgumentError
 from mmxai.methods.neurons.config import NeuronsConfig
 
 if TYPE_CHECKING:
-    from mmxai.methods.neurons import Neurons, RowLabels
+    from mmxai.methods.neurons import RowLabels
     from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
+    from mmxai.store.units import Units
 
 
 @dataclass
@@ -57,13 +60,16 @@ class Config:
     model: str | None = None
     """The model that was harvested: decodes tokens, says what units contribute, and is run without them."""
     text: tuple[str, ...] = ()
-    """Texts whose cosine with a CLIP's pictures units contribute to; default: the --ablate label."""
+    """Texts whose cosine with a CLIP's pictures units contribute to; default: the --ablate label. (Of a
+    language model it is the next token's logit, and by gradient the next-token loss.)"""
     ablate: str | None = None
     """A label: the units that tell it best are ablated one after another, beside random ones."""
     by: Literal["auc", "correlation", "selectivity"] = "correlation"
     """What tells best: correlation weighs how much a unit says, AUC only in which order."""
-    how: Literal["zero", "mean", "resample"] = "mean"
-    """What becomes of ablated units."""
+    how: Literal["zero", "mean", "resample", "scale"] = "mean"
+    """What becomes of ablated units; resample: values of other rows; scale: times --factor."""
+    factor: float = 2.0
+    """Of --how scale."""
     ablated: int = 32
     """The most units ablated at once."""
     sets: int = 5
@@ -73,11 +79,13 @@ class Config:
     device: str | None = None
     """Where the model runs."""
     match: str | None = None
-    """Another store, or this one, to match units with."""
+    """Another store of the same samples, to match units with."""
     match_site: str | None = None
-    """Its site."""
+    """Its site; without --match of this store, so of another block or tower. Default: the same site."""
     match_by: Literal["row", "max", "mean"] = "max"
     """Row by row, where rows correspond, or by the largest or mean value over each sample's rows."""
+    match_tokens: str | None = None
+    """Token types of the other side, as --tokens; default: the same within a tower, all of another."""
     survey: NeuronsConfig = field(default_factory=NeuronsConfig)
 
 
@@ -85,12 +93,13 @@ def run(config: Config) -> int:
     from tqdm import tqdm
 
     from mmxai.cli._harvested import world_of
-    from mmxai.cli._neurons_live import Live, live
+    from mmxai.cli._neurons_live import Live, live, plot_of
     from mmxai.cli._shown import decoder_of, numbers_of, pictures_of, same_model
-    from mmxai.methods.neurons import neurons
+    from mmxai.methods.neurons import match, neurons
     from mmxai.models import load_model
     from mmxai.report.neurons import choose, unit_pages
     from mmxai.store import open_store
+    from mmxai.store.units import Units
 
     asked = numbers_of(config.only)
     if min(config.units, config.top, config.ablated, config.sets, config.live_samples) < 1:
@@ -99,33 +108,45 @@ def run(config: Config) -> int:
         )
     if config.ablate is not None and config.model is None:
         raise ArgumentError("--ablate: got no --model, expected the model that was harvested")
-    with open_store(config.store) as store:
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        store = held.enter_context(open_store(config.store))
+        units = Units(store, config.site, config.survey.heads)
+        if wrong := [u for u in asked if not 0 <= u < units.count]:
+            raise ArgumentError(f"--only: got {wrong}, expected some from 0 to {units.count - 1}")
+        other = _other(config, store, held)
         world = world_of(store, config.data)
         labels = _labels(config, store, world)
+        if config.ablate is not None:
+            _known(config.ablate, labels)
+        images = pictures_of(config.data or world, store)
         model = load_model(config.model, device=config.device) if config.model else None
         if model is not None:
             same_model(model, store)
-        found = neurons(
-            store, config.site, config.survey, labels, lambda what: print(f"... {what}", flush=True)
-        )
+        found = neurons(store, config.site, config.survey, labels, _say)
         print(found)
-        seen = Live()
-        if model is not None:
-            seen = live(model, store, found, world, config)
-            for result in seen.results:
-                print(f"\n{result}")
-        if config.match is not None:
-            print(f"\n{_match(config, store)}")
-        images = pictures_of(config.data or world, store)
+        seen = Live() if model is None else live(model, store, found, world, config)
+        if other is not None:
+            _say(f"matching with {other.name}")
+            seen.matches = match(
+                units, other, config.match_by, config.survey.tokens, config.survey.split,
+                b_tokens=_their_tokens(config, other),
+            )  # fmt: skip
+            seen.results["matches"] = seen.matches
+            seen.plots.append(plot_of(seen.matches))
+        for result in seen.results.values():
+            print(f"\n{result}")
         shown, how = (asked, "as asked for") if asked else choose(found, config.units, config.survey.seed)
         with tqdm(total=len(shown), unit=" pages", disable=None) as bar:
             written = unit_pages(
-                found, store, config.out, shown, heads=config.survey.heads, images=images,
+                found, store, out, shown, heads=config.survey.heads, images=images,
                 decode=None if model is None else decoder_of(model), panels=seen.panels(shown),
                 plots=seen.plots, how=how, top=config.top, progress=lambda: bar.update(),
             )  # fmt: skip
-    print(f"\n{written}")
-    print(f"all figures: {found.save(Path(config.out) / 'neurons.json')}")
+    seen.save(out)
+    print(f"\n{written}\nall figures: {found.save(out / 'neurons.json')}", end="")
+    print("".join(f", {name}.json" for name in seen.results))
     return OK
 
 
@@ -148,21 +169,29 @@ def _labels(config: Config, store: Store, world: ShapesWorld | None) -> RowLabel
     )  # fmt: skip
 
 
-def _match(config: Config, store: Store) -> object:
-    from mmxai.methods.neurons import match
+def _other(config: Config, store: Store, held: ExitStack) -> Units | None:
+    """The units to match with, of another store or another site."""
     from mmxai.store import open_store
     from mmxai.store.units import Units
 
-    site = config.match_site or config.site
-    with open_store(config.match or config.store) as other:
-        return match(
-            Units(store, config.site, config.survey.heads), Units(other, site), config.match_by,
-            config.survey.tokens, config.survey.split,
-        )  # fmt: skip
+    if config.match is None and config.match_site is None:
+        return None
+    there = store if config.match is None else held.enter_context(open_store(config.match))
+    return Units(there, config.match_site or config.site)
 
 
-def best_of(found: Neurons, label: str, by: str) -> list[int]:
-    """Units by how well they tell a label; ArgumentError where there is no such label."""
-    if found.labels is None:
-        raise ArgumentError(f"--ablate {label}: got no labels, expected --labels FILE")
-    return found.labels.ranking(label, by).tolist()
+def _their_tokens(config: Config, other: Units) -> str | None:
+    if config.match_tokens is not None:
+        return config.match_tokens
+    same = other.name.partition(".")[0] == config.site.partition(".")[0]
+    return config.survey.tokens if same else None
+
+
+def _known(label: str, labels: RowLabels | None) -> None:
+    """ArgumentError where there is no such label, before anything is read."""
+    names = () if labels is None else labels.names
+    if label not in names:
+        near = get_close_matches(label, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        there = ", ".join(names) or "none without --labels"
+        raise ArgumentError(f"--ablate: got {label!r}, expected a label{hint}; there are: {there}")

@@ -18,8 +18,9 @@ def home(tmp_path_factory):
     clip, world = mmxai.load_model("shapes-clip"), ShapesWorld(48, seed=5)
     mmxai.harvest(clip, world, sites=(SITE, "vision.2.z"), store=home / "acts.zarr", progress=False)
     mmxai.harvest(
-        clip, world, sites=("vision.3.mlp_post",), store=home / "next.zarr", tokens="patch", progress=False
-    )
+        clip, world, sites=("vision.3.mlp_post", "text.2.mlp_post"), store=home / "next.zarr",
+        progress=False,
+    )  # fmt: skip
     return home
 
 
@@ -43,6 +44,35 @@ def test_pages_labels_and_ablation(home, tmp_path, capsys):
     )
     page = next((tmp_path / "units").iterdir()).read_text()
     assert "Adds to" in page and 'class="heat"' in page and "What it tells" in page
+    assert "Activation x gradient" in page
+    saved = {p.name: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
+    assert saved.keys() == {"neurons.json", "contribution.json", "gradient.json", "ablation.json"}
+    assert len(saved["gradient.json"]["mean"]) == 768 and saved["ablation.json"]["counts"] == [0, 1, 2, 4]
+    # A second call into the same folder leaves nothing of the first.
+    assert look(home, tmp_path, "--tokens", "patch", "--only", 3, "--tasks", "colour") == 0
+    assert {p.name for p in tmp_path.glob("*.json")} == {"neurons.json"}
+    assert [p.name for p in (tmp_path / "units").iterdir()] == ["3.html"]
+
+
+def test_scaling_heads(home, tmp_path, capsys):
+    live = ["--model", "shapes-clip", "--ablate", "red", "--ablated", 1, "--sets", 1, "--live-samples", 16]
+    options = ["--how", "scale", "--factor", 3, "--only", 0, "--text", "a star", *live]
+    assert look(home, tmp_path, *options, "--tasks", "colour", site="vision.2.z") == 0
+    said = capsys.readouterr().out
+    assert "times 3" in said and "what heads of vision.2.z add to the cosine with 'a star'" in said
+
+
+def test_matching_across_towers(home, tmp_path, capsys):
+    """Pictures' neurons with those of their captions, and with the units of another block."""
+    across = ["--match", home / "next.zarr", "--match-site", "text.2.mlp_post", "--match-by", "mean"]
+    assert look(home, tmp_path, *across, "--only", "5,6", "--tokens", "patch") == 0
+    said = capsys.readouterr().out
+    assert "vision.2.mlp_post to text.2.mlp_post by mean, 48 samples" in said
+    assert "largest |r| with text.2.mlp_post" in (tmp_path / "index.html").read_text()
+    assert "Alike elsewhere" in (tmp_path / "units" / "5.html").read_text()
+    assert len(json.loads((tmp_path / "matches.json").read_text())["match"]) == 768
+    assert look(home, tmp_path, "--match-site", "vision.2.z", "--match-by", "row", "--only", 5) == 0
+    assert "vision.2.mlp_post to vision.2.z by row" in capsys.readouterr().out
 
 
 def test_heads_are_known_to_the_store_and_only_names_units(home, tmp_path, capsys):
@@ -74,14 +104,18 @@ def test_refuses(home, tmp_path, capsys):
         (["--ablate", "blue"], "got no --model"),
         (["--units", 0], "at least 1"),
         (["--only", "a"], "numbers with commas"),
-        (["--only", "9999"], "expected some, from 0 to 767"),
+        (["--only", "9999"], "expected some from 0 to 767"),
         (["--model", "shapes-clip-half"], "other weights"),
         (["--heads", 7], "divisor"),
         (["--labels", tmp_path / "none.csv"], "no such file"),
         (["--model", "shapes-clip", "--ablate", "teal", "--live-samples", 2], "got 'teal'"),
+        (["--model", "shapes-clip", "--ablate", "bleu", "--tasks", "colour"], "did you mean 'blue'"),
+        (["--match", home / "none.zarr"], "none.zarr"),
+        (["--match-site", "vision.9.z"], "vision.9.z"),
     ):
         assert look(home, tmp_path, *options) == 1, options
-        assert message in capsys.readouterr().err
+        told = capsys.readouterr()
+        assert message in told.err and "one pass" not in told.out  # before anything is read
 
 
 def test_a_language_model(shared_data, tmp_path, capsys):

@@ -87,18 +87,22 @@ class Matches(Result):
         )
 
 
-def match(a: Units, b: Units, by: By = "row", tokens: str | None = None, split: str | None = None) -> Matches:
+def match(
+    a: Units, b: Units, by: By = "row", tokens: str | None = None, split: str | None = None,
+    b_tokens: str | None = "same",
+) -> Matches:  # fmt: skip
     """Correlate every unit of `a` with every unit of `b`, which may be of another store of the same samples.
 
     by: "row" needs rows that correspond (the same tokens of the same samples: RowSpaceError where they do
-    not); "max" and "mean" pool a sample's rows, which serves across towers and grids. `tokens` filters the
-    rows of both sides. Samples are paired by their number in the data set; those of one store alone are left
-    out.
+    not); "max" and "mean" pool a sample's rows, which serves across towers and grids. `tokens` filters a's
+    rows, `b_tokens` b's ("same": as a's; None: all). Samples are paired by their number in the data set;
+    those of one store alone are left out. Some 40 bytes a pair of units are held.
     """
+    theirs = tokens if b_tokens == "same" else b_tokens
     if by not in ("row", "max", "mean"):
         raise RowSpaceError(f"match: got by={by!r}, expected row, max or mean")
     found, null = CrossMoments(a.count, b.count), CrossMoments(a.count, b.count)
-    for x, y in _paired(a, b, by, tokens, split):
+    for x, y in _paired(a, b, by, (tokens, theirs), split):
         found.update(x, y)
         null.update(x, y.roll(max(1, len(y) // 2), 0))
     if not found.count:
@@ -110,17 +114,17 @@ def match(a: Units, b: Units, by: By = "row", tokens: str | None = None, split: 
 
 
 def _paired(
-    a: Units, b: Units, by: By, tokens: str | None, split: str | None
+    a: Units, b: Units, by: By, tokens: tuple[str | None, str | None], split: str | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     theirs = _samples(b)
-    for block in blocks(a, RowBlocks(a.store, a.site.space, tokens, split)):
+    for block in blocks(a, RowBlocks(a.store, a.site.space, tokens[0], split)):
         sample = block.who.sample.numpy()
         keep = np.isin(sample, theirs[0])
         if not keep.any():
             continue
         mine, own = block.values[torch.from_numpy(keep)], sample[keep]
         order = list(dict.fromkeys(own.tolist()))
-        rows, who = _rows_of(b, theirs, order, tokens)
+        rows, who = _rows_of(b, theirs, order, tokens[1])
         values = b.values(rows)
         if by == "row":
             _same(a, b, block.who[torch.from_numpy(keep)].table, who.table)
