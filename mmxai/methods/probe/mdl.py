@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import log, log2
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def online_codes(x: torch.Tensor, places: np.ndarray, columns: Columns, fit: Fit
             block, values = scores_of(probes[k], x[start:stop]).numpy(), known.values[places[start:stop]]
             at, scale = best[k]
             loss = LogLoss(known.task, block[at], values)(scale, MIX)
-            sent[k] += float(loss) * (stop - start) / np.log(2)
+            sent[k] += float(loss) * (stop - start) / log(2)
             best[k] = _least(known.task, block[:, :_LOOKED_AT], values[:_LOOKED_AT])
     return [_code(columns, k, cuts, bits) for k, bits in enumerate(sent)]
 
@@ -83,5 +84,5 @@ def _code(columns: Columns, k: int, cuts: Sequence[int], bits: float) -> Codelen
     task = columns.known[k].task
     if task.kind == "regression":
         return None
-    uniform = float(task.width if task.kind == "multilabel" else np.log2(task.width))
+    uniform = float(task.width) if task.kind == "multilabel" else log2(task.width)
     return Codelength((uniform * cuts[0] + bits) / cuts[-1], uniform, cuts[-1])
