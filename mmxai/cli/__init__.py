@@ -30,7 +30,7 @@ VERBS = {
     "bench": "measure mmxai on this machine, beside floors and rivals",
 }
 
-_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode")
+_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode", "decompose path")
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 
