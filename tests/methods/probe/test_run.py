@@ -13,7 +13,9 @@ from mmxai.errors import ArgumentError, SelectionError, UnknownSiteError
 from mmxai.labels import read_labels
 from mmxai.methods.probe import ProbeConfig, load_directions, load_erasers, probe, site_probes
 from mmxai.methods.probe.design import TEST, make_design
-from mmxai.store import create_store, open_store
+from mmxai.methods.probe.metrics import CLASSES as FIGURES
+from mmxai.methods.probe.metrics import NUMBERS
+from mmxai.store import Store, create_store, open_store
 from tests.methods.probe.stores import CLASSES, PATCHES, POOLED, TEXT, A, B, make, truth, write_labels
 
 SAMPLES = 500
@@ -144,6 +146,42 @@ def test_words_are_learnt_by_heart_and_selectivity_says_so(store, tmp_path):
     )
     (score,) = report.scores
     assert score.control["accuracy"].value > score.figures["accuracy"].value + 0.1
+
+
+def test_every_row_is_read_once(store, labels, monkeypatch):
+    """All sites of a row space, tasks, penalties, folds and controls: training rows together once, test rows
+    once."""
+    asked = []
+    batches = Store.batches
+
+    def counted(self, batch, **options):
+        asked.append((tuple(options["sites"]), np.asarray(options["rows"])))
+        return batches(self, batch, **options)
+
+    monkeypatch.setattr(Store, "batches", counted)
+    report = probe(store, labels, ProbeConfig(sites=(A, B), controls=2, erase=True, pool="mean"))
+    assert [sites for sites, _ in asked] == [(A, B), (A, B)]
+    read = np.concatenate([rows for _, rows in asked])
+    assert len(np.unique(read)) == len(read) == SAMPLES * PATCHES
+    assert {len(asked[1][1]) // PATCHES} == {s.test_samples for s in report.scores}
+
+
+def test_all_figures_are_in_the_file(store, labels, tmp_path):
+    """What the issue names, each beside its interval and its control's, as JSON that any reader takes."""
+    probe(store, labels, ProbeConfig(sites=A, bootstrap=20)).save(tmp_path / "probe.json")
+    found = json.loads((tmp_path / "probe.json").read_text(), parse_constant=lambda c: pytest.fail(c))
+    by_task = {s["task"]: s for s in found["scores"]}
+    assert set(by_task) == {"class", "labels", "number"}
+    for name, score in by_task.items():
+        figures = NUMBERS if name == "number" else FIGURES
+        for table in (score["figures"], score["control"]):
+            assert set(table) == set(figures)
+            for e in table.values():
+                assert set(e) == {"value", "low", "high"} and e["low"] <= e["high"]
+        assert set(score["selectivity"]) == {"value", "low", "high"}
+        if name != "number":
+            assert score["codelength"]["bits"] < score["control_codelength"]["bits"]
+    assert len(by_task["class"]["confusion"]) == CLASSES and by_task["class"]["reliability"]
 
 
 def test_memory_decides_how_many_at_once_and_nothing_else(store, labels):
