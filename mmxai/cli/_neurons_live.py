@@ -191,6 +191,10 @@ def _metrics(
             metrics[f"{name} margin"] = ZeroShotMargin(texts, labels)
             continue
         has = labels == values.index(concept)
+        if not has.any():
+            print(
+                f"no {concept} alone in any of {len(picked)} pictures: its margin needs more --live-samples"
+            )
         metrics[f"{concept} margin"] = ZeroShotMargin(texts, torch.where(has, labels, -1))
         metrics[f"other {name} margin"] = ZeroShotMargin(texts, torch.where(has, -1, labels))
     return {name: metric for name, metric in metrics.items() if (metric.labels >= 0).any()}
@@ -225,7 +229,9 @@ def _plots(found: Ablation, label: str, by: str) -> list[Plot]:
         lines = {f"best for {label}": (x, values.tolist())}
         lines |= {f"random {i + 1}": (x, v.tolist()) for i, v in enumerate(found.control[name][:3])}
         said = f"{found.items[name]:,} items; {found.how} at every row, the best first, by {by}."
-        made.append(Plot(f"{name} without units", curves(lines, x="units ablated"), said, list(lines)))
+        made.append(
+            Plot(f"{name} without units", curves(lines, x="units ablated", zero=True), said, list(lines))
+        )
     return made
 
 
@@ -238,4 +244,9 @@ def plot_of(found: Matches) -> Plot:
         for name, r in (("matched", found.best()[1]), ("with other samples", found.null_a))
     }
     said = f"{len(found.mutual()):,} pairs are each other's nearest, over {found.count:,}, by {found.by}."
-    return Plot(f"largest |r| with {found.b}", curves(lines, x="units, the likest first"), said, list(lines))
+    return Plot(
+        f"largest |r| with {found.b}",
+        curves(lines, x="units, the likest first", zero=True),
+        said,
+        list(lines),
+    )
