@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from mmxai.cli._harvested import again
 from mmxai.errors import ArgumentError
 from mmxai.labels import read_labels
-from mmxai.methods.path import Targets, ablate, ablate_whole, contributions
+from mmxai.methods.path import Targets, ablate, ablate_whole, class_margins, contributions
 from mmxai.models.metrics import number_samples
 from mmxai.models.near_texts import embed_texts
 from mmxai.types import Batch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmxai.store import Store
 
 _BATCH = 32
+_BEST = (2, 4, 8)
 _WRONG = 1e-2  # of the output's length: half precision is off by less, a wrong adapter by more
 
 
@@ -92,6 +93,11 @@ def ablations(path: Split, store: Store, config: Config) -> list[Ablation]:
     known = dict(zip(numbers.tolist(), labels.values(task, numbers).tolist(), strict=True))
     texts = _embedded(path, [config.template.format(name) for name in task.names])
     sets, towards = _sets(path, config.ablate), path.towards(texts)
+    if not config.ablate:
+        margins = class_margins(path, lambda: path.batches(store), towards, known)
+        order = [path.terms[i] for i in (-margins).argsort()]
+        heads = [t.name for t in order if t.kind == "head"]
+        sets |= {f"the {n} heads that tell {task.name} best": heads[:n] for n in _BEST}
     found = [ablate(path, lambda: path.batches(store), towards, known, sets, draws=config.draws)]
     if config.live:
         samples = again(path.model, config.data, store, tuple(path.sites)).samples
@@ -130,7 +136,7 @@ def _embedded(path: Split, texts: Sequence[str]) -> torch.Tensor:
     return embed_texts(path.model, tuple(texts))
 
 
-def _sets(path: Split, globs: Sequence[str]) -> Mapping[str, list[str]]:
+def _sets(path: Split, globs: Sequence[str]) -> dict[str, list[str]]:
     """Name -> terms: those of each glob, or the heads and the MLP of each block."""
     sets: dict[str, list[str]] = {}
     for glob in globs:

@@ -50,7 +50,8 @@ class Config:
     template: str = "{}"
     """The text of a class, {} its name."""
     ablate: tuple[str, ...] = ()
-    """Globs of terms (vision.5.z.*), a set each; default: the heads and the MLP of each block."""
+    """Globs of terms (vision.5.z.*), a set each; default: the heads and the MLP of each block, and the
+    heads that tell the labels best."""
     draws: int = 20
     """Random sets of as many terms beside each."""
     live: int = 0

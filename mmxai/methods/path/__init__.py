@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmxai.methods.path.ablation import Ablation as Ablation
     from mmxai.methods.path.ablation import ablate as ablate
+    from mmxai.methods.path.ablation import class_margins as class_margins
     from mmxai.methods.path.path import Path as Path
     from mmxai.methods.path.path import Targets as Targets
     from mmxai.methods.path.path import Term as Term
@@ -25,6 +26,7 @@ _HOMES = {
     "Term": "path",
     "ablate": "ablation",
     "ablate_whole": "whole",
+    "class_margins": "ablation",
     "contributions": "results",
     "mean_edits": "whole",
     "token_means": "whole",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,23 +94,55 @@ def ablate(
     marks = torch.zeros(len(chosen) * (1 + draws) + 1, len(path.terms))  # the first marks nothing
     for row, terms in enumerate([t for name in chosen for t in (chosen[name], *drawn[name])], 1):
         marks[row, terms] = 1
-    total, rows = torch.zeros(()), 0
-    for batch in batches():
-        split = path.split(batch, targets).double()
-        split = split[labels_of(batch, labels) >= 0]
-        total, rows = total + split.sum(0).cpu(), rows + len(split)
-    if not rows:
-        raise ArgumentError("ablate: got no row with a label, expected some")
-    mean = (total / rows).float()
+    mean, rows = _mean(path, batches(), targets, labels)
     right = torch.zeros(len(marks), dtype=torch.int64)
-    for batch in batches():
-        known = labels_of(batch, labels)
-        split, known = path.split(batch, targets)[known >= 0], known[known >= 0]
-        lost = torch.einsum("sc,nck->nsk", marks.to(split.device), split - mean.to(split.device))
+    for split, known in _labelled(path, batches(), targets, labels):
+        lost = torch.einsum("sc,nck->nsk", marks.to(split.device), split - mean)
         decided = (split.sum(1, keepdim=True) - lost).argmax(-1).cpu()
         right += (decided == known[:, None]).sum(0)
     share = (right.double() / rows).numpy()
     return ablation("direct path", rows, mean.shape[1], share, chosen)
+
+
+def class_margins(
+    path: Path,
+    batches: Callable[[], Iterable[Batch]],
+    targets: Targets,
+    labels: Mapping[int, int] | torch.Tensor,
+) -> np.ndarray:
+    """How much each term speaks for a row's own class and not for the others: float64 `[terms]`.
+
+    The contribution to the own class less the mean over classes, each less its mean over rows (what a term
+    says of every row decides nothing); the mean over rows. Arguments as in `ablate`.
+    """
+    mean, rows = _mean(path, batches(), targets, labels)
+    total = np.zeros(len(path.terms))
+    for split, known in _labelled(path, batches(), targets, labels):
+        off = split - mean
+        own = off.gather(2, known.to(off.device)[:, None, None].expand(-1, off.shape[1], 1))[..., 0]
+        total += (own - off.mean(2)).double().sum(0).cpu().numpy()
+    return total / rows
+
+
+def _labelled(
+    path: Path, batches: Iterable[Batch], targets: Targets, labels: Mapping[int, int] | torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(contributions `[n, terms, K]`, classes `[n]`) of the rows whose class is known."""
+    for batch in batches:
+        known = labels_of(batch, labels)
+        yield path.split(batch, targets)[known >= 0], known[known >= 0]
+
+
+def _mean(
+    path: Path, batches: Iterable[Batch], targets: Targets, labels: Mapping[int, int] | torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """The mean contributions `[terms, K]` over labelled rows, and how many there are."""
+    total, rows = torch.zeros((), dtype=torch.float64, device=targets.read.device), 0
+    for split, _ in _labelled(path, batches, targets, labels):
+        total, rows = total + split.double().sum(0), rows + len(split)
+    if not rows:
+        raise ArgumentError("ablate: got no row with a label, expected some")
+    return (total / rows).float(), rows
 
 
 def ablation(

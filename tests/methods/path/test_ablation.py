@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+import mmxai
 from mmxai.errors import ArgumentError
-from mmxai.methods.path import ablate, ablate_whole, mean_edits, token_means
+from mmxai.labels import WorldLabels
+from mmxai.methods.path import Path, ablate, ablate_whole, class_margins, mean_edits, token_means
+from mmxai.models.metrics import number_samples
+from mmxai.models.near_texts import embed_texts
+from mmxai.shapes import ShapesWorld
 from tests.models.contract import count_hooks
 
 from .test_path import made
@@ -122,6 +127,50 @@ def test_heads_are_set_to_their_own_means(case):
     torch.testing.assert_close(z[..., own], means["vision.0.z"][own].expand_as(z[..., own]))
     rest = [i for i in range(z.shape[-1]) if not each <= i < 2 * each]
     assert torch.equal(z[..., rest], plain[..., rest])
+
+
+def test_margins_of_classes(case):
+    path, inputs, texts = case
+    batch = path.read(inputs)
+    found = class_margins(path, lambda: [batch], path.towards(texts), LABELS)
+    kept = [n for n in range(6) if n in LABELS]
+    split = path.split(batch, path.towards(texts)).double().numpy()[kept]
+    split -= split.mean(0)
+    own = np.stack([split[i, :, LABELS[n]] for i, n in enumerate(kept)])
+    np.testing.assert_allclose(found, (own - split.mean(2)).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_heads_that_tell_colour_do_not_tell_shape():
+    """The shapes CLIP: heads chosen on some pictures, their direct paths cut on others."""
+    path = Path(mmxai.load_model("shapes-clip"), "vision")
+    world = ShapesWorld(900, seed=11)
+    every = WorldLabels(world)
+    numbers = np.arange(900)
+    values = {t: every.values(every.task(t, "sample"), numbers) for t in ("colour", "shape")}
+    single = np.flatnonzero((values["colour"] >= 0) & (values["shape"] >= 0))
+    rows = []
+    for start in range(0, len(single), 32):
+        few = single[start : start + 32]
+        inputs = path.model.prepare([world[int(n)] for n in few])
+        number_samples(inputs, torch.from_numpy(few))
+        rows.append(path.read(inputs))
+    half = len(rows) // 2
+    towards, heads = {}, {}
+    for name, template in (("colour", "a {} object"), ("shape", "a {}")):
+        texts = embed_texts(path.model, tuple(map(template.format, every.task(name, "sample").names)))
+        towards[name] = path.towards(texts)
+        labels = torch.from_numpy(values[name])
+        margins = class_margins(path, lambda: rows[:half], towards[name], labels)
+        order = [path.terms[i] for i in (-margins).argsort()]
+        heads[name] = [t.name for t in order if t.kind == "head"][:4]
+    assert not {*heads["colour"]} & {*heads["shape"]}
+    for name, other in (("colour", "shape"), ("shape", "colour")):
+        labels = torch.from_numpy(values[name])
+        found = ablate(path, lambda: rows[half:], towards[name], labels, heads, draws=10)
+        accuracy = dict(zip(found.names, found.accuracy, strict=True))
+        at = found.names.index(name)
+        assert found.clean > 0.97 and accuracy[other] > 0.95
+        assert accuracy[name] < 0.8 and accuracy[name] < found.random[at].min() - 0.1
 
 
 def test_print_and_table(case):
