@@ -32,7 +32,7 @@ class FitConfig:
     """Rows held in memory, on which ICA, NMF and k-means run before they pass over all."""
     warm: int = 200
     """Most iterations over the sample."""
-    passes: int = 20
+    passes: int = 12
     """Most passes over all rows."""
     tol: float = 1e-4
     """Stop where an iteration improves by less (NMF, k-means: of the error; ICA: 1 - |cosine| of a unit with

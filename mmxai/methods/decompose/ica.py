@@ -25,7 +25,7 @@ def fit_ica(
     units: int,
     *,
     warm: int = 200,
-    passes: int = 20,
+    passes: int = 12,
     tol: float = 1e-4,
     seed: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:

@@ -39,7 +39,7 @@ def fit_kmeans(
     offset: torch.Tensor | None = None,
     spherical: bool = False,
     warm: int = 200,
-    passes: int = 20,
+    passes: int = 12,
     tol: float = 1e-4,
     seed: int = 0,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -58,8 +58,9 @@ def fit_kmeans(
     def step(blocks: Iterator[torch.Tensor], centroids: torch.Tensor) -> tuple[torch.Tensor, float]:
         return _lloyd(blocks, centroids, spherical)
 
-    first = seeds_of(ready(sample), units, seed)
-    return alternate(step, first, sample, rows, ready, warm=warm, passes=passes, tol=tol)
+    prepared = ready(sample)
+    first = seeds_of(prepared, units, seed)
+    return alternate(step, first, prepared, rows, ready, warm=warm, passes=passes, tol=tol)
 
 
 def _lloyd(

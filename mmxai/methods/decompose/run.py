@@ -100,7 +100,7 @@ def decompose(
         moments = moments_of(stream_of(store, site, config))
     for kind in kinds:
         told(f"{kind}: {config.units} units")
-        made = fit_dictionary(store, site, kind, config, moments=moments)
+        made = fit_dictionary(store, site, kind, config, moments=moments, say=told)
         dictionaries[kind] = made
         again, note = _again(store, site, kind, config, moments, seeds, told)
         if made.facts.get("converged") is False:
@@ -156,7 +156,7 @@ def _again(
         told(f"{kind}: seed {config.seed + i}")
         # Where the seed draws the rows, their moments are others.
         same = moments if config.rows is None else None
-        made.append(fit_dictionary(store, site, kind, config, moments=same, seed=config.seed + i))
+        made.append(fit_dictionary(store, site, kind, config, moments=same, say=told, seed=config.seed + i))
     return made, ""
 
 
