@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from scipy.linalg import blas
 
 from mmxai.errors import ArgumentError, NonFiniteError
+from mmxai.linalg._rounding import rounding_error
 from mmxai.linalg.states import DualState, GramState, State
 
-Product = Literal["float64", "float32"]
+Product = Literal["float64", "float32", "auto"]
+
+SAFE = 3e-5
+"""What float32 products may change coefficients by, of their length, for "auto" to take them."""
+
+_PIECE = 2048  # rows at a time: in float64, what stays in a cache
 
 
 class FoldedGram:
@@ -25,7 +31,10 @@ class FoldedGram:
     product: in what the product of a block is taken. Sums are float64 always. "float32" is twice as fast and
     errs by about 1e-7 of each column's length: coefficients are off by 1e-7 of their length where directions
     have variances alike, and by up to 1e-7 D / s where few hold nearly all, s the penalty's share of the
-    mean diagonal of X'X.
+    mean diagonal of X'X. "auto" begins in float64 and, from 2 D rows on, goes on in float32 if by those rows
+    that will change no coefficients by more than `SAFE` (see `rounding_error`) at the least penalty that is
+    going to be asked for, `share` of the mean diagonal of X'X; rows of float64 stay in float64. `product` and
+    `rounding` tell what it took, and what it estimated.
 
     Rows are taken less a fixed early mean (of the first block), so that a large common offset costs no digits
     and a fold can be subtracted.
@@ -39,17 +48,25 @@ class FoldedGram:
         *,
         rows: int | None = None,
         product: Product = "float64",
+        share: float = 0.0,
     ):
         for name, value, least in (("width", width, 1), ("targets", targets, 0), ("folds", folds, 1)):
             if value < least:
                 raise ArgumentError(f"gram: got {name}={value}, expected at least {least}")
-        if product not in ("float64", "float32"):
-            raise ArgumentError(f"gram: got product={product!r}, expected float64 or float32")
+        if product not in get_args(Product):
+            raise ArgumentError(f"gram: got product={product!r}, expected one of {get_args(Product)}")
+        if not 0 <= share < float("inf"):
+            raise ArgumentError(f"gram: got share={share}, expected a number of at least 0")
         self.width, self.targets, self.folds = width, targets, folds
         self.dual = rows is not None and rows < width
         self.counts = [0] * folds
-        self._rows_most, self._product = rows, np.dtype(product)
-        self._shift_x: np.ndarray | None = None
+        self.rounding: float | None = None
+        """Of "auto", once judged: what float32 products change coefficients by, estimated, relative."""
+        self._rows_most, self._share = rows, share
+        self._shift_type = np.dtype("float64" if self.dual or product == "float64" else "float32")
+        self._undecided = product == "auto" and not self.dual
+        self._product = np.dtype("float32" if product == "float32" and not self.dual else "float64")
+        self._shift_x = np.zeros(width)
         self._shift_y = np.zeros(targets)
         self._sum_x, self._sum_y = np.zeros((folds, width)), np.zeros((folds, targets))
         self._yy = np.zeros((folds, targets))
@@ -61,8 +78,9 @@ class FoldedGram:
 
     @staticmethod
     def bytes_needed(width: int, targets: int, folds: int) -> int:
-        """Memory of one that is not dual: its sums, and one state with a copy to factorise."""
-        return 8 * (folds * (width * (width + targets + 1) + 2 * targets) + width * (2 * width + targets))
+        """Memory of one that is not dual: sums, rows under way, and a state with a copy to factorise."""
+        sums = folds * (width * (width + targets + 1) + 2 * targets)
+        return 8 * (sums + width * (2 * width + targets)) + 12 * _PIECE * width
 
     def update(self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor | None = None) -> None:
         """Take in a block: x float `[N, D]`, y numbers `[N, T]`, fold integers `[N]`.
@@ -76,46 +94,58 @@ class FoldedGram:
             return
         given = np.zeros(len(x), np.int64) if fold is None else fold.detach().cpu().numpy()
         xs, ys = _numpy(x), _numpy(y)
-        if self._shift_x is None:
-            if not (kept := given >= 0).any():
-                return
-            # In the product's type, so that what is taken off is what `_state` adds again.
-            self._shift_x = xs[kept].mean(0, dtype=np.float64).astype(self._product)
-            self._shift_y = ys[kept].mean(0, dtype=np.float64)
-            if not (np.isfinite(self._shift_x).all() and np.isfinite(self._shift_y).all()):
-                self._shift_x = None
-                _refuse(xs, ys, given)
-        parts: list[tuple[int, tuple[np.ndarray, ...]]] = []
-        for f in np.unique(given[given >= 0]):
-            chosen = np.flatnonzero(given == f)
-            mine, theirs = (xs, ys) if len(chosen) == len(xs) else (xs.take(chosen, 0), ys.take(chosen, 0))
-            own = np.subtract(mine, self._shift_x, dtype=self._product)
-            targets = np.subtract(theirs, self._shift_y, dtype=np.float64)
-            sums = own.sum(0, dtype=np.float64), targets.sum(0)
-            if not (np.isfinite(sums[0]).all() and np.isfinite(sums[1]).all()):
-                _refuse(xs, ys, given)
-            parts.append((int(f), (own, targets, *sums)))
-        taken = sum(self.counts) + sum(len(p[1][0]) for p in parts)
+        kept = given >= 0
+        if not kept.any():
+            return
+        _refuse_bad(xs, ys, kept)
+        taken = sum(self.counts) + int(kept.sum())
         if self.dual and taken > (self._rows_most or 0):
             raise ArgumentError(
                 f"gram: got {taken} rows, expected at most rows={self._rows_most} as announced"
             )
-        for f, (own, targets, sum_x, sum_y) in parts:
-            self._add(f, own, targets)
-            self.counts[f] += len(own)
-            self._sum_x[f] += sum_x
-            self._sum_y[f] += sum_y
-            self._yy[f] += np.square(targets).sum(0)
+        if not any(self.counts):
+            if self._undecided and xs.dtype == np.float64:
+                self._undecided, self._shift_type = False, xs.dtype
+            # What is taken off in float32 has to be what `_state` adds again.
+            self._shift_x = xs[kept].mean(0, dtype=np.float64).astype(self._shift_type).astype(np.float64)
+            self._shift_y = ys[kept].mean(0, dtype=np.float64)
+        for f in np.unique(given[kept]):
+            chosen = np.flatnonzero(given == f)
+            whole = len(chosen) == len(xs)
+            for start in range(0, len(chosen), _PIECE):
+                end = start + _PIECE
+                if whole:
+                    self._add(int(f), xs[start:end], ys[start:end])
+                else:  # take is several times as fast as an index
+                    self._add(int(f), xs.take(chosen[start:end], 0), ys.take(chosen[start:end], 0))
 
-    def _add(self, f: int, x: np.ndarray, y: np.ndarray) -> None:
+    def _add(self, f: int, xs: np.ndarray, ys: np.ndarray) -> None:
+        """Rows of fold f."""
+        if self._undecided and sum(self.counts) >= 2 * self.width:
+            self._decide()
+        x = np.subtract(xs, self._shift_x.astype(self._product), dtype=self._product)
+        y = np.subtract(ys, self._shift_y, dtype=np.float64)
+        self.counts[f] += len(x)
+        self._sum_y[f] += y.sum(0)
+        self._yy[f] += np.square(y).sum(0)
         if self.dual:
-            self._kept[f].append((x.astype(np.float64, copy=False), y))
+            self._sum_x[f] += x.sum(0)
+            self._kept[f].append((x, y))
             return
-        self._xy[f] += x.T @ y.astype(self._product, copy=False)
+        # A column of ones makes the sum of the rows.
+        product = x.T @ np.pad(y, ((0, 0), (0, 1)), constant_values=1).astype(self._product, copy=False)
+        self._xy[f] += product[:, :-1]
+        self._sum_x[f] += product[:, -1]
         if self._product == np.float64:
             self._xx[f] = blas.dsyrk(1.0, x.T, beta=1.0, c=self._xx[f], lower=1, overwrite_c=1)
         else:
             self._xx[f] += blas.ssyrk(1.0, x.T, lower=1)
+
+    def _decide(self) -> None:
+        self._undecided = False
+        self.rounding = rounding_error(self.total(), self._share)
+        if self.rounding <= SAFE:
+            self._product = np.dtype("float32")
 
     def total(self) -> State:
         """All rows."""
@@ -129,7 +159,7 @@ class FoldedGram:
 
     def _state(self, folds: list[int]) -> State:
         n = sum(self.counts[f] for f in folds)
-        if n == 0 or self._shift_x is None:
+        if n == 0:
             raise ArgumentError(
                 f"gram: got no rows in folds {folds}, expected some; update first, or use fewer folds"
             )
@@ -169,6 +199,11 @@ class FoldedGram:
                 f"shape ({len(x)},) below {self.folds}"
             )
 
+    @property
+    def product(self) -> str:
+        """The type in which products of the rows to come are taken."""
+        return str(self._product)
+
     def __repr__(self) -> str:
         rows = f"{sum(self.counts):,} rows in {self.folds} folds"
         return (
@@ -178,16 +213,22 @@ class FoldedGram:
 
 def _numpy(values: torch.Tensor) -> np.ndarray:
     values = values.detach().cpu()
-    # numpy has no bfloat16; other types stay, and become float64 as the mean is taken off.
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    # numpy has no bfloat16, and no fast products of float16.
+    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
 
 
-def _refuse(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> NoReturn:
-    bad = (fold >= 0) & ~(np.isfinite(x).all(1) & np.isfinite(y).all(1))
-    raise NonFiniteError(
-        f"gram: got NaN or inf in row {int(bad.argmax())} of a block of {len(x)}, expected finite rows and "
-        "targets; leave such rows out (fold -1)"
-    )
+def _refuse_bad(x: np.ndarray, y: np.ndarray, kept: np.ndarray) -> None:
+    with np.errstate(all="ignore"):
+        sums = x @ np.ones(x.shape[1], x.dtype)
+    if np.isfinite(sums).all() and np.isfinite(y).all():
+        return
+    # A sum may be too large for its type where no number is.
+    bad = kept & ~(np.isfinite(x).all(1) & np.isfinite(y).all(1))
+    if bad.any():
+        raise NonFiniteError(
+            f"gram: got NaN or inf in row {int(bad.argmax())} of a block of {len(x)}, expected finite rows "
+            "and targets; leave such rows out (fold -1)"
+        )
 
 
 def _torch(*arrays: np.ndarray) -> tuple[Any, ...]:

@@ -15,23 +15,23 @@ LEFT_LEAST = 1e-14
 """A column of which less than this share is left by those before it has been left rounding errors. A
 share, so that columns of very different size, a dead one among them, are no matter."""
 
-REFINED = 1e-11
-"""What a solution by way of float32 may be off, of its length."""
 SINGLE_LEFT_LEAST = 1e-3
 """As `LEFT_LEAST`, of a factor in float32."""
 SINGLE_MOST = 1e20
 """Above it entries or solutions could leave float32's range."""
 
 
-def ridge_path(state: State, penalties: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+def ridge_path(
+    state: State, penalties: Sequence[float], *, accuracy: float = 1e-11
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Coefficients float64 `[P, D, T]` and intercepts `[P, T]` of ridge regression.
 
     They minimise |y - x w - b|^2 + penalty |w|^2: alpha of scikit-learn's Ridge, intercept unpenalised.
 
     One Cholesky factorisation a penalty serves all T targets. At width 768 it takes 4 ms where the
     eigendecomposition that would serve all penalties takes 110 (one core, float64), so that this is faster
-    below some 25 penalties. Well-conditioned matrices are factorised in float32 and the solution is refined
-    in float64 until it is within 1e-11, in three quarters of the time. A `DualState` is solved in its rows:
+    below some 25 penalties. Well-conditioned matrices are factorised in float32, and the solution is refined
+    in float64 until it is off by at most `accuracy` of its length. A `DualState` is solved in its rows:
     w = x' (x x' + penalty)^-1 y.
 
     ArgumentError where a penalty is negative, or too small for a matrix that is (nearly) singular.
@@ -47,7 +47,7 @@ def ridge_path(state: State, penalties: Sequence[float]) -> tuple[torch.Tensor, 
     # The largest penalty first: where float32 does not do for one it will not for those below.
     for i in sorted(range(len(checked)), key=lambda i: -checked[i]):
         solved = None
-        if single is not None and (solved := _refined(matrix, single, right, checked[i])) is None:
+        if single is not None and (solved := _refined(matrix, single, right, checked[i], accuracy)) is None:
             single = None
         if solved is None:
             solved = _solve(matrix, right, checked[i])
@@ -80,7 +80,9 @@ def _solve(matrix: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray:
     return lapack.dpotrs(factor, right, lower=1)[0]
 
 
-def _refined(matrix: np.ndarray, single: np.ndarray, right: np.ndarray, penalty: float) -> np.ndarray | None:
+def _refined(
+    matrix: np.ndarray, single: np.ndarray, right: np.ndarray, penalty: float, accuracy: float
+) -> np.ndarray | None:
     """The same by Cholesky in float32, corrected in float64 (as LAPACK's dsposv; Langou et al. 2006).
 
     single: the matrix in float32. None where a column has little left by those before it, which float32 could
@@ -104,9 +106,9 @@ def _refined(matrix: np.ndarray, single: np.ndarray, right: np.ndarray, penalty:
         length = np.linalg.norm(scale * solved, axis=0)
         share = float((np.linalg.norm(scale * step, axis=0) / np.where(length > 0, length, 1.0)).max())
         # Each step is shorter than the one before by the same factor.
-        if share * share / before < REFINED:
+        if share * share / before < accuracy:
             return solved * size
-        if not share**3 < REFINED:
+        if not share**3 < accuracy:
             return None
         before = share
     return None

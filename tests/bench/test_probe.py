@@ -62,12 +62,19 @@ def test_rivals_have_the_rows_of_the_first_site(job):
     assert np.bincount(fold).tolist() == [100] * 4
 
 
-def test_coefficients_are_scikit_learns(side, theirs):
+def test_coefficients_are_scikit_learns(job, theirs):
+    side, exact = Side(job), theirs["exact_coef"]
+    side.ridge_float64(1)
     coef, intercept = side.found["ridge"]
-    assert coef.shape == (2, 4, 2, 3, 16)
-    assert coef_error(coef, theirs["exact_coef"]) < 1e-10
-    assert coef_error(theirs["ridge_coef"], theirs["exact_coef"]) > 1e-9  # that one is float32
-    np.testing.assert_allclose(intercept, theirs["exact_intercept"], atol=1e-10)
+    assert coef.shape == (2, 4, 2, 3, 16) and side.product == "float64" and side.rounding is None
+    assert coef_error(coef, exact) < 1e-9
+    assert coef_error(theirs["ridge_coef"], exact) > 1e-9  # that one is float32
+    np.testing.assert_allclose(intercept, theirs["exact_intercept"], atol=1e-8)
+
+
+def test_products_in_float32_cost_what_was_estimated(side, theirs):
+    assert side.product == "float32"
+    assert 1e-9 < coef_error(side.found["ridge"][0], theirs["exact_coef"]) < 2 * side.rounding < 6e-5
 
 
 def test_the_error_is_that_of_the_worst_fit():
@@ -101,7 +108,7 @@ def test_held_out_r2_is_of_rows_nobody_fitted(side):
 def test_every_site_is_done_and_sites_are_read_by_block(job, monkeypatch):
     monkeypatch.setattr("mmxai.bench.cases._probe_ours.BLOCK", 90)
     whole, done = Side(job), []
-    monkeypatch.setattr(Side, "_ridge", lambda self, site: done.append(site))
+    monkeypatch.setattr(Side, "_ridge", lambda self, site, product: done.append(site))
     whole.ridge()
     assert done == list(whole.store)
     monkeypatch.undo()
@@ -122,8 +129,8 @@ def test_the_case_runs_and_without_rivals_has_no_ratio(tmp_path):
     figures = probe.run(Options(quick=True, warm_folder=str(tmp_path)))
     names = {f.name for f in figures}
     assert names == {
-        "probe_ridge_sites_per_second", "probe_logistic_sites_per_second", "probe_ridge_peak_mib",
-        "probe_logistic_peak_mib",
+        "probe_ridge_sites_per_second", "probe_ridge_float64_sites_per_second",
+        "probe_logistic_sites_per_second", "probe_ridge_peak_mib", "probe_logistic_peak_mib",
     }  # fmt: skip
     assert all(f.value > 0 and f.floor and f.detail for f in figures)
     assert not list(tmp_path.iterdir())

@@ -74,11 +74,11 @@ def test_both_ways_are_taken():
     state = moments(x / x.std(0), y).total()
     single = state.xx.numpy().astype(np.float32)
     spread = np.linalg.eigvalsh(state.xx.numpy())[-1]
-    assert _refined(state.xx.numpy(), single, state.xy.numpy(), spread) is not None
+    assert _refined(state.xx.numpy(), single, state.xy.numpy(), spread, 1e-11) is not None
     x[:, 3] = x[:, 4]
     state = moments(x, y).total()
     single = state.xx.numpy().astype(np.float32)
-    assert _refined(state.xx.numpy(), single, state.xy.numpy(), 1e-6) is None
+    assert _refined(state.xx.numpy(), single, state.xy.numpy(), 1e-6, 1e-11) is None
 
 
 @pytest.mark.parametrize("share", [1e-1, 1e-2, 1e-3])

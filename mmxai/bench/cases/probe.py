@@ -65,16 +65,24 @@ def run(options: Options) -> list[Figure]:
 
 
 def _ridge(work: Work, ours: Side, rivals: Rivals, rate: float, options: Options) -> list[Figure]:
-    timings = _timed("ridge", ours, rivals, options)
+    timings = _timed("ridge", ours, rivals, options, float64=ours.ridge_float64)
     # A triangle of each fold's products, and of each factorisation; solutions of every target.
     own = work.rows * work.width**2
     solved = work.folds * len(work.penalties) * (work.width**3 / 3 + 4 * work.width**2 * work.classes)
     floor = operations_floor(work.sites * (own + solved), rate)
-    figures = [_alone("probe_ridge_sites_per_second", work, timings["ours"], floor)]
+    figures = [
+        _alone("probe_ridge_sites_per_second", work, timings["ours"], floor),
+        _alone("probe_ridge_float64_sites_per_second", work, timings["float64"], floor),
+    ]
     ours.ridge(1)
     coef, intercept = ours.found["ridge"]
+    how = f"; our products of rows in {ours.product}"
+    if ours.rounding is not None:
+        how += f" (float32 changes coefficients by {ours.rounding:.1g}, estimated from the first rows)"
     for peer, rival in rivals.items():
-        figures.append(_against(f"probe_vs_{peer.key}", work, peer, timings, floor))
+        figures.append(_against(f"probe_vs_{peer.key}", work, peer, timings, floor, how))
+        exactly = _against(f"probe_float64_vs_{peer.key}", work, peer, timings, floor, mine="float64")
+        figures.append(exactly)
         if peer.key == "himalaya":
             r2 = held_out_r2(ours, coef, intercept)
             theirs = rival.answer()["r2"]
@@ -116,8 +124,10 @@ def _logistic(work: Work, ours: Side, rivals: Rivals, rate: float, options: Opti
     return figures
 
 
-def _timed(what: str, ours: Side, rivals: Rivals, options: Options) -> dict[str, Timing]:
-    works: dict[str, Callable[[], object]] = {"ours": getattr(ours, what)}
+def _timed(
+    what: str, ours: Side, rivals: Rivals, options: Options, **more: Callable[[], object]
+) -> dict[str, Timing]:
+    works: dict[str, Callable[[], object]] = {"ours": getattr(ours, what), **more}
     works |= {peer.key: partial(rival.run, what) for peer, rival in rivals.items()}
     return interleave(works, options.repeats(REPEATS), warmup=0 if what == "logistic" else 1)
 
@@ -128,14 +138,15 @@ def _alone(name: str, work: Work, timing: Timing, floor: str) -> Figure:
 
 
 def _against(
-    name: str, work: Work, peer: Peer, timings: Mapping[str, Timing], floor: str, detail: str = ""
-) -> Figure:
-    theirs, mine = min(timings[peer.key].seconds), min(timings["ours"].seconds)
+    name: str, work: Work, peer: Peer, timings: Mapping[str, Timing], floor: str, detail: str = "",
+    mine: str = "ours",
+) -> Figure:  # fmt: skip
+    theirs, own = min(timings[peer.key].seconds), min(timings[mine].seconds)
     text = (
         f"{work}: {peer.does}, one site {seconds_text(theirs)} times {work.sites}, scaled; ours "
-        f"{seconds_text(mine)}, all sites from the store; best of {len(timings['ours'].seconds)}{detail}"
+        f"{seconds_text(own)}, all sites from the store; best of {len(timings[mine].seconds)}{detail}"
     )
-    return _figure(name, work.sites * theirs / mine, text, floor)
+    return _figure(name, work.sites * theirs / own, text, floor)
 
 
 def _memory(work: Work, job: Mapping[str, Any], folder: Path, what: str) -> Figure:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from himalaya.backend import set_backend
 from himalaya.ridge import RidgeCV
+from himalaya.scoring import r2_score
 from sklearn.model_selection import PredefinedSplit
 
 
@@ -20,7 +21,12 @@ def prepare(job):
     found = []
 
     def ridge():
-        model = RidgeCV(job["penalties"], fit_intercept=True, cv=PredefinedSplit(fold))
+        model = RidgeCV(
+            job["penalties"],
+            fit_intercept=True,
+            cv=PredefinedSplit(fold),
+            solver_params={"score_func": r2_score},
+        )
         found[:] = [model.fit(x, y)]
 
     def answer():

@@ -13,6 +13,9 @@ import torch
 
 from mmxai.linalg.states import State
 
+ACCURACY = 1e-8
+"""Of `ridge_path` for ridge. `lda` needs more: it divides by what the classes leave, which may be little."""
+
 
 class Linear(NamedTuple):
     """coef float64 `[P, D, K]`, intercept float64 `[P, K]`."""

@@ -12,7 +12,14 @@ from mmxai.linalg.gram import FoldedGram
 from mmxai.linalg.logistic import NotConvergedWarning, fit_logistic
 from mmxai.linalg.solve import ridge_path
 from mmxai.linalg.states import State
-from mmxai.methods.probe.closed import Linear, lda, mean_difference, ridge_classifier, ridge_regression
+from mmxai.methods.probe.closed import (
+    ACCURACY,
+    Linear,
+    lda,
+    mean_difference,
+    ridge_classifier,
+    ridge_regression,
+)
 from mmxai.methods.probe.columns import Columns
 from mmxai.methods.probe.design import Cohort
 
@@ -38,7 +45,8 @@ def closed_probes(
 
 
 def _from_state(state: State, columns: Columns, method: str, penalties: Sequence[float]) -> Probes:
-    path = ridge_path(state, penalties)
+    accurate = {} if method == "lda" else {"accuracy": ACCURACY}
+    path = ridge_path(state, penalties, **accurate)
     probes = []
     for known, own in zip(columns.known, columns.slices, strict=True):
         exclusive = known.task.kind == "classes"
