@@ -16,7 +16,7 @@ from mmxai.methods.probe.choosing import Choice, HeldOut
 from mmxai.methods.probe.closed import Linear
 from mmxai.methods.probe.columns import Columns
 from mmxai.methods.probe.controls import hashed
-from mmxai.methods.probe.design import TEST, Cohort, Design
+from mmxai.methods.probe.design import TEST, Cohort, Design, Known
 from mmxai.methods.probe.erasers import Erasers
 from mmxai.methods.probe.mdl import Codelength, online_codes
 from mmxai.methods.probe.options import PENALTIES, ProbeConfig
@@ -69,19 +69,16 @@ class Group:
     sites: Sequence[str]
     fitted: dict[str, list[list[Fitted]]] = field(default_factory=dict)
     erasers: Erasers = field(default_factory=dict)
+    single: set[str] = field(default_factory=set)
+    """Sites where products of most rows were taken in float32."""
 
     def __post_init__(self) -> None:
-        logistic = self.config.method == "logistic"
         self._columns = [Columns(c.known) for c in self.design.cohorts]
         # What is fitted from moments, and what from rows that stream again and again.
-        self._closed = [
-            Columns([k for k in c.known if not logistic or k.task.kind == "regression"])
-            for c in self.design.cohorts
-        ]
-        self._iterated = [
-            Columns([k for k in c.known if logistic and k.task.kind != "regression"])
-            for c in self.design.cohorts
-        ]
+        self._closed, self._iterated = (
+            [Columns([k for k in c.known if _closed(k, self.config) is w]) for c in self.design.cohorts]
+            for w in (True, False)
+        )
 
     def train(self) -> None:
         """One pass over the training items of all sites, then the probes of each site."""
@@ -136,7 +133,13 @@ class Group:
         gram = None
         if columns.total:
             train = int((cohort.fold != TEST).sum())
-            gram = FoldedGram(width, columns.total, self.config.folds, rows=train)
+            # LDA divides by what classes leave, erasers by small variances: errors would grow.
+            exact = self.config.erase or self.config.method == "lda"
+            gram = FoldedGram(
+                width, columns.total, self.config.folds, rows=train,
+                product="float64" if exact else "auto",
+                share=0.0 if self.config.absolute else min(self.config.penalties),
+            )  # fmt: skip
         return _Held(gram, torch.empty(int(cohort.kept.sum()), width))
 
     def _read(
@@ -155,6 +158,8 @@ class Group:
         penalties = [p * unit for p in config.penalties]
         parts: list[tuple[Columns, Iterable[Probes]]] = []
         if held.gram is not None:
+            if held.gram.product == "float32":
+                self.single.add(site)
             parts.append(
                 (self._closed[c], closed_probes(held.gram, self._closed[c], config.method, penalties))
             )
@@ -221,10 +226,18 @@ def bytes_of_site(store: Store, design: Design, config: ProbeConfig, site: str) 
     total = config.batch * width * 4 * _READ
     for cohort in design.cohorts:
         targets = sum(k.task.width for k in cohort.known)
-        if config.method != "logistic":
-            total += FoldedGram.bytes_needed(width, targets, config.folds)
+        if closed := sum(k.task.width for k in cohort.known if _closed(k, config)):
+            rows = int((cohort.fold != TEST).sum())
+            # Fewer rows than columns are kept as they are, and rows x rows is factorised.
+            dual = 8 * rows * (2 * (width + closed) + 3 * rows)
+            total += dual if rows < width else FoldedGram.bytes_needed(width, closed, config.folds)
         total += int(cohort.kept.sum()) * width * 4 + int(cohort.measured.sum()) * targets * 4
     return total
+
+
+def _closed(known: Known, config: ProbeConfig) -> bool:
+    """Whether it is fitted from moments: all is, but by logistic regression only numbers are."""
+    return config.method != "logistic" or known.task.kind == "regression"
 
 
 def _places(cohort: Cohort, items: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, torch.Tensor | None]:

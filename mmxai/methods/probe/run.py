@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmxai.errors import SelectionError
+from mmxai.errors import ArgumentError, SelectionError
 from mmxai.labels import Labels, read_labels
+from mmxai.linalg.gram import SAFE
 from mmxai.methods.probe.design import TEST, Design, make_design
 from mmxai.methods.probe.directions import Direction, Directions
 from mmxai.methods.probe.erasers import Erasers
@@ -17,6 +18,7 @@ from mmxai.methods.probe.group import Group, bytes_of_site
 from mmxai.methods.probe.options import ProbeConfig
 from mmxai.methods.probe.results import ProbeReport, Score
 from mmxai.models import names
+from mmxai.results import number
 
 if TYPE_CHECKING:
     from mmxai.store.reader import Store
@@ -43,10 +45,11 @@ def probe(
     Samples are split by a hash of their number: a share `test` is measured on and seen by nothing else;
     penalties and temperatures come from inner folds of the rest. A row space is read once for training and
     once, its test items alone, for measuring; by logistic regression training items are read again where they
-    do not fit in memory. Beside `config.memory` there are about 20 bytes a row for who it is, and 8 for each
-    task.
+    do not fit in memory. Beside `config.memory` there are about 80 bytes a row for who it is, and 8 for each
+    task and control.
 
-    SelectionError where nothing can be probed, UnknownSiteError for sites, NonFiniteError for NaN or inf.
+    ArgumentError where a site alone takes more than that, before anything is read; SelectionError where
+    nothing can be probed, UnknownSiteError for sites, NonFiniteError for NaN or inf.
     """
     config = config or ProbeConfig()
     if not isinstance(labels, Labels):
@@ -64,7 +67,7 @@ def probe(
     if not designs:
         raise SelectionError("probe: " + "; ".join(notes))
     scores: list[Score] = []
-    directions, erasers = Directions(), Erasers()
+    directions, erasers, single = Directions(), Erasers(), 0
     for space, design in designs.items():
         notes += design.notes
         for sites in _groups(store, design, config, spaces[space]):
@@ -75,7 +78,13 @@ def probe(
             scores += group.test()
             _keep(group, directions)
             erasers |= group.erasers
+            single += len(group.single)
     notes += _doubts(scores, config)
+    if single:
+        notes.append(
+            f"X'X: products in float32, summed in float64, at {single} sites; by their first rows that "
+            f"changes coefficients by less than {SAFE:g} of their length"
+        )
     order = {site: i for i, site in enumerate(store.sites)}
     tasks = {(t.name, str(t.level)): i for i, t in enumerate(labels.tasks)}
     scores.sort(key=lambda s: (order[s.site], tasks[s.task, s.level]))
@@ -86,13 +95,20 @@ def probe(
 
 
 def _groups(store: Store, design: Design, config: ProbeConfig, sites: list[str]) -> Iterator[list[str]]:
-    """As many sites at a time as memory holds, one at least."""
-    left, group = config.memory * (1 << 30), list[str]()
+    """As many sites at a time as memory holds; ArgumentError where it does not hold one."""
+    # Logistic regression may hold a site's rows in the other half.
+    most = config.memory * (1 << 30) / (2 if config.method == "logistic" else 1)
+    left, group = most, list[str]()
     for site in sites:
         size = bytes_of_site(store, design, config, site)
+        if size > most:
+            raise ArgumentError(
+                f"probe: got memory={config.memory:g} (GiB), and {site}, {store[site].width:,} wide, takes "
+                f"{number(size / most * config.memory)}; expected as much, or fewer folds or kept items"
+            )
         if group and size > left:
             yield group
-            left, group = config.memory * (1 << 30), []
+            left, group = most, []
         group.append(site)
         left -= size
     yield group

@@ -13,6 +13,7 @@ from mmxai.errors import ArgumentError, SelectionError, UnknownSiteError
 from mmxai.labels import read_labels
 from mmxai.methods.probe import ProbeConfig, load_directions, load_erasers, probe, site_probes
 from mmxai.methods.probe.design import TEST, make_design
+from mmxai.methods.probe.group import bytes_of_site
 from mmxai.methods.probe.metrics import CLASSES as FIGURES
 from mmxai.methods.probe.metrics import NUMBERS
 from mmxai.store import Store, create_store, open_store
@@ -187,13 +188,18 @@ def test_all_figures_are_in_the_file(store, labels, tmp_path):
 def test_memory_decides_how_many_at_once_and_nothing_else(store, labels):
     said = []
     options = {"sites": ("*",), "pool": "cls", "bootstrap": 20, "batch": 61}
-    one = probe(store, labels, ProbeConfig(**options, memory=1e-6), say=said.append)
+    config = ProbeConfig(**options)
+    designs = {s: make_design(store, store[s].space, labels, config) for s in (A, B, POOLED)}
+    most = max(bytes_of_site(store, design, config, site) for site, design in designs.items())
+    one = probe(store, labels, ProbeConfig(**options, memory=most / 2**30), say=said.append)
     assert sum("1 sites" in line for line in said) == 3
     other = probe(store, labels, ProbeConfig(**options | {"batch": 4096}))
     assert one.sites == other.sites == [A, B, POOLED]
     assert any("text" in n for n in one.notes), "no class token there"
     for a, b in zip(one.scores, other.scores, strict=True):
         assert a.values() == pytest.approx(b.values(), rel=1e-4, abs=1e-4)
+    with pytest.raises(ArgumentError, match=rf"{B}, 24 wide, takes .*fewer folds"):
+        probe(store, labels, ProbeConfig(**options, memory=0.99 * most / 2**30))
     # The pooled rows are those of the class token.
     by_site = {s.site: s for s in other.scores if s.task == "class"}
     assert by_site[POOLED].values() == pytest.approx(by_site[A].values(), rel=1e-6)
@@ -220,8 +226,9 @@ def test_fewer_rows_than_width(tmp_path):
 
 def test_logistic_from_the_store_is_that_from_memory(store, labels):
     options = {"sites": A, "method": "logistic", "tasks": "class", "bootstrap": 0, "mdl": False}
+    options |= {"kept": 256, "batch": 64}
     one = probe(store, labels, ProbeConfig(**options))
-    other = probe(store, labels, ProbeConfig(**options, memory=1e-5))
+    other = probe(store, labels, ProbeConfig(**options, memory=120e3 / 2**30))
     torch.testing.assert_close(
         one.directions[A, "class"].coef, other.directions[A, "class"].coef, rtol=1e-3, atol=1e-3
     )
