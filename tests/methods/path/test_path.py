@@ -207,6 +207,29 @@ def test_what_cannot_be_split_is_refused():
         Path(load_model(module))
 
 
+class Lora(torch.nn.Module):
+    """As peft has it: it shows the base layer's weight and adds a product of its own."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.down, self.up = (torch.nn.Linear(n, m, bias=False) for n, m in ((32, 2), (2, 32)))
+
+    weight = property(lambda self: self.base_layer.weight)
+    bias = property(lambda self: self.base_layer.bias)
+
+    def forward(self, x):
+        return self.base_layer(x) + 0.1 * self.up(self.down(x))
+
+
+def test_an_adapter_beside_a_matrix_is_refused():
+    module = shake(FAMILIES["llama"]().make())
+    attention = module.model.layers[1].self_attn
+    attention.o_proj = Lora(attention.o_proj)
+    with pytest.raises(ModelError, match="merge it first"):
+        Path(load_model(module))
+
+
 def test_a_classifier_on_more_than_the_class_token_is_split_up_to_its_norm():
     config = test_vision.TestDinov2().make().config
     model = load_model(shake(Dinov2ForImageClassification(config)))
