@@ -52,13 +52,12 @@ def targets_of(path: Split, config: Config) -> tuple[Targets | Callable[[Batch],
         raise ArgumentError("got --texts and --tokens, expected one of them: of a CLIP, or a language model")
     if config.texts:
         return _with_difference(path.towards(_embedded(path, config.texts)), config.texts)
-    logits = path.network.matrix is not None and f"{path.tower}.embeds" not in model.sites()
     if not config.tokens:
-        if not logits:
+        if not path.logits:
             return None, []
         return path.foremost, ["the token said next" if model.modality(path.tower) == "text" else "its class"]
     pipeline = model.feeds.texts(path.tower)
-    if pipeline is None or not logits:
+    if pipeline is None or not path.logits:
         raise ArgumentError(f"--tokens: {model.name} has no tokenizer or no logits, expected both")
     cut = {text: list(pipeline.tokenize(text)) for text in config.tokens}
     if wrong := [

@@ -53,7 +53,7 @@ class Path:
     """The split of what `tower` of a model puts out. Immutable; weights are taken once, in float32.
 
     sites: whose rows at the read-out token are needed. tokens: the same as `tokens=` of a harvest. out: the
-    output's width.
+    output's width. logits: whether it is logits, which a softmax reads up to a constant.
     """
 
     def __init__(self, model: Model, tower: str | None = None):
@@ -70,6 +70,7 @@ class Path:
         self.tokens = "cls" if vision else "special" if first else "last"
         self.width = model.towers[self.tower].dims.model
         matrix = self.network.matrix
+        self.logits = matrix is not None and spec.readout is not None and spec.readout.logits
         self.out = self.width if matrix is None else matrix.shape[0]
         self.terms = self._terms()
 
@@ -139,8 +140,11 @@ class Path:
         return self.outputs(torch.arange(self.out))
 
     def itself(self, batch: Mapping[str, torch.Tensor]) -> Targets:
-        """The output in the direction of itself: contributions are shares of its square, and sum to 1."""
+        """The output (logits: less their mean) in the direction of itself: contributions are shares of its
+        square, and sum to 1."""
         output = self.output(batch)
+        if self.logits:
+            output = output - output.mean(1, keepdim=True)
         return self.towards((output / output.square().sum(1, keepdim=True))[:, None])
 
     def foremost(self, batch: Mapping[str, torch.Tensor]) -> Targets:

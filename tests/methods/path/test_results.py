@@ -70,6 +70,16 @@ def test_each_row_may_have_its_own_targets():
     assert found.mean[:, 0].sum() == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_shares_of_logits_are_of_what_a_softmax_reads():
+    path, tensors = made("llama", "text")
+    batch = path.read(tensors)
+    logits = batch["output"].double()
+    centred = logits - logits.mean(1, keepdim=True)
+    whole = path.split(batch, path.everything()).double()
+    expected = torch.einsum("nto,no->nt", whole, centred / centred.square().sum(1, keepdim=True)).mean(0)
+    np.testing.assert_allclose(contributions(path, [batch]).share, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_print_table_picture_and_file(split, tmp_path):
     path, batch, texts = split
     found = contributions(path, [batch], path.towards(texts), ["a", "b"])
