@@ -59,6 +59,8 @@ def test_every_decoded_token_is_edited(model, kind):
     site = f"text.1.{kind}"
     width = model.width_of(site)
     strong = {"add": edits.add(20 * torch.randn(width, generator=torch.Generator().manual_seed(1)))}
+    some = torch.randn(width // 2, width, generator=torch.Generator().manual_seed(2))
+    strong["project_out"] = edits.project_out(some, centre=torch.ones(width))
     strong["clamp"] = edits.clamp(torch.ones(width), 2.0, 2.5)
     strong["zero"] = edits.zero(range(0, width, 2))
     plain = [g.tolist() for g in model.generate(PROMPTS, max_new_tokens=6).ids]

@@ -28,11 +28,11 @@ class Contributions(Result):
 
     mean, std: float64 `[terms, K]`, over rows. share: `[terms]`, the mean over rows of each term's share of
     the output's square (term . output / |output|^2, of logits less their mean); all sum to 1. neuron_mean,
-    neuron_share: the same of every neuron, site -> `[neurons, K]`, `[neurons]`; they sum to their MLP's. error: the largest distance
-    between a row's terms put together and the model's own output, over its length, of the `compared` rows
-    where that was at hand; None of no row. scale_spread: of each norm the standard deviation over rows of
-    what it divides by, over its mean: how much of a comparison *between* rows lies in numbers that the split
-    holds fixed within each.
+    neuron_share: the same of every neuron, site -> `[neurons, K]`, `[neurons]`; they sum to their MLP's.
+    error: the largest distance between a row's terms put together and the model's own output, over its
+    length, of the `compared` rows where that was at hand; None of no row. scale_spread: of each norm the
+    standard deviation over rows of what it divides by, over its mean: how much of a comparison *between*
+    rows lies in numbers that the split holds fixed within each.
     """
 
     model: str
