@@ -25,10 +25,11 @@ def log_probabilities(task: Task, scores: np.ndarray, scale: float = 1.0) -> np.
 class LogLoss:
     """Mean log loss of an item in nats (of labels their sum), for as many scales as one likes.
 
-    scores: float `[..., n, K]`; values: of the n items, as `Labels` has them.
+    scores: float `[..., n, K]`; values: of the n items, as `Labels` has them. smooth: share of every item
+    that is taken to be of any class alike.
     """
 
-    def __init__(self, task: Task, scores: np.ndarray, values: np.ndarray):
+    def __init__(self, task: Task, scores: np.ndarray, values: np.ndarray, smooth: float = 0.0):
         self._labels = task.kind == "multilabel"
         if self._labels:  # each a task of two: what is so, at 0, and what is not
             against = np.moveaxis(np.where(values == 1, -1.0, 1.0) * scores, -1, 0)
@@ -37,6 +38,7 @@ class LogLoss:
             own = scores[..., np.arange(len(values)), values].astype(np.float64)
             # Classes first: sums over few numbers next to each other are what numpy is slowest at.
             logits = np.ascontiguousarray(np.moveaxis(scores, -1, 0), np.float64)
+        own += smooth * (logits.mean(0) - own)
         most = logits.max(0)
         self._logits, self._own = logits - most, own - most
 
@@ -50,12 +52,16 @@ class LogLoss:
         return mean.sum(0) if self._labels else mean
 
 
-def temperature(task: Task, scores: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """The scale with the least log loss, and that loss. The loss is convex in the scale."""
+def temperature(task: Task, scores: np.ndarray, values: np.ndarray) -> float:
+    """The scale with the least log loss, which is convex in it.
+
+    Labels are taken for a little less sure than they say (Platt 1999): where every answer is right the scale
+    would be without bound, and the first wrong one cost as much.
+    """
     centre = -float(np.log(scores.std() or 1.0))
-    loss = LogLoss(task, scores, values)
-    at, least = golden(lambda log: float(loss(np.exp(log))), centre + _LOW, centre + _HIGH, _STEPS)
-    return float(np.exp(at)), least
+    loss = LogLoss(task, scores, values, 2 / (len(values) + 2))
+    at, _ = golden(lambda log: float(loss(np.exp(log))), centre + _LOW, centre + _HIGH, _STEPS)
+    return float(np.exp(at))
 
 
 def golden(f: Callable[[float], float], low: float, high: float, steps: int) -> tuple[float, float]:

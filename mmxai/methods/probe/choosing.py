@@ -52,7 +52,7 @@ class HeldOut:
         best = len(losses) - 1 - int(np.argmin(losses[::-1]))  # of equals the larger penalty
         if log_loss or task.kind == "regression":
             return Choice(best, 1.0)
-        return Choice(best, temperature(task, scores[best], values)[0])
+        return Choice(best, temperature(task, scores[best], values))
 
 
 def _squares(task: Task, scores: np.ndarray, values: np.ndarray) -> np.ndarray:

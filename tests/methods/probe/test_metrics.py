@@ -136,11 +136,24 @@ def test_temperature_undoes_a_scale():
     s = draw.normal(size=(20000, 3))
     p = np.exp(log_probabilities(task("classes", 3), s, 2.0))
     y = (p.cumsum(1) < draw.random((len(p), 1))).sum(1)
-    scale, loss = temperature(task("classes", 3), s / 5, y)
+    scale, loss = temperature(task("classes", 3), s / 5, y), LogLoss(task("classes", 3), s / 5, y)
     assert scale == pytest.approx(10, rel=0.05)
-    assert loss <= LogLoss(task("classes", 3), s / 5, y)(10.0) + 1e-6
+    assert loss(scale) <= loss(10.0) + 1e-6
     assert golden(lambda v: (v - 3) ** 2, -10, 10, 40)[0] == pytest.approx(3, abs=1e-6)
     assert reliability(np.array([0.9, 0.91]), np.array([True, False])) == [(pytest.approx(0.905), 0.5, 2)]
+
+
+@pytest.mark.parametrize("kind", ["classes", "multilabel"])
+def test_temperature_of_answers_that_are_all_right(kind):
+    """Is bounded: out of n items, it is about as sure as somebody who has seen n right answers may be."""
+    one, n = task(kind, 4), 100
+    y = np.arange(n) % 4
+    there = y[:, None] == np.arange(4)
+    values = y if kind == "classes" else there.astype(np.int8)
+    scale = temperature(one, np.where(there, 1.0, -1.0), values)
+    logp = log_probabilities(one, np.where(there, 1.0, -1.0), scale)
+    assert 0.3 / n < 1 - np.exp(logp[there]).mean() < 3 / n
+    assert LogLoss(one, np.where(there, 1.0, -1.0), values)(scale) > 0
 
 
 @pytest.mark.parametrize("kind", ["classes", "multilabel"])
