@@ -35,8 +35,9 @@ def fit_dictionary(
 ) -> Dictionary:
     """Fit `config.units` directions of `site`; options: fields of `FitConfig`, over those of `config`.
 
-    moments: of the same rows, where they are known. say: called before each pass over the rows. No more than a block, a sample of `config.sample` rows
-    and sums of K x D (pca, ica, centred kinds: D x D) are in memory at once.
+    moments: of the same rows, where they are known. say: called before each pass over the rows. No more than
+    a block, a sample of `config.sample` rows and sums of K x D (pca, ica, centred kinds: D x D) are in memory
+    at once.
     """
     config = replace(config or FitConfig(), **options)
     if kind not in KINDS:

@@ -1,0 +1,119 @@
+"""`mmxai decompose dictionary` as a command: twice, interrupted, with an SAE, and what it refuses."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmxai
+from mmxai.cli import main
+from mmxai.methods.sae import SAE, SAESpec
+from mmxai.shapes import ShapesWorld
+from tests.methods.decompose.stores import SITE, UNITS, WIDTH, make_store
+
+OPTIONS = ("--units", str(UNITS), "--tokens", "patch")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a store, and an SAE of the directions planted in it with another seed's beside."""
+    home = tmp_path_factory.mktemp("decompose")
+    store, directions, _ = make_store(home / "acts.zarr")
+    store.close()
+    spec = SAESpec("jumprelu", UNITS, (SITE,), (WIDTH,))
+    for folder in ("known", "known/nulls/seed"):
+        SAE(
+            spec, W_enc=directions.clone(), b_enc=torch.zeros(UNITS), W_dec=directions.clone(),
+            b_dec=torch.ones(WIDTH), threshold=torch.full((UNITS,), 1e-3),
+        ).save(home / folder)  # fmt: skip
+    return home
+
+
+def decompose(made, out, *options, sites=SITE):
+    where = (str(made / "acts.zarr"), "--sites", sites, "--out", str(out))
+    return main(["decompose", "dictionary", *where, *OPTIONS, *map(str, options)])
+
+
+def test_table_names_and_pages_twice(made, tmp_path, capsys):
+    kinds = ("--kinds", "pca", "ica", "kmeans")
+    assert decompose(made, tmp_path, *kinds, "--sae", made / "known") == 0
+    said = capsys.readouterr().out
+    assert "... ica: seed 1" in said and "sae known" in said and "have a name" in said
+    home = tmp_path / SITE
+    lines = json.loads((home / "decompose.json").read_text())["comparison"]["lines"]
+    assert set(lines) == {"pca", "ica", "kmeans", "sae known"}
+    assert lines["sae known"]["stability"] == pytest.approx(1) and lines["sae known"]["fvu"] < 1e-6
+    index = (home / "pages" / "index.html").read_text()
+    assert "sae known" in index and 'href="ica.html"' in index and "<svg" in index
+    page = (home / "pages" / "ica.html").read_text()
+    assert len(re.findall("<article ", page)) == UNITS and ">low</h3>" in page
+    assert all(word in page for word in ("alpha", "beta", "gamma", "delta", "epsilon"))
+    assert ">low</h3>" not in (home / "pages" / "kmeans.html").read_text()
+    # A second run with other options: its codes are those of its own dictionaries.
+    assert decompose(made, tmp_path, "--kinds", "pca", "--units", 3, "--seeds", 0) == 0
+    with mmxai.open_store(home / "codes.zarr") as codes:
+        assert codes.sites == {f"{SITE}.pca": 3}
+
+
+def test_refuses(made, tmp_path, capsys):
+    def said(*arguments, **names):
+        assert decompose(made, tmp_path, *arguments, **names) == 1
+        return capsys.readouterr().err
+
+    assert "vision.9" in said(sites="vision.9.resid_post")
+    assert "use seminmf" in said("--kinds", "nmf")
+    assert "nowhere" in said("--sae", tmp_path / "nowhere")
+    assert "nowhere.csv" in said("--labels", tmp_path / "nowhere.csv")
+    wide = SAE.zeros(SAESpec("topk", 8, ("vision.7.mlp_post",), (WIDTH,), k=2))
+    wide.save(tmp_path / "wide")
+    assert f"expected an SAE of one of {SITE}" in said("--sae", tmp_path / "wide")
+    (tmp_path / SITE / "codes.zarr").mkdir(parents=True)
+    assert "codes.zarr" in said("--kinds", "pca")
+    assert main(["decompose", "dictionary", str(tmp_path / "nothing.zarr"), "--sites", SITE]) == 1
+    for wrong in (
+        ["dictionery"],
+        ["dictionary", str(made / "acts.zarr"), "--sites", SITE, "--kinds", "svd"],
+        ["dictionary", str(made / "acts.zarr"), "--sites", SITE, "--units", "0"],
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["decompose", *wrong])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_interrupted_and_run_again(made, tmp_path):
+    home = Path(mmxai.__file__).parent.parent
+    where = (str(made / "acts.zarr"), "--sites", SITE, "--out", str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "mmxai.cli", "decompose", "dictionary", *where, *OPTIONS],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(home)},
+    )  # fmt: skip
+    for line in process.stdout:
+        if "kmeans: 5 units" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert (tmp_path / SITE / "ica" / "dictionary.json").exists()
+    assert decompose(made, tmp_path, "--kinds", "kmeans", "--seeds", 0) == 0
+
+
+def test_a_clips_pictures_and_nearest_texts(tmp_path, capsys):
+    mmxai.harvest(
+        mmxai.load_model("shapes-clip"), ShapesWorld(60, seed=5), sites=SITE.replace("0", "5"),
+        tokens="patch", store=tmp_path / "acts.zarr", progress=False,
+    )  # fmt: skip
+    options = ("--kinds", "ica", "spherical", "--model", "shapes-clip", "--units", 6, "--seeds", 0)
+    assert decompose(tmp_path, tmp_path / "out", *options, sites="vision.5.resid_post") == 0
+    assert "random directions to any" in capsys.readouterr().out
+    home = tmp_path / "out" / "vision.5.resid_post"
+    page = (home / "pages" / "ica.html").read_text()
+    assert "pictures/" in page and "random directions 95% are no nearer" in page
+    near = json.loads((home / "ica" / "texts.json").read_text())
+    assert len(near["units"]) == 6 and not near["exact"]  # patches are not the token that is pooled
