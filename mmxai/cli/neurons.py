@@ -109,7 +109,6 @@ def run(config: Config) -> int:
     if config.ablate is not None and config.model is None:
         raise ArgumentError("--ablate: got no --model, expected the model that was harvested")
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         store = held.enter_context(open_store(config.store))
         units = Units(store, config.site, config.survey.heads)
@@ -124,6 +123,7 @@ def run(config: Config) -> int:
         model = load_model(config.model, device=config.device) if config.model else None
         if model is not None:
             same_model(model, store)
+        out.mkdir(parents=True, exist_ok=True)  # told now if it cannot be
         found = neurons(store, config.site, config.survey, labels, _say)
         print(found)
         seen = Live() if model is None else live(model, store, found, world, config)

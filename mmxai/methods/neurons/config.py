@@ -26,7 +26,8 @@ class NeuronsConfig:
     duplicate: float = 0.95
     """Units whose values correlate by at least so much, with either sign, are near-duplicates."""
     redundancy_rows: int = 65_536
-    """Rows over which units are correlated with one another: all, or so many at random."""
+    """Rows over which units are correlated with one another: all, or so many at random (of more than 4,096
+    units fewer)."""
     memory: int = 1 << 30
     """Bytes for the counts behind AUCs, then for the products of pairs of units. AUCs are the finer for it;
     where even the coarsest counts do not fit, units go in groups, a further pass each."""

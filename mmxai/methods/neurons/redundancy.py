@@ -27,17 +27,23 @@ class Redundancy:
 
 
 _PAIR_BYTES = 32  # a product, its float64 copies on the way to r
+_PRODUCTS, _FEWEST = 1 << 40, 4096  # a minute's work or so; rows that a correlation has at least
+_STEP = (
+    512  # rows at least at a time: each block's products are added up in float64, which costs as much as 100
+)
 
 
 def redundancy(
     units: Units, numbers: np.ndarray, *, rows: int, level: float, near: int, seed: int = 0,
     memory: int = 1 << 30,
 ) -> Redundancy:  # fmt: skip
-    """Of logical rows `numbers`: all, or `rows` drawn without replacement, for U^2 products a row are much.
+    """Of logical rows `numbers`: all, or `rows` drawn without replacement (of very wide sites, over 4,096
+    units, fewer: 4,096 of 16,384 units), for U^2 products a row are much.
 
     Units are taken by as many at once as `memory` holds the products of; the rows are read for each such
     group. The standard error of a correlation over n independent rows is about (1 - r^2) / sqrt(n).
     """
+    rows = min(rows, max(_FEWEST, _PRODUCTS // units.count**2))
     if len(numbers) > rows:
         numbers = np.sort(numbers[Permutation(len(numbers), seed)(np.arange(rows))])
     each = max(1, memory // (_PAIR_BYTES * units.count))
@@ -62,7 +68,7 @@ def redundancy(
 def _correlations(units: Units, numbers: np.ndarray, group: slice) -> torch.Tensor:
     """Of a group of units with all: float32 `[group, U]`."""
     found = CrossMoments(len(range(units.count)[group]), units.count)
-    step = max(1, BLOCK_VALUES // max(units.site.width, units.count))
+    step = max(_STEP, BLOCK_VALUES // max(units.site.width, units.count))
     for start in range(0, len(numbers), step):
         x = units.values(numbers[start : start + step])
         found.update(x[:, group], x)

@@ -61,6 +61,7 @@ def neurons(
         samples += len(np.unique(block.who.sample.numpy()))
     every = np.concatenate(numbers)
     selectivity = None if told is None else told.finish(lambda: blocks(units, rows), say)
+    told = None  # its counts go before the products of pairs come
     say(f"{site}: rows at random, and correlations of units")
     return Neurons(
         site, units.kind, len(every), samples,
