@@ -26,8 +26,9 @@ def seeds_of(sample: torch.Tensor, units: int, seed: int) -> torch.Tensor:
 
     if len(sample) < units:
         raise ArgumentError(f"k-means: got {len(sample)} rows for {units} units, expected as many at least")
-    few = sample[:_SEED_ROWS].numpy() if units <= _SEED_ROWS else sample.numpy()
-    centres, _ = kmeans_plusplus(few, units, random_state=seed)
+    few = sample[:: -(-len(sample) // _SEED_ROWS)]  # of all of it: rows of a sample stand together
+    few = few if len(few) >= units else sample
+    centres, _ = kmeans_plusplus(few.numpy(), units, random_state=seed)
     return torch.from_numpy(centres).float()
 
 
