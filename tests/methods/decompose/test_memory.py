@@ -69,8 +69,8 @@ def test_memory_is_what_was_stated(store, tmp_path):
     assert store[SITE].nbytes > 3 * LIMIT
     known = torch.rand(SAMPLES, 3, generator=torch.Generator().manual_seed(1)).numpy() < 0.3
     options = {
-        "units": UNITS, "truth": Truth.of_table(("a", "b", "c"), known), "sample": 4096, "passes": 1, "seeds": 0,
-        "split": None, "evaluated": 4096,
+        "units": UNITS, "truth": Truth.of_table(("a", "b", "c"), known), "sample": 4096,
+        "passes": 1, "seeds": 0, "split": None, "evaluated": 4096,
     }  # fmt: skip
     # Libraries, and what they hold for good, on few rows first.
     decompose(store, SITE, KINDS, **options | {"sample": 256, "rows": 300, "evaluated": 300})
