@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SAMPLES = 4096
 _FEWEST = 5  # samples with a candidate, and without it
 _SHUFFLES = 20
-_BLOCK = 8192
+_BLOCK = 2048
 
 
 @dataclass(frozen=True)

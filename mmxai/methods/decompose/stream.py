@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Blocks = Callable[[], Iterator[torch.Tensor]]
 """Begins a pass: blocks float32 `[n, D]`, each valid until the next is asked for."""
 
-BLOCK = 8192
+BLOCK = 2048
 SPLITS = (0.8, 0.1, 0.1)  # the store's own
 
 
