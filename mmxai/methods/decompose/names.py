@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -165,41 +165,34 @@ def sample_extremes(
     highest and the lowest code of every unit among a sample's rows, float32 `[S, K]` both. One pass.
 
     SelectionError where no row is left."""
-    numbers = np.array([s.sample for s in store.samples], np.int64)
+    every = np.sort(np.array([s.sample for s in store.samples], np.int64))
     rows = None
-    if len(numbers) > samples:
-        rows = _rows_of(store, site, numbers[Permutation(len(numbers), seed)(range(samples))])
-    found: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {n: ([], []) for n in coders}
-    owners: list[np.ndarray] = []
+    if len(every) > samples:
+        every = every[np.sort(Permutation(len(every), seed)(range(samples)))]
+        rows = _rows_of(store, site, every)
+    # Arrays of their final size: small ones kept of each batch would lie between the freed large ones.
+    seen = torch.zeros(len(every), dtype=torch.bool)
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     loader = store.batches(_BLOCK, sites=[site], dtype=torch.float32, tokens=tokens, split=split, rows=rows)
     with loader:
         for batch in loader:
-            own, which = np.unique(batch.rows.sample.numpy().astype(np.int64), return_inverse=True)
-            owners.append(own)
-            index = torch.from_numpy(which)
+            index = torch.from_numpy(np.searchsorted(every, batch.rows.sample.numpy()))
+            seen[index] = True
             for name, coder in coders.items():
                 codes = coder.encode_dense(batch.x).cpu()
+                if name not in found:
+                    high = torch.full((len(every), codes.shape[1]), -torch.inf)
+                    found[name] = high, -high
+                at = index[:, None].expand_as(codes)
                 for kept, how in zip(found[name], ("amax", "amin"), strict=True):
-                    kept.append(_reduced(codes, index, len(own), how))
-    if not owners:
+                    kept.scatter_reduce_(0, at, codes, how)
+    if not seen.any():
         raise SelectionError(
             f"names: got no row of {site} with tokens={tokens}, split={split}, expected some"
         )
-    # A sample's rows may lie in two batches.
-    every, which = np.unique(np.concatenate(owners), return_inverse=True)
-    index = torch.from_numpy(which)
-    return every, {
-        name: (
-            _reduced(torch.cat(high), index, len(every), "amax").numpy(),
-            _reduced(torch.cat(low), index, len(every), "amin").numpy(),
-        )
-        for name, (high, low) in found.items()
+    return every[seen.numpy()], {
+        name: (high[seen].numpy(), low[seen].numpy()) for name, (high, low) in found.items()
     }
-
-
-def _reduced(codes: torch.Tensor, index: torch.Tensor, count: int, how: Any) -> torch.Tensor:
-    out = torch.empty(count, codes.shape[1])
-    return out.scatter_reduce_(0, index[:, None].expand_as(codes), codes, how, include_self=False)
 
 
 def _rows_of(store: Store, site: str, samples: np.ndarray) -> np.ndarray:

@@ -64,11 +64,6 @@ class Peak(threading.Thread):
             self.most = max(self.most, anonymous())
 
 
-@pytest.mark.xfail(
-    reason="open: the names step (names.py) now and then takes some 500 MiB for a moment, else the whole job "
-    "stays below 40 MiB; cause not found (MALLOC_ARENA_MAX=1 does not help)",
-    strict=False,
-)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc to read memory from")
 def test_memory_is_what_was_stated(store, tmp_path):
     assert store[SITE].nbytes > 3 * LIMIT
