@@ -10,6 +10,7 @@ examples:
   mmxai neurons acts.zarr --site text.2.z --heads 8 --model gpt2/ --data texts.txt
   mmxai neurons acts.zarr --site vision.3.mlp_post --model clip/ --data pictures/ --ablate red
   mmxai neurons acts.zarr --site vision.3.mlp_post --match other.zarr --match-site vision.5.mlp_post
+  mmxai neurons latents.zarr --site vision.5.resid_post.sae --model clip/ --sae sae/ --data pictures/
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Config:
     """The data set that was harvested, for its pictures and for --model."""
     model: str | None = None
     """The model that was harvested: decodes tokens, says what units contribute, and is run without them."""
+    sae: str | None = None
+    """Of a store of latents the folder of their SAE, which --model needs to run with and without them."""
     text: tuple[str, ...] = ()
     """Texts whose cosine with a CLIP's pictures units contribute to; default: the --ablate label. (Of a
     language model it is the next token's logit, and by gradient the next-token loss.)"""
@@ -93,7 +96,7 @@ def run(config: Config) -> int:
     from tqdm import tqdm
 
     from mmxai.cli._harvested import world_of
-    from mmxai.cli._neurons_live import Live, live, plot_of
+    from mmxai.cli._neurons_live import Live, fed, live, plot_of
     from mmxai.cli._shown import decoder_of, numbers_of, pictures_of, same_model
     from mmxai.methods.neurons import match, neurons
     from mmxai.models import load_model
@@ -106,8 +109,9 @@ def run(config: Config) -> int:
         raise ArgumentError(
             "neurons: --units, --top, --ablated, --sets and --live-samples must be at least 1"
         )
-    if config.ablate is not None and config.model is None:
-        raise ArgumentError("--ablate: got no --model, expected the model that was harvested")
+    for option in ("ablate", "sae", "text"):
+        if getattr(config, option) and config.model is None:
+            raise ArgumentError(f"--{option}: got no --model, expected the model that was harvested")
     out = Path(config.out)
     with ExitStack() as held:
         store = held.enter_context(open_store(config.store))
@@ -121,17 +125,19 @@ def run(config: Config) -> int:
             _known(config.ablate, labels)
         images = pictures_of(config.data or world, store)
         model = load_model(config.model, device=config.device) if config.model else None
+        feed = None
         if model is not None:
             same_model(model, store)
+            feed = fed(model, store, config, world)
         out.mkdir(parents=True, exist_ok=True)  # told now if it cannot be
         found = neurons(store, config.site, config.survey, labels, _say)
         print(found)
-        seen = Live() if model is None else live(model, store, found, world, config)
+        seen = Live() if model is None or feed is None else live(model, store, found, world, config, feed)
         if other is not None:
             _say(f"matching with {other.name}")
             seen.matches = match(
                 units, other, config.match_by, config.survey.tokens, config.survey.split,
-                b_tokens=_their_tokens(config, other),
+                b_tokens=_their_tokens(config, other), memory=config.survey.memory, seed=config.survey.seed,
             )  # fmt: skip
             seen.results["matches"] = seen.matches
             seen.plots.append(plot_of(seen.matches))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from mmxai.errors import ArgumentError, SelectionError
 from mmxai.store.select import RowFilter
@@ -64,6 +65,15 @@ class Units:
             return self.values(rows)[:, unit]
         values, columns = self.site.entries(rows)
         return torch.where(columns == unit, values, 0).sum(1).float()
+
+    def sparse(self, rows: np.ndarray) -> sparse.csr_array:
+        """float64 `[N, units]` of a site stored as topk: its entries, of rows too wide to be decoded."""
+        values, columns = self.site.entries(rows)
+        starts = np.arange(len(rows) + 1) * columns.shape[1]
+        held = values.double().numpy().ravel(), columns.to(torch.int32).numpy().ravel(), starts
+        found = sparse.csr_array(held, shape=(len(rows), self.count))
+        found.eliminate_zeros()
+        return found
 
     def __repr__(self) -> str:
         return f"Units({self.count:,} {self.kind}s of {self.name!r}, {len(self.site):,} rows)"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mmxai.linalg.correlation import CrossMoments
+from mmxai.linalg.correlation import PAIR_BYTES, CrossMoments, sparse_correlation
 from mmxai.store.permute import Permutation
 from mmxai.store.units import BLOCK_VALUES, Units
 
@@ -26,11 +27,11 @@ class Redundancy:
     groups: list[list[int]]
 
 
-_PAIR_BYTES = 32  # a product, its float64 copies on the way to r
 _PRODUCTS, _FEWEST = 1 << 40, 4096  # a minute's work or so; rows that a correlation has at least
 _STEP = (
     512  # rows at least at a time: each block's products are added up in float64, which costs as much as 100
 )
+_ENTRY_BYTES = 48  # of a sparse row's entry: value and column, by row and by unit
 
 
 def redundancy(
@@ -41,15 +42,20 @@ def redundancy(
     units, fewer: 4,096 of 16,384 units), for U^2 products a row are much.
 
     Units are taken by as many at once as `memory` holds the products of; the rows are read for each such
-    group. The standard error of a correlation over n independent rows is about (1 - r^2) / sqrt(n).
+    group. Of a site stored as topk only entries are multiplied, of rows that are read once and held in a
+    quarter of `memory`. The standard error of a correlation over n independent rows is about
+    (1 - r^2) / sqrt(n).
     """
-    rows = min(rows, max(_FEWEST, _PRODUCTS // units.count**2))
+    kept = units.entries
+    most = _PRODUCTS // units.count**2 if kept is None else memory // 4 // (_ENTRY_BYTES * kept)
+    rows = min(rows, max(_FEWEST, most))
     if len(numbers) > rows:
         numbers = np.sort(numbers[Permutation(len(numbers), seed)(np.arange(rows))])
-    each = max(1, memory // (_PAIR_BYTES * units.count))
+    correlations = _dense(units, numbers) if kept is None else _sparse(units, numbers)
+    each = max(1, memory // (PAIR_BYTES * units.count))
     nearest, correlation, pairs = [], [], []
     for first in range(0, units.count, each):
-        r = _correlations(units, numbers, slice(first, first + each))
+        r = correlations(slice(first, first + each))
         own = torch.arange(len(r))
         r[own, own + first] = 0
         _, index = r.abs().topk(min(near, max(1, units.count - 1)), dim=1)
@@ -65,14 +71,26 @@ def redundancy(
     )
 
 
-def _correlations(units: Units, numbers: np.ndarray, group: slice) -> torch.Tensor:
-    """Of a group of units with all: float32 `[group, U]`."""
-    found = CrossMoments(len(range(units.count)[group]), units.count)
-    step = max(_STEP, BLOCK_VALUES // max(units.site.width, units.count))
-    for start in range(0, len(numbers), step):
-        x = units.values(numbers[start : start + step])
-        found.update(x[:, group], x)
-    return found.correlation()
+Correlations = Callable[[slice], torch.Tensor]
+"""Of a group of units with all: float32 `[group, U]`."""
+
+
+def _dense(units: Units, numbers: np.ndarray) -> Correlations:
+    def correlations(group: slice) -> torch.Tensor:
+        found = CrossMoments(len(range(units.count)[group]), units.count)
+        step = max(_STEP, BLOCK_VALUES // max(units.site.width, units.count))
+        for start in range(0, len(numbers), step):
+            x = units.values(numbers[start : start + step])
+            found.update(x[:, group], x)
+        return found.correlation()
+
+    return correlations
+
+
+def _sparse(units: Units, numbers: np.ndarray) -> Correlations:
+    by_row = units.sparse(numbers)
+    by_unit = by_row.tocsc()
+    return lambda group: sparse_correlation(by_unit[:, group], by_row)
 
 
 def linked(pairs: torch.Tensor, count: int) -> list[list[int]]:

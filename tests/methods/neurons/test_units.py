@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmxai.errors import RowSpaceError
+from mmxai.errors import ArgumentError, RowSpaceError
 from mmxai.methods.neurons import NeuronsConfig, RowLabels, neurons
 from mmxai.methods.neurons.matching import match
+from mmxai.methods.neurons.redundancy import redundancy
 from mmxai.store import create_store, open_store
 from mmxai.store.units import RowBlocks, Units
 from mmxai.types import TOKEN_CODES, Rows
@@ -87,7 +88,7 @@ def test_no_block_cuts_a_sample(store):
     assert sum(map(len, seen)) == N
 
 
-def test_matching_finds_a_permutation(tmp_path):
+def test_matching_finds_a_permutation(tmp_path, monkeypatch):
     made = torch.Generator().manual_seed(1)
     x, order = torch.randn(600, 20, generator=made), torch.randperm(20, generator=made)
     y = x[:, order] * -1.5 + 0.3 * torch.randn(600, 20, generator=made)
@@ -105,9 +106,47 @@ def test_matching_finds_a_permutation(tmp_path):
         index, r = found.best()
         assert (order.numpy()[index] == np.arange(20)).all() and r.max() < -0.9 and len(found.mutual()) == 20
         full = np.corrcoef(a["u"][:].float().numpy().T, b["u"][:].float().numpy().T)[:20, 20:]
-        assert np.allclose(found.correlation, full, atol=1e-5) and found.null_a.max() < 0.3
+        order_of = np.argsort(-np.abs(full), 1)[:, :8]
+        assert (found.nearest == order_of).all() and found.null_a.max() < 0.3
+        assert np.allclose(found.correlation, np.take_along_axis(full, order_of, 1), atol=1e-5)
+        assert (found.back == np.abs(full).argmax(0)).all()
+        monkeypatch.setattr("mmxai.methods.neurons.matching.PAIR_BYTES", 200)
+        some = match(one, two, memory=57_600, near=3)  # 7 units at a time, 60 of the samples
+        assert some.count == 120 and some.nearest.shape == (20, 3) and (some.best()[0] == index).all()
+        assert (some.back == found.back).all() and len(some.mutual()) == 20
+        with pytest.raises(ArgumentError, match="room for two samples"):
+            match(one, two, memory=600)
         across = match(one, three, by="mean")
         assert across.count == 300 and (order.numpy()[across.best()[0]] == np.arange(20)).all()
         assert "20 mutual" in str(across) and len(across.to_pandas()) == 20
         with pytest.raises(RowSpaceError, match="by='mean'"):
             match(one, three)
+
+
+def test_latents_are_correlated_by_their_entries(store, tmp_path, monkeypatch):
+    """As numpy has it of dense rows; no row is decoded."""
+    _, latents, rows = store
+    x = latents["text.0.resid_post.sae"].gather(np.arange(4 * N), torch.float32)
+    made = torch.Generator().manual_seed(5)
+    order = torch.randperm(16, generator=made)
+    with create_store(tmp_path / "b", {"text": {"c.sae": 17}}, durable=False, dtype="topk", topk=3) as writer:
+        other = torch.cat([2 * x[:, order], torch.zeros(len(x), 1)], 1)  # the last is never active
+        writer.write([str(i) for i in range(N)], {"c.sae": other}, {"text": rows})
+    a = Units(latents, "text.0.resid_post.sae")
+    full = np.corrcoef(x.numpy().T)
+    with open_store(tmp_path / "b") as store_b:
+        b = Units(store_b, "c.sae")
+        monkeypatch.setattr(Units, "values", None)
+        twins = redundancy(a, np.arange(4 * N), rows=10**6, level=0.9, near=15, memory=32 * 16 * 5)
+        found = match(a, b, near=17)
+        few = match(a, b, tokens="image", split="test")
+    assert twins.rows == 4 * N and np.allclose(
+        np.take_along_axis(full, twins.nearest, 1), twins.correlation, atol=1e-5
+    )
+    off = np.abs(full - np.eye(16))
+    assert np.allclose(np.sort(off, 1)[:, ::-1][:, :15], np.abs(twins.correlation), atol=1e-5)
+    assert (order.numpy()[found.best()[0]] == np.arange(16)).all() and found.best()[1].min() > 0.9999
+    assert (found.correlation[found.nearest == 16] == 0).all() and 0 < few.count < N
+    shifted = np.roll(x.numpy(), -2 * N, 0)  # x's rows with those of b half the samples on
+    null = np.abs(np.corrcoef(shifted.T, x.numpy().T)[:16, 16:])
+    assert np.allclose(found.null_a, null.max(1), atol=1e-5)
