@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import lapack
 
+from mmxai.linalg._lapack import potrf, potrs
 from mmxai.linalg.states import State
 
 ROUNDED = 3e-7
@@ -21,15 +21,16 @@ def rounding_error(state: State, share: float) -> float:
     """
     xx, xy, n = state.xx.numpy(), state.xy.numpy(), state.count
     squares = xx.diagonal()
-    matrix = xx.copy().T
-    matrix[np.diag_indices_from(matrix)] += share * float(squares.mean())
-    factor, info = lapack.dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
-    if info != 0:
+    factor = xx.copy()
+    factor[np.diag_indices_from(factor)] += share * float(squares.mean())
+    if not potrf(factor):
         return float("inf")
-    coef = lapack.dpotrs(factor, xy, lower=1)[0]
+    coef = xy.T.copy()
+    potrs(factor, coef)
+    coef = coef.T
     apart = np.square(xx) @ np.square(coef) + np.square(xy)
     apart += np.outer(squares, squares @ np.square(coef) + state.yy.numpy()) / n
-    drawn = np.random.default_rng(0).standard_normal(coef.shape) * np.sqrt(apart)
-    change = ROUNDED * lapack.dpotrs(factor, drawn, lower=1)[0]
+    change = (ROUNDED * np.random.default_rng(0).standard_normal(coef.shape) * np.sqrt(apart)).T.copy()
+    potrs(factor, change)
     length = np.linalg.norm(coef, axis=0)
-    return float((np.linalg.norm(change, axis=0)[length > 0] / length[length > 0]).max(initial=0.0))
+    return float((np.linalg.norm(change, axis=1)[length > 0] / length[length > 0]).max(initial=0.0))

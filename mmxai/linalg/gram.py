@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.linalg import blas
 
 from mmxai.errors import ArgumentError, NonFiniteError
 from mmxai.linalg._rounding import rounding_error
+from mmxai.linalg._threads import one_blas_thread, spread
 from mmxai.linalg.states import DualState, GramState, State
 
 Product = Literal["float64", "float32", "auto"]
@@ -49,6 +50,7 @@ class FoldedGram:
         rows: int | None = None,
         product: Product = "float64",
         share: float = 0.0,
+        threads: int | None = None,
     ):
         for name, value, least in (("width", width, 1), ("targets", targets, 0), ("folds", folds, 1)):
             if value < least:
@@ -62,7 +64,7 @@ class FoldedGram:
         self.counts = [0] * folds
         self.rounding: float | None = None
         """Of "auto", once judged: what float32 products change coefficients by, estimated, relative."""
-        self._rows_most, self._share = rows, share
+        self._rows_most, self._share, self._threads = rows, share, threads
         self._shift_type = np.dtype("float64" if self.dual or product == "float64" else "float32")
         self._undecided = product == "auto" and not self.dual
         self._product = np.dtype("float32" if product == "float32" and not self.dual else "float64")
@@ -72,8 +74,7 @@ class FoldedGram:
         self._yy = np.zeros((folds, targets))
         self._kept: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(folds)]
         if not self.dual:
-            # Of each fold, the lower triangle in Fortran's order: what BLAS adds to in place.
-            self._xx = [np.zeros((width, width), order="F") for _ in range(folds)]
+            self._xx = [np.zeros((width, width)) for _ in range(folds)]
             self._xy = np.zeros((folds, width, targets))
 
     @staticmethod
@@ -82,6 +83,7 @@ class FoldedGram:
         sums = folds * (width * (width + targets + 1) + 2 * targets)
         return 8 * (sums + width * (2 * width + targets)) + 12 * _PIECE * width
 
+    @one_blas_thread()
     def update(self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor | None = None) -> None:
         """Take in a block: x float `[N, D]`, y numbers `[N, T]`, fold integers `[N]`.
 
@@ -109,20 +111,32 @@ class FoldedGram:
             # What is taken off in float32 has to be what `_state` adds again.
             self._shift_x = xs[kept].mean(0, dtype=np.float64).astype(self._shift_type).astype(np.float64)
             self._shift_y = ys[kept].mean(0, dtype=np.float64)
-        for f in np.unique(given[kept]):
+        parts = {}
+        for f in np.unique(given[kept]).tolist():
             chosen = np.flatnonzero(given == f)
+            starts = range(0, len(chosen), _PIECE)
             whole = len(chosen) == len(xs)
-            for start in range(0, len(chosen), _PIECE):
-                end = start + _PIECE
-                if whole:
-                    self._add(int(f), xs[start:end], ys[start:end])
+            parts[f] = deque(slice(s, s + _PIECE) if whole else chosen[s : s + _PIECE] for s in starts)
+
+        def add(f: int) -> None:
+            while parts[f]:
+                if self._undecided and sum(self.counts) >= 2 * self.width:
+                    self._decide()
+                part = parts[f].popleft()
+                if isinstance(part, slice):
+                    self._add(f, xs[part], ys[part])
                 else:  # take is several times as fast as an index
-                    self._add(int(f), xs.take(chosen[start:end], 0), ys.take(chosen[start:end], 0))
+                    self._add(f, xs.take(part, 0), ys.take(part, 0))
+
+        # A fold's rows one after another, whatever the number of threads: the same sums to the last bit.
+        # Before it is decided in what to multiply they are all in one order.
+        for f in parts:
+            if self._undecided:
+                add(f)
+        spread(add, parts, self._threads)
 
     def _add(self, f: int, xs: np.ndarray, ys: np.ndarray) -> None:
         """Rows of fold f."""
-        if self._undecided and sum(self.counts) >= 2 * self.width:
-            self._decide()
         x = np.subtract(xs, self._shift_x.astype(self._product), dtype=self._product)
         y = np.subtract(ys, self._shift_y, dtype=np.float64)
         self.counts[f] += len(x)
@@ -136,10 +150,7 @@ class FoldedGram:
         product = x.T @ np.pad(y, ((0, 0), (0, 1)), constant_values=1).astype(self._product, copy=False)
         self._xy[f] += product[:, :-1]
         self._sum_x[f] += product[:, -1]
-        if self._product == np.float64:
-            self._xx[f] = blas.dsyrk(1.0, x.T, beta=1.0, c=self._xx[f], lower=1, overwrite_c=1)
-        else:
-            self._xx[f] += blas.ssyrk(1.0, x.T, lower=1)
+        self._xx[f] += x.T @ x  # by numpy half the work of any other product, and symmetric
 
     def _decide(self) -> None:
         self._undecided = False
@@ -173,16 +184,12 @@ class FoldedGram:
             return DualState(n, *_torch(mean_x, mean_y, yy, x, y))
         xy = self._xy[folds].sum(0) - np.outer(sum_x / n, sum_y)
         # The sum of the others rather than all less one: as fast where folds are few, and no digits go.
-        xx = self._xx[folds[0]].copy(order="F")
+        xx = self._xx[folds[0]].copy()
         for f in folds[1:]:
             xx += self._xx[f]
-        xx = blas.dsyr(-1.0 / n, sum_x, a=xx, lower=1, overwrite_a=1)
-        # Fortran's lower triangle is the upper one of a matrix in C's order.
-        upper = torch.from_numpy(xx.T)
-        full = upper.triu(1)
-        symmetric = upper.triu_().add_(full.T)
-        mx, my, squares, products = _torch(mean_x, mean_y, yy, xy)
-        return GramState(n, mx, my, squares, symmetric, products)
+        root = sum_x / n**0.5
+        xx -= np.outer(root, root)
+        return GramState(n, *_torch(mean_x, mean_y, yy, xx, xy))
 
     def _check(self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor | None) -> None:
         if x.ndim != 2 or x.shape[1] != self.width or not x.is_floating_point():

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 import mmxai
+from mmxai.linalg._threads import spread
 from mmxai.linalg.gram import FoldedGram, Product
 from mmxai.linalg.logistic import fit_logistic
 from mmxai.linalg.solve import ridge_path
-from mmxai.methods.probe.closed import ACCURACY, ridge_classifier
+from mmxai.methods.probe.closed import ACCURACY, Linear, ridge_classifier
 from mmxai.store import Store
 
 BLOCK = 8192
@@ -63,8 +64,12 @@ class Side:
         gram = FoldedGram(self.store[site].width, tasks * classes, job["folds"], product=product)
         for x, labels, fold in self._blocks(site):
             gram.update(x, torch.nn.functional.one_hot(labels, classes).flatten(1).double(), fold)
-        paths = (ridge_path(gram.train(f), job["penalties"], accuracy=ACCURACY) for f in range(job["folds"]))
-        made = [ridge_classifier(path) for path in paths]
+        accuracy = ACCURACY[gram.product]
+
+        def fit(fold: int) -> Linear:
+            return ridge_classifier(ridge_path(gram.train(fold), job["penalties"], accuracy=accuracy))
+
+        made = spread(fit, range(job["folds"]))
         self.rounding, self.product = gram.rounding, gram.product
         coef = torch.stack([m.coef for m in made], 1).unflatten(3, (tasks, classes))
         intercept = torch.stack([m.intercept for m in made], 1).unflatten(2, (tasks, classes))

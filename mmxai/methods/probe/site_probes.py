@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
+from mmxai.linalg._threads import spread
 from mmxai.linalg.gram import FoldedGram
 from mmxai.linalg.logistic import NotConvergedWarning, fit_logistic
 from mmxai.linalg.solve import ridge_path
@@ -36,17 +37,26 @@ def method_of(kind: str, method: str) -> str:
 
 
 def closed_probes(
-    gram: FoldedGram, columns: Columns, method: str, penalties: Sequence[float]
+    gram: FoldedGram,
+    columns: Columns,
+    method: str,
+    penalties: Sequence[float],
+    threads: int | None = None,
 ) -> Iterator[Probes]:
-    """Probes without each fold in turn, then of all; one set of moments is factorised at a time."""
-    for fold in range(gram.folds):
-        yield _from_state(gram.train(fold), columns, method, penalties)
-    yield _from_state(gram.total(), columns, method, penalties)
+    """Probes without each fold in turn, then of all; `threads` sets of moments are factorised at a time."""
+    accuracy = None if method == "lda" else ACCURACY[gram.product]
+
+    def fit(fold: int) -> Probes:
+        state = gram.train(fold) if fold < gram.folds else gram.total()
+        return _from_state(state, columns, method, penalties, accuracy)
+
+    yield from spread(fit, range(gram.folds + 1), threads)
 
 
-def _from_state(state: State, columns: Columns, method: str, penalties: Sequence[float]) -> Probes:
-    accurate = {} if method == "lda" else {"accuracy": ACCURACY}
-    path = ridge_path(state, penalties, **accurate)
+def _from_state(
+    state: State, columns: Columns, method: str, penalties: Sequence[float], accuracy: float | None
+) -> Probes:
+    path = ridge_path(state, penalties, **({"accuracy": accuracy} if accuracy else {}))
     probes = []
     for known, own in zip(columns.known, columns.slices, strict=True):
         exclusive = known.task.kind == "classes"
@@ -73,7 +83,7 @@ def rows_probe(
         gram.update(x, y)
         # A share of the mean scatter, as for all the rows: penalties keep their meaning as items come in.
         unit = scatter(x) * len(x)
-        return _from_state(gram.total(), columns, "ridge", [p * unit for p in penalties])
+        return _from_state(gram.total(), columns, "ridge", [p * unit for p in penalties], ACCURACY["float64"])
 
     return fit
 
