@@ -107,7 +107,8 @@ def _column(path: Path, name: str, kind: Kind, cells: list[tuple[int, str]]) -> 
         return Task(name, kind, "sample", (name,)), values
     said: dict[int, set[str]] = {}
     for sample, cell in cells:
-        said.setdefault(sample, set()).update(cell.split(SEPARATOR) if kind == "multilabel" else [cell])
+        parts = cell.split(SEPARATOR) if kind == "multilabel" else [cell]
+        said.setdefault(sample, set()).update(label for part in parts if (label := part.strip()))
     names = tuple(sorted(set().union(*said.values())))
     if kind == "classes":
         twice = next((s for s, labels in said.items() if len(labels) > 1), None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from mmxai.errors import ArgumentError
 from mmxai.models.inputs import Inputs
 from mmxai.types import ROW_COLUMNS
 
@@ -38,6 +39,19 @@ def prepared(model: Model, batches: Iterable[Any]) -> Iterator[Inputs]:
             number_samples(inputs, first)
         first += inputs.batch_size
         yield inputs
+
+
+def labels_of(samples: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The entries of `labels` `[samples]` at the numbers of some samples, int64 `[n]`.
+
+    ArgumentError where a sample has no number (-1, which would be read as the last) or one past the labels.
+    """
+    if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < len(labels):
+        raise ArgumentError(
+            f"got samples numbered from {int(samples.min())} to {int(samples.max())} and {len(labels):,} "
+            "labels, expected a label at each number, -1 where none is known"
+        )
+    return labels[samples.long()].long()
 
 
 def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
@@ -84,7 +98,7 @@ class ZeroShot:
 
     def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
         image = embedded(run, "vision.embeds")
-        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
+        right = labels_of(run.rows["vision.pooled"][:, 0, _SAMPLE], self.labels)
         chosen = (image @ self.texts.to(image.device).T).argmax(1).cpu()
         return (chosen == right)[right >= 0].float()
 
@@ -95,7 +109,7 @@ class ZeroShotMargin(ZeroShot):
 
     def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
         image = embedded(run, "vision.embeds")
-        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
+        right = labels_of(run.rows["vision.pooled"][:, 0, _SAMPLE], self.labels)
         known = right >= 0
         cosine = (image @ self.texts.to(image.device).T).cpu()[known]
         own = cosine.gather(1, right[known, None])

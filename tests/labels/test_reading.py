@@ -47,6 +47,14 @@ def test_a_column_a_task(store, tmp_path):
     assert np.array_equal(found, labels.values(animal, rows.sample.numpy()))
 
 
+def test_spaces_and_gaps_between_several_labels_are_no_labels(store, tmp_path):
+    labels = read_labels(written(tmp_path, "sample,has\n0,fur | tail\n1,tail|\n2, |fur\n"), store,
+                         multilabel=["has"])  # fmt: skip
+    (has,) = labels.tasks
+    assert has.names == ("fur", "tail")
+    assert labels.values(has, np.arange(3)).tolist() == [[1, 1], [0, 1], [1, 0]]
+
+
 def test_samples_by_number(store, tmp_path):
     labels = read_labels(written(tmp_path, "sample,label\n0,a\n4,b\n99,a\n"), store)
     assert labels.values(labels.tasks[0], np.arange(6)).tolist() == [0, -1, -1, -1, 1, -1]
@@ -113,7 +121,7 @@ def test_boxes_cover_what_their_pixels_cover():
 
 def test_patches_of_boxes(store, tmp_path):
     """Cell (1, 2) is pixels x 16..22, y 6..12. A box over half of it is enough at 0.5, not at 0.6."""
-    text = "sample,x0,y0,x1,y1,label\n1,16,6,19,12,cat\n1,10,0,16,6,dog\n2,,,,,\n"
+    text = "sample,x0,y0,x1,y1,label\n1,16,6,19,12,cat\n1,10,0,16,6,dog\n2,,,,,\n99,0,0,9,9,cow\n"
     labels = read_labels(written(tmp_path, text), store)
     (task,) = labels.tasks
     assert (task.level, task.kind, task.names) == ("cell", "classes", ("cat", "dog"))

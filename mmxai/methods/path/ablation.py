@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.path.path import Path, Targets
+from mmxai.models.metrics import labels_of
 from mmxai.results import Result, axes, lines_of
 from mmxai.types import Batch
 
@@ -129,7 +130,7 @@ def _labelled(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(contributions `[n, terms, K]`, classes `[n]`) of the rows whose class is known."""
     for batch in batches:
-        known = labels_of(batch, labels)
+        known = classes_of(batch, labels)
         yield path.split(batch, targets)[known >= 0], known[known >= 0]
 
 
@@ -168,8 +169,11 @@ def controls(
     path: Path, chosen: Mapping[str, list[int]], draws: int, seed: int
 ) -> dict[str, list[list[int]]]:
     """Random sets with as many terms of each kind; of a set's own only what the others do not suffice for."""
-    if draws < 1:
-        raise ArgumentError(f"ablate: got {draws} draws, expected one random set at least to compare with")
+    if draws < 1 or not chosen:
+        raise ArgumentError(
+            f"ablate: got {len(chosen)} sets and {draws} draws, expected a set at least, and one random set "
+            "to compare it with"
+        )
     generator = np.random.default_rng(seed)
     found: dict[str, list[list[int]]] = {}
     for name, own in chosen.items():
@@ -187,9 +191,9 @@ def controls(
     return found
 
 
-def labels_of(batch: Batch, labels: Mapping[int, int] | torch.Tensor) -> torch.Tensor:
+def classes_of(batch: Batch, labels: Mapping[int, int] | torch.Tensor) -> torch.Tensor:
     """The class of each row's sample; -1 where none is known."""
-    samples: list[Any] = batch.rows.sample.tolist()
     if isinstance(labels, torch.Tensor):
-        return labels[torch.tensor(samples)].long()
+        return labels_of(batch.rows.sample, labels)
+    samples: list[int] = batch.rows.sample.tolist()
     return torch.tensor([labels.get(s, -1) for s in samples], dtype=torch.int64)

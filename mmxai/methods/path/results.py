@@ -184,6 +184,8 @@ class _Sums:
 
     def update(self, batch: Batch, targets: Targets | None) -> None:
         path, itself = self.path, self.path.itself(batch)
+        if targets is None and self.names:
+            raise ArgumentError(f"path: got the names {self.names} and no targets, expected as many")
         share = path.split(batch, itself)[..., 0]
         self.share += share.double().sum(0).cpu().numpy()
         neurons = path.neuron_sums(batch, itself)

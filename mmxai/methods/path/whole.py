@@ -11,7 +11,7 @@ import torch
 
 from mmxai.capture.hooks import Edit
 from mmxai.errors import ArgumentError
-from mmxai.methods.path.ablation import Ablation, ablation, controls, indices, labels_of
+from mmxai.methods.path.ablation import Ablation, ablation, classes_of, controls, indices
 from mmxai.methods.path.path import Path
 from mmxai.models import edits
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
@@ -48,7 +48,7 @@ def ablate_whole(
         with path.model.intervene(held) if held else nullcontext():
             for inputs in batches():
                 batch = path.read(inputs)
-                known = labels_of(batch, labels)
+                known = classes_of(batch, labels)
                 decided = (batch["output"] @ texts.to(batch["output"]).T).argmax(1).cpu()
                 right[trial] += int((decided == known)[known >= 0].sum())
                 rows += int((known >= 0).sum())

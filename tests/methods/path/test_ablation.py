@@ -189,6 +189,11 @@ def test_refusals(case):
         ablate(path, lambda: [batch], towards, LABELS, {"a": ["vision.9.z.0"]})
     with pytest.raises(ArgumentError, match="one random set"):
         ablate(path, lambda: [batch], towards, LABELS, SETS, draws=0)
+    with pytest.raises(ArgumentError, match="got 0 sets"):
+        ablate(path, lambda: [batch], towards, LABELS, {})
+    for labels in (torch.zeros(5), torch.zeros(0)):
+        with pytest.raises(ArgumentError, match="expected a label at each number"):
+            ablate(path, lambda: [batch], towards, labels.long(), SETS)
     with pytest.raises(ArgumentError, match="no row with a label"):
         ablate(path, lambda: [batch], towards, {}, SETS)
     with pytest.raises(ArgumentError, match="expected heads and MLPs"):

@@ -100,5 +100,7 @@ def test_refusals(split):
     path, batch, texts = split
     with pytest.raises(ArgumentError, match="2 targets and 1 names"):
         contributions(path, [batch], path.towards(texts), ["a"])
+    with pytest.raises(ArgumentError, match="no targets"):
+        contributions(path, [batch], None, ["a"])
     with pytest.raises(ArgumentError, match="expected one at least"):
         contributions(path, [])
