@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -36,7 +37,7 @@ def potrs(factor: np.ndarray, right: np.ndarray) -> None:
 
 
 @cache
-def _function(name: str, char: str) -> ctypes._CFuncPtr:
+def _function(name: str, char: str) -> Callable[..., None]:
     prefix = {"f": "s", "d": "d"}[char]
     return _SIGNATURES[name](get_cython_function_address("scipy.linalg.cython_lapack", prefix + name))
 

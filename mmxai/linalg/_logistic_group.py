@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmxai.linalg.logistic import LogisticFit
 
 _CHUNK = 1 << 19  # logits at a time: 2 MiB, which stay in the cache from one product to the other
+_LEAST_ROWS = 256  # of a chunk
 _SPREAD_EVERY = 8  # chunks, of which one tells how far from certain the predictions are
 _DROP_AT = 0.1  # share of finished problems from which the arrays are made smaller
 
@@ -71,7 +72,7 @@ class Group:
         low, high = (int(own[0]), int(own[-1]) + 1) if self._folds and len(own) else (0, 0)
         for part in (slice(0, low), slice(high, self.open)):
             width = (part.stop - part.start) * self._columns
-            size = max(256, _CHUNK // max(width, 1))
+            size = max(_LEAST_ROWS, _CHUNK // max(width, 1))
             for start in range(0, len(rows) if width else 0, size):
                 self._evaluate(part, rows[start : start + size], labels[start : start + size])
 
@@ -168,6 +169,11 @@ class Group:
             found.objective[task][at] = objective[i].cpu()
             found.passes[task][at] = self._passes[problem].cpu()
             found.converged[task][at] = self._minimise.converged[problem].cpu()
+
+
+def chunk_bytes(lines: int) -> int:
+    """Of the logits of so many columns of problems that are under way, and what is made of them."""
+    return 4 * 4 * max(_CHUNK, _LEAST_ROWS * lines)
 
 
 def _multinomial(z: torch.Tensor, y: torch.Tensor, look: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,9 +24,7 @@ _limit = None
 _worker = threading.local()
 
 
-def spread(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
-) -> list[Result]:
+def spread(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
     """`work` of each item, in order, on `threads` threads (None: as many as kernels use).
 
     BLAS runs on one thread meanwhile, so that results do not hang on how many there are, and threads of
@@ -45,7 +43,8 @@ def spread(
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread inside. The setting is the process's: the first in makes it, the last out undoes it."""
+    """BLAS on one thread inside. It is a setting of the process: the first in makes it, the last out undoes
+    it."""
     global _inside, _limit
     with _lock:
         if not _inside:

@@ -35,7 +35,8 @@ class FoldedGram:
     mean diagonal of X'X. "auto" begins in float64 and, from 2 D rows on, goes on in float32 if by those rows
     that will change no coefficients by more than `SAFE` (see `rounding_error`) at the least penalty that is
     going to be asked for, `share` of the mean diagonal of X'X; rows of float64 stay in float64. `product` and
-    `rounding` tell what it took, and what it estimated.
+    `rounding` tell what it took, and what it estimated. threads: how many add to folds (None: as many as
+    kernels use); sums are the same on any number, to the last bit.
 
     Rows are taken less a fixed early mean (of the first block), so that a large common offset costs no digits
     and a fold can be subtracted.
@@ -78,10 +79,11 @@ class FoldedGram:
             self._xy = np.zeros((folds, width, targets))
 
     @staticmethod
-    def bytes_needed(width: int, targets: int, folds: int) -> int:
-        """Memory of one that is not dual: sums, rows under way, and a state with a copy to factorise."""
+    def bytes_needed(width: int, targets: int, folds: int, threads: int = 1) -> int:
+        """Memory of one that is not dual: sums, and on each thread rows under way and their product, or a
+        state and copies to factorise."""
         sums = folds * (width * (width + targets + 1) + 2 * targets)
-        return 8 * (sums + width * (2 * width + targets)) + 12 * _PIECE * width
+        return 8 * sums + threads * (24 * width * (width + targets) + 12 * _PIECE * width)
 
     @one_blas_thread()
     def update(self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor | None = None) -> None:

@@ -36,8 +36,9 @@ class HeldOut:
 
     def add(self, fold: int, probes: Probes) -> None:
         own = np.flatnonzero(self._fold == fold)
+        x = torch.from_numpy(self._x.numpy().take(own, 0))
         for k, probe in enumerate(probes):
-            found = scores_of(probe, self._x[own]).numpy()
+            found = scores_of(probe, x).numpy()
             if len(self._scores) <= k:
                 self._scores.append(np.zeros((found.shape[0], len(self._x), found.shape[2]), np.float32))
             self._scores[k][:, own] = found

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmxai.errors import ArgumentError, SelectionError
+from mmxai.errors import SelectionError
 from mmxai.labels import Labels, read_labels
 from mmxai.linalg.gram import SAFE
 from mmxai.methods.probe.design import TEST, Design, make_design
 from mmxai.methods.probe.directions import Direction, Directions
 from mmxai.methods.probe.erasers import Erasers
-from mmxai.methods.probe.group import Group, bytes_of_site
+from mmxai.methods.probe.group import Group
+from mmxai.methods.probe.memory import groups
 from mmxai.methods.probe.options import ProbeConfig
 from mmxai.methods.probe.results import ProbeReport, Score
 from mmxai.models import names
-from mmxai.results import number
 
 if TYPE_CHECKING:
     from mmxai.store.reader import Store
@@ -70,9 +70,9 @@ def probe(
     directions, erasers, single = Directions(), Erasers(), 0
     for space, design in designs.items():
         notes += design.notes
-        for sites in _groups(store, design, config, spaces[space]):
+        for sites, threads in groups(store, design, config, spaces[space]):
             say(f"{len(sites)} sites of {space}: {design.items:,} items, {len(design.cohorts)} sets of tasks")
-            group = Group(store, design, config, sites)
+            group = Group(store, design, config, sites, threads)
             group.train()
             say("measuring")
             scores += group.test()
@@ -92,26 +92,6 @@ def probe(
         _about(store, labels, designs, scores, config), config.to_json(), scores, list(dict.fromkeys(notes)),
         directions, erasers,
     )  # fmt: skip
-
-
-def _groups(store: Store, design: Design, config: ProbeConfig, sites: list[str]) -> Iterator[list[str]]:
-    """As many sites at a time as memory holds; ArgumentError where it does not hold one."""
-    # Logistic regression may hold a site's rows in the other half.
-    most = config.memory * (1 << 30) / (2 if config.method == "logistic" else 1)
-    left, group = most, list[str]()
-    for site in sites:
-        size = bytes_of_site(store, design, config, site)
-        if size > most:
-            raise ArgumentError(
-                f"probe: got memory={config.memory:g} (GiB), and {site}, {store[site].width:,} wide, takes "
-                f"{number(size / most * config.memory)}; expected as much, or fewer folds or kept items"
-            )
-        if group and size > left:
-            yield group
-            left, group = most, []
-        group.append(site)
-        left -= size
-    yield group
 
 
 def _keep(group: Group, directions: Directions) -> None:

@@ -1,6 +1,7 @@
 """`probe` from a store to figures: against scikit-learn on the same rows, in any grouping of sites."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,9 +12,9 @@ from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 
 from mmxai.errors import ArgumentError, SelectionError, UnknownSiteError
 from mmxai.labels import read_labels
-from mmxai.methods.probe import ProbeConfig, load_directions, load_erasers, probe, site_probes
+from mmxai.methods.probe import ProbeConfig, group, load_directions, load_erasers, memory, probe, site_probes
 from mmxai.methods.probe.design import TEST, make_design
-from mmxai.methods.probe.group import bytes_of_site
+from mmxai.methods.probe.memory import needs_of
 from mmxai.methods.probe.metrics import CLASSES as FIGURES
 from mmxai.methods.probe.metrics import NUMBERS
 from mmxai.store import Store, create_store, open_store
@@ -190,7 +191,7 @@ def test_memory_decides_how_many_at_once_and_nothing_else(store, labels):
     options = {"sites": ("*",), "pool": "cls", "bootstrap": 20, "batch": 61}
     config = ProbeConfig(**options)
     designs = {s: make_design(store, store[s].space, labels, config) for s in (A, B, POOLED)}
-    most = max(bytes_of_site(store, design, config, site) for site, design in designs.items())
+    most = max(sum(needs_of(store, design, config, site)) for site, design in designs.items())
     one = probe(store, labels, ProbeConfig(**options, memory=most / 2**30), say=said.append)
     assert sum("1 sites" in line for line in said) == 3
     other = probe(store, labels, ProbeConfig(**options | {"batch": 4096}))
@@ -203,6 +204,44 @@ def test_memory_decides_how_many_at_once_and_nothing_else(store, labels):
     # The pooled rows are those of the class token.
     by_site = {s.site: s for s in other.scores if s.task == "class"}
     assert by_site[POOLED].values() == pytest.approx(by_site[A].values(), rel=1e-6)
+
+
+@pytest.mark.parametrize("sites", [(A,), (A, B)])
+@pytest.mark.parametrize("method", ["ridge", "lda"])
+def test_the_number_of_threads_changes_no_bit(store, labels, method, sites):
+    """Folds side by side where there is one site, else sites."""
+    before, found = torch.get_num_threads(), []
+    config = ProbeConfig(sites=sites, method=method, bootstrap=20, erase=True)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(probe(store, labels, config))
+    finally:
+        torch.set_num_threads(before)
+    one, two = found
+    assert one.to_json() == two.to_json()
+    assert all(
+        torch.equal(one.directions[s, t].coef, two.directions[s, t].coef)
+        for s in sites
+        for t in ("class", "number")
+    )
+    assert list(one.erasers) == list(two.erasers)
+
+
+def test_threads_are_as_many_as_memory_has_room_for(store, labels, monkeypatch):
+    monkeypatch.setattr(memory, "thread_count", lambda threads: 3)
+    design = make_design(store, "vision", labels, config := ProbeConfig(sites=A))
+
+    def made(most):
+        return list(memory.groups(store, design, replace(config, memory=most / 2**30), [A, A, A]))
+
+    held, working = 100, 10_000
+    monkeypatch.setattr(memory, "needs_of", lambda *args: memory.Needs(held, working))
+    assert made(held + working) == [([A], 1)] * 3
+    assert made(3 * held + working) == [([A] * 3, 1)], "sites that share a reading come before threads"
+    assert made(2 * held + 2.5 * working) == [([A] * 3, 2)]
+    assert made(held + 6 * working) == [([A] * 3, 3)]
+    assert made(1e12) == [([A] * 3, 3)]
 
 
 def test_fewer_rows_than_width(tmp_path):
@@ -224,11 +263,15 @@ def test_fewer_rows_than_width(tmp_path):
         np.testing.assert_allclose(report.directions[A, "class"].coef, there.coef_, atol=1e-5)
 
 
-def test_logistic_from_the_store_is_that_from_memory(store, labels):
+def test_logistic_from_the_store_is_that_from_memory(store, labels, monkeypatch):
     options = {"sites": A, "method": "logistic", "tasks": "class", "bootstrap": 0, "mdl": False}
     options |= {"kept": 256, "batch": 64}
     one = probe(store, labels, ProbeConfig(**options))
-    other = probe(store, labels, ProbeConfig(**options, memory=120e3 / 2**30))
+    read, inner = [], group.read_items
+    monkeypatch.setattr(group, "read_items", lambda *args: read.append(1) or inner(*args))
+    monkeypatch.setattr(group, "budget", lambda config: 0)
+    other = probe(store, labels, ProbeConfig(**options))
+    assert len(read) > 5, "a pass over the store each iteration"
     torch.testing.assert_close(
         one.directions[A, "class"].coef, other.directions[A, "class"].coef, rtol=1e-3, atol=1e-3
     )
