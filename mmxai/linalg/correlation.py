@@ -83,12 +83,15 @@ def sparse_correlation(x: sparse.csc_array, y: sparse.csr_array) -> torch.Tensor
     """
     n = max(1, x.shape[0])
     (mx, sx), (my, sy) = _spread(x, n), _spread(y, n)
-    r = (x.T @ y).toarray()
-    r /= n
-    r -= mx[:, None] * my
-    r /= sx[:, None]
-    r /= sy
-    return torch.from_numpy(np.clip(r, -1, 1, out=r)).float()
+    products = x.T @ y  # in float64: sums of as many terms of one sign as there are rows
+    products.data /= n
+    r = torch.from_numpy(products.astype(np.float32).toarray())
+    del products
+    left, right = (torch.from_numpy(1 / s).float() for s in (sx, sy))
+    r.mul_(left[:, None]).mul_(right)
+    return r.addr_(torch.from_numpy(mx / sx).float(), torch.from_numpy(my / sy).float(), alpha=-1).clamp_(
+        -1, 1
+    )
 
 
 def _spread(x: sparse.sparray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -58,10 +58,11 @@ def redundancy(
         r = correlations(slice(first, first + each))
         own = torch.arange(len(r))
         r[own, own + first] = 0
-        _, index = r.abs().topk(min(near, max(1, units.count - 1)), dim=1)
+        size = r.abs()
+        index = size.topk(min(near, max(1, units.count - 1)), dim=1).indices
         nearest.append(index)
         correlation.append(r.gather(1, index))
-        pairs.append((r.abs() >= level).nonzero() + torch.tensor([first, 0]))
+        pairs.append((size >= level).nonzero() + torch.tensor([first, 0]))
     return Redundancy(
         len(numbers),
         level,
