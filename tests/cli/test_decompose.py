@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 import mmxai
 from mmxai.cli import main
-from mmxai.methods.sae import SAE, SAESpec
+from mmxai.methods.sae import SAE, SAESpec, load_sae
 from mmxai.shapes import ShapesWorld
 from tests.methods.decompose.stores import SITE, UNITS, WIDTH, make_store
 
@@ -55,10 +56,32 @@ def test_table_names_and_pages_twice(made, tmp_path, capsys):
     assert len(re.findall("<article ", page)) == UNITS and ">low</h3>" in page
     assert all(word in page for word in ("alpha", "beta", "gamma", "delta", "epsilon"))
     assert ">low</h3>" not in (home / "pages" / "kmeans.html").read_text()
-    # A second run with other options: its codes are those of its own dictionaries.
+    # A second run with other options: codes, pages and names are those of its own dictionaries.
+    (home / "pca" / "texts.json").write_text("{}")
     assert decompose(made, tmp_path, "--kinds", "pca", "--units", 3, "--seeds", 0) == 0
+    assert {p.name for p in (home / "pages").glob("*.html")} == {"index.html", "pca.html"}
+    assert not (home / "pca" / "texts.json").exists() and (home / "ica").is_dir()
     with mmxai.open_store(home / "codes.zarr") as codes:
         assert codes.sites == {f"{SITE}.pca": 3}
+
+
+def test_too_few_samples_for_names(tmp_path, capsys):
+    store, _, _ = make_store(tmp_path / "acts.zarr", samples=9)
+    store.close()
+    options = ("--kinds", "pca", "--split", "None", "--seeds", 0, "--no-pages")
+    made = decompose(tmp_path, tmp_path / "out", *options)
+    captured = capsys.readouterr()
+    assert made == 0, captured.err
+    assert "no names by activation: there are 9 samples" in captured.out
+
+
+def test_an_sae_of_other_tokens_says_so(made, tmp_path, capsys):
+    sae = load_sae(made / "known")
+    sae.spec = replace(sae.spec, identity={"train": {"config": {"tokens": "cls"}}})
+    sae.save(tmp_path / "cls")
+    assert decompose(made, tmp_path, "--kinds", "pca", "--sae", tmp_path / "cls", "--no-pages") == 0
+    assert "sae cls: no stability" in (said := capsys.readouterr().out)
+    assert "trained on cls tokens, figures are of patch" in said
 
 
 def test_refuses(made, tmp_path, capsys):
@@ -73,6 +96,11 @@ def test_refuses(made, tmp_path, capsys):
     wide = SAE.zeros(SAESpec("topk", 8, ("vision.7.mlp_post",), (WIDTH,), k=2))
     wide.save(tmp_path / "wide")
     assert f"expected an SAE of one of {SITE}" in said("--sae", tmp_path / "wide")
+    assert not (tmp_path / SITE).exists()  # all told before anything is fitted
+    assert "got 999, expected between 1 and 128" in said("--top", 999)
+    assert "nowhere.txt" in said("--texts", tmp_path / "nowhere.txt")
+    assert "nowhere" in said("--images", tmp_path / "nowhere")
+    assert not (tmp_path / SITE).exists()
     (tmp_path / SITE / "codes.zarr").mkdir(parents=True)
     assert "codes.zarr" in said("--kinds", "pca")
     assert main(["decompose", "dictionary", str(tmp_path / "nothing.zarr"), "--sites", SITE]) == 1

@@ -49,8 +49,15 @@ def test_chance_is_what_random_directions_reach():
     assert "0.0% of 500 shared" in found.summary() and len(found.to_pandas()) == 500
 
 
-def test_refuses_other_widths():
-    with pytest.raises(ArgumentError, match="expected one width"):
-        overlap(drawn(3, 4), drawn(3, 5))
-    with pytest.raises(ArgumentError, match="expected one width"):
-        overlap(drawn(0), drawn(3))
+@pytest.mark.parametrize("measure", [overlap, matched_cosine])
+def test_refuses_what_has_no_cosine(measure):
+    spoilt = drawn(3)
+    spoilt[1, 2] = torch.nan
+    for one, two in (
+        (drawn(3, 4), drawn(3, 5)),
+        (drawn(0), drawn(3)),
+        (drawn(3)[0], drawn(3)),
+        (spoilt, drawn(3)),
+    ):
+        with pytest.raises(ArgumentError, match="expected finite ones"):
+            measure(one, two)

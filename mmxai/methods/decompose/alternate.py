@@ -30,23 +30,26 @@ def alternate(
     error falls by no more than the share `tol`. `sample` is what the steps see, `ready` makes that of a block
     of `rows`. `sample_step`: the step over `sample`, one block, where it is another.
 
-    Facts: converged; iterations and passes taken; errors, one an iteration over all rows.
+    Facts: converged; iterations and passes taken; change: the share by which the error fell in the last of
+    them, None where there was but one; errors, one an iteration over all rows.
     """
-    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "errors": []}
+    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "change": None, "errors": []}
     stages: list[tuple[str, int, Step, Blocks]] = [
         ("iterations", warm, sample_step or step, lambda: iter([sample]))
     ]
     if rows is not None:
         stages.append(("passes", passes, step, lambda: (ready(x) for x in rows())))
     for name, most, take, blocks in stages:
-        before, facts["converged"] = None, False
+        before, facts["change"], facts["converged"] = None, None, False
         for _ in range(most):
             directions, error = take(blocks(), directions)
             facts[name] += 1
             if (name == "passes") == (rows is not None):
                 facts["errors"].append(error)
-            if before is not None and before - error <= tol * before:
-                facts["converged"] = True
+            if before is not None:
+                facts["change"] = (before - error) / before if before else 0.0
+                facts["converged"] = facts["change"] <= tol
+            if facts["converged"]:
                 break
             before = error
     return directions, facts

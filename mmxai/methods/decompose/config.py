@@ -48,6 +48,11 @@ class FitConfig:
             raise ArgumentError(
                 f"decompose: got tol={self.tol}, seed={self.seed}, expected tol > 0 and seed >= 0"
             )
+        for name, known in (("negative", ("refuse", "clip")), ("split", (None, "train", "val", "test"))):
+            if getattr(self, name) not in known:
+                raise ArgumentError(
+                    f"decompose: got {name}={getattr(self, name)!r}, expected one of {list(known)}"
+                )
         if self.sample < self.units:
             raise ArgumentError(
                 f"decompose: got a sample of {self.sample:,} rows for {self.units:,} units, expected at "

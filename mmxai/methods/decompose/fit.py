@@ -43,10 +43,11 @@ def fit_dictionary(
     if kind not in KINDS:
         raise ArgumentError(f"decompose: got {kind!r}, expected one of {', '.join(KINDS)}")
     stream = stream_of(store, site, config)
-    centred = kind in ("pca", "ica") or (config.centre and kind in ("seminmf", "spherical"))
-    if centred and moments is None:
+    if not centred(kind, config):
+        moments = None
+    elif moments is None:
         moments = moments_of(stream)
-    offset = moments.mean if centred and moments is not None else torch.zeros(store[site].width)
+    offset = torch.zeros(store[site].width) if moments is None else moments.mean
     total, encoder = stream.count(), None
     facts: dict[str, Any] = {}
     if kind == "pca":
@@ -84,6 +85,11 @@ def _counted(blocks: Blocks, what: str, say: Callable[[str], object] | None) -> 
         return blocks()
 
     return begin
+
+
+def centred(kind: Kind, config: FitConfig) -> bool:
+    """Whether a kind is of rows less their mean, and so needs moments."""
+    return kind in ("pca", "ica") or (config.centre and kind in ("seminmf", "spherical"))
 
 
 def stream_of(store: Store, site: str, config: FitConfig) -> RowStream:

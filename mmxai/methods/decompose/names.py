@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from mmxai.store.reader import Store
 
 SAMPLES = 4096
-_FEWEST = 5  # samples with a candidate, and without it
+FEWEST = 5
+"""Samples that have a candidate, and that lack it: with fewer it is none."""
+
 _SHUFFLES = 20
 _BLOCK = 2048
 
@@ -108,12 +110,11 @@ def activation_names(
     end, smallest first. ArgumentError where no candidate is left.
     """
     present = np.asarray(truth.present(samples), bool)
-    counts = present.sum(0)
-    usable = np.flatnonzero((counts >= _FEWEST) & (counts <= len(samples) - _FEWEST))
+    usable = candidates(present)
     if not len(usable):
         raise ArgumentError(
             f"names: got {len(truth.names)} candidates over {len(samples)} samples, none of which at least "
-            f"{_FEWEST} samples have and {_FEWEST} lack; give more samples or other candidates"
+            f"{FEWEST} samples have and {FEWEST} lack; give more samples or other candidates"
         )
     present = present[:, usable].astype(np.float64)
     ranks = _ranks(-values if end == "-" else values)
@@ -139,6 +140,13 @@ def activation_names(
     return ActivationNames(names, null, n, len(usable), end)
 
 
+def candidates(present: np.ndarray) -> np.ndarray:
+    """Which of C labels, of which bool `[S, C]` tells the samples that have them, tell enough samples apart:
+    int64."""
+    counts = present.sum(0)
+    return np.flatnonzero((counts >= FEWEST) & (counts <= len(present) - FEWEST))
+
+
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1 in each column, ties their mean: float64 `[S, K]`."""
     from scipy.stats import rankdata
@@ -157,6 +165,14 @@ def _correlation(ranks: np.ndarray, present: np.ndarray) -> np.ndarray:
     return standard(ranks).T @ standard(present)
 
 
+def drawn_samples(store: Store, samples: int = SAMPLES, *, seed: int = 0) -> np.ndarray:
+    """Up to `samples` samples, drawn by the seed: int64 `[S]`, ascending."""
+    every = np.sort(np.array([s.sample for s in store.samples], np.int64))
+    if len(every) <= samples:
+        return every
+    return every[np.sort(Permutation(len(every), seed)(range(samples)))]
+
+
 def sample_extremes(
     store: Store, site: str, coders: dict[str, Coder], *, samples: int = SAMPLES, tokens: str | None = None,
     split: str | None = None, seed: int = 0,
@@ -165,11 +181,8 @@ def sample_extremes(
     highest and the lowest code of every unit among a sample's rows, float32 `[S, K]` both. One pass.
 
     SelectionError where no row is left."""
-    every = np.sort(np.array([s.sample for s in store.samples], np.int64))
-    rows = None
-    if len(every) > samples:
-        every = every[np.sort(Permutation(len(every), seed)(range(samples)))]
-        rows = _rows_of(store, site, every)
+    every = drawn_samples(store, samples, seed=seed)
+    rows = _rows_of(store, site, every) if len(every) < len(store.samples) else None
     # Arrays of their final size: small ones kept of each batch would lie between the freed large ones.
     seen = torch.zeros(len(every), dtype=torch.bool)
     found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -91,6 +91,11 @@ def fit_nmf(
 def _first(rows: torch.Tensor, units: int, semi: bool, seed: int) -> torch.Tensor:
     """Centroids of spherical k-means, as Ding et al. have it: rows of one direction, however long."""
     some = rows[rows.norm(dim=1) > 0]
+    if len(some) < units:
+        raise ArgumentError(
+            f"{'seminmf' if semi else 'nmf'}: got {len(some)} rows other than 0{' (less their mean)' * semi} "
+            f"for {units} units, expected as many at least"
+        )
     directions, _ = fit_kmeans(some, None, units, spherical=True, warm=_BEGIN, seed=seed)
     # An entry that is 0 would hardly leave it.
     return directions if semi else _unit(directions + _FLOOR * directions.mean())
