@@ -37,22 +37,21 @@ class Side:
         self.fold = torch.from_numpy(np.load(folder / "fold.npy"))
         self.store: Store = mmxai.open_store(job["store"])
         self.found: dict[str, Fits] = {}
-        """Of the last site."""
+        """Of the first site."""
         self.rounding: float | None = None
         """What float32 products change its ridge coefficients by, estimated; relative."""
         self.product = "float64"
-        """Of its last rows."""
+        """Of the first site's last rows."""
         self.passes = 0.0
         """Of the logistic fits of the last site, together, times the share of rows that each goes through."""
 
     def ridge(self, sites: int | None = None) -> None:
-        """As `mmxai probe` does: float32 products of rows where those seen first allow it."""
-        for site in list(self.store)[:sites]:
-            self._ridge(site, "auto")
+        """As `mmxai probe` does: sites side by side, and float32 products of rows where those seen first
+        allow it."""
+        spread(lambda site: self._ridge(site, "auto"), list(self.store)[:sites])
 
     def ridge_float64(self, sites: int | None = None) -> None:
-        for site in list(self.store)[:sites]:
-            self._ridge(site, "float64")
+        spread(lambda site: self._ridge(site, "float64"), list(self.store)[:sites])
 
     def logistic(self, sites: int | None = None) -> None:
         for site in list(self.store)[:sites]:
@@ -70,10 +69,11 @@ class Side:
             return ridge_classifier(ridge_path(gram.train(fold), job["penalties"], accuracy=accuracy))
 
         made = spread(fit, range(job["folds"]))
-        self.rounding, self.product = gram.rounding, gram.product
         coef = torch.stack([m.coef for m in made], 1).unflatten(3, (tasks, classes))
         intercept = torch.stack([m.intercept for m in made], 1).unflatten(2, (tasks, classes))
-        self.found["ridge"] = coef.permute(0, 1, 3, 4, 2).numpy(), intercept.numpy()
+        fits = coef.permute(0, 1, 3, 4, 2).numpy(), intercept.numpy()
+        if site == next(iter(self.store)):
+            self.rounding, self.product, self.found["ridge"] = gram.rounding, gram.product, fits
 
     def _logistic(self, site: str) -> None:
         job = self.job

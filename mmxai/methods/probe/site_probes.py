@@ -152,6 +152,6 @@ def scores_of(probe: Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 def times(x: torch.Tensor, coef: torch.Tensor) -> torch.Tensor:
-    """x `[n, D]` times coef `[D, K]`, the same to the last bit on any number of threads, as torch's is not."""
+    """x `[n, D]` times coef `[D, K]`, on one thread: the same to the last bit however many there are."""
     with one_blas_thread():
         return torch.from_numpy(x.numpy() @ coef.numpy())
