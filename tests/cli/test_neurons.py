@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 
 import mmxai
 from mmxai.cli import main
+from mmxai.methods.sae import SAE, SAESpec
 from mmxai.shapes import ShapesWorld
 
 SITE = "vision.2.mlp_post"
@@ -137,3 +139,62 @@ def test_a_language_model(shared_data, tmp_path, capsys):
     assert "add to the next token's logit" in said and "next-token loss" in said
     page = next((tmp_path / "out" / "units").iterdir()).read_text()
     assert "<mark>" in page and "<img" not in page
+
+
+@pytest.fixture(scope="module")
+def latents(home):
+    """An SAE of patches, random (asked is whether its latents are edited), another, and a store of codes."""
+    for seed, name in enumerate(("sae", "other")):
+        sae = SAE.zeros(SAESpec("topk", 300, ("vision.2.resid_post",), (192,), k=8))
+        sae.W_dec.copy_(torch.randn(300, 192, generator=torch.Generator().manual_seed(seed)) / 14)
+        sae.W_enc.copy_(sae.W_dec)
+        sae.save(home / name)
+    clip = mmxai.load_model("shapes-clip")
+    mmxai.harvest(
+        clip,
+        ShapesWorld(48, seed=5),
+        sites=("vision.2.resid_post",),
+        store=home / "post.zarr",
+        progress=False,
+    )
+    encode = ["sae", "encode", str(home / "sae"), str(home / "post.zarr"), str(home / "codes.zarr")]
+    assert main([*encode, "--tokens", "patch"]) == 0
+    return home
+
+
+def test_latents_in_the_running_model(latents, tmp_path, capsys):
+    live = ["--model", "shapes-clip", "--sae", latents / "sae", "--live-samples", 24]
+    options = ["--tasks", "colour", "--ablate", "red", "--ablated", 4, "--sets", 1, "--units", 2]
+    codes = {"store": "codes.zarr", "site": "vision.2.resid_post.sae"}
+    assert look(latents, tmp_path, *live, *options, **codes) == 0
+    said = capsys.readouterr().out
+    assert "of each label the best of all latents" in said
+    # Of a dictionary of patches nothing goes straight to what is read at the class token.
+    assert "no contributions" in said and "does not encode" in said
+    assert (
+        "what latents of vision.2.resid_post.sae add to the cosine with 'red' (activation x gradient" in said
+    )
+    saved = json.loads((tmp_path / "ablation.json").read_text())
+    assert saved["site"] == "vision.2.resid_post.sae" and saved["counts"] == [0, 1, 2, 4]
+    margin = saved["chosen"]["red margin"]
+    assert margin[0] != margin[3]
+    assert len(json.loads((tmp_path / "gradient.json").read_text())["mean"]) == 300
+    page = next((tmp_path / "units").iterdir()).read_text()
+    assert "latent" in page and "Activation x gradient" in page
+
+
+def test_latents_want_their_own_sae(latents, tmp_path, capsys):
+    codes = {"store": "codes.zarr", "site": "vision.2.resid_post.sae"}
+    model = ["--model", "shapes-clip"]
+    for options, message in (
+        ([*model, "--ablate", "red"], "without --sae"),
+        (["--sae", latents / "sae"], "--sae: got no --model"),
+        ([*model, "--sae", latents / "other"], "another SAE"),
+        ([*model, "--sae", latents / "post.zarr"], "sae.json"),
+        ([*model, "--sae", latents / "sae", "--data", latents], "got a folder that holds"),
+    ):
+        assert look(latents, tmp_path, *options, **codes) == 1, options
+        told = capsys.readouterr()
+        assert message in told.err and "one pass" not in told.out
+    assert look(latents, tmp_path, *model, "--only", 3, **codes) == 0
+    assert "the model is not run" in capsys.readouterr().out
