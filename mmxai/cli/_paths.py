@@ -35,7 +35,7 @@ def check(path: Split, source: Source | Stream, number: int) -> Contributions:
     """The split of the first samples beside the model's own output. Raises ArgumentError where wrong."""
     if path.model.modality(path.tower) == "text":
         path.model.set_texts(path.tower, long="truncate")  # as they are harvested
-    samples = enumerate(islice(iter(source), max(1, number)))
+    samples = enumerate(islice(iter(source), number))
     found = contributions(path, (path.read(inputs) for inputs in _inputs(path, samples)))
     if found.error is None or not found.error <= _WRONG:
         raise ArgumentError(
@@ -70,10 +70,20 @@ def targets_of(path: Split, config: Config) -> tuple[Targets | Callable[[Batch],
     return _with_difference(path.outputs(ids, centred=True), config.tokens)
 
 
-def refuse_labels(path: Split, config: Config) -> None:
-    """Before anything is harvested. Raises ArgumentError."""
-    if not Path(config.labels or "").exists():
+def refuse(path: Split, config: Config) -> None:
+    """Options that cannot be, before anything is harvested. Raises ArgumentError."""
+    for name, least in (("check", 1), ("draws", 1), ("live_draws", 1), ("live", 0), ("limit", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ArgumentError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")
+    if config.labels is None:
+        if alone := [name for name in ("task", "ablate", "live") if getattr(config, name)]:
+            raise ArgumentError(f"got --{', --'.join(alone)} without --labels, expected the samples' classes")
+        return
+    if not Path(config.labels).exists():
         raise ArgumentError(f"--labels {config.labels}: no such file or folder")
+    if "{}" not in config.template:
+        raise ArgumentError(f"--template: got {config.template!r}, expected {{}} where the class's name goes")
     _embedded(path, ["a"])
     _sets(path, config.ablate)
 
@@ -90,7 +100,7 @@ def ablations(path: Split, store: Store, config: Config) -> list[Ablation]:
         )
     numbers = store.rows[path.tower].sample.unique().numpy()
     known = dict(zip(numbers.tolist(), labels.values(task, numbers).tolist(), strict=True))
-    texts = _embedded(path, [config.template.format(name) for name in task.names])
+    texts = _embedded(path, [config.template.replace("{}", name) for name in task.names])
     sets, towards = _sets(path, config.ablate), path.towards(texts)
     if not config.ablate:
         margins = class_margins(path, lambda: path.batches(store), towards, known)

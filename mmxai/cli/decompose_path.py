@@ -83,8 +83,7 @@ def run(config: Config) -> int:
     tower = config.tower or ("vision" if "vision" in model.towers else next(iter(model.towers), None))
     path = Split(model, tower)
     targets, names = _paths.targets_of(path, config)
-    if config.labels is not None:
-        _paths.refuse_labels(path, config)
+    _paths.refuse(path, config)
     checked = _paths.check(path, source, config.check)
     print(
         f"sum against the model's own output: off by {checked.error:.1e} of its length at most, in "
@@ -107,6 +106,8 @@ def run(config: Config) -> int:
     found.save(out / "contributions.json")
     found.to_pandas().to_csv(out / "contributions.csv", index=False)
     found.neurons().to_csv(out / "neurons.csv", index=False)
+    for stale in out.glob("ablation_*.json"):  # of an earlier run, of other texts or sets
+        stale.unlink()
     for ablation in ablations:
         print(f"\n{ablation}")
         ablation.save(out / f"ablation_{ablation.how.replace(' ', '_')}.json")

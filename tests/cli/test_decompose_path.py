@@ -44,6 +44,7 @@ def test_pictures(home, tmp_path, capsys):
     # A second run reads the store that is there.
     assert look(home, "--out", tmp_path / "out") == 0
     assert "nothing was left to do" in capsys.readouterr().out
+    assert not [*(tmp_path / "out").glob("ablation_*")]  # of other targets
 
 
 def test_a_language_model(shared_data, tmp_path, capsys):
@@ -67,11 +68,16 @@ def test_a_language_model(shared_data, tmp_path, capsys):
         (["--tokens", "a"], "no tokenizer or no logits"),
         (["--texts", "a", "--tokens", "a"], "expected one of them"),
         (["--labels", "nowhere.csv"], "no such file"),
+        (["--task", "colour", "--live", "5"], "--task, --live without --labels"),
+        (["--labels", "{home}/world", "--template", "an object"], "where the class's name goes"),
+        (["--labels", "{home}/world", "--live", "-1"], "--live: got -1, expected at least 0"),
+        (["--labels", "{home}/world", "--live-draws", "0"], "--live-draws: got 0"),
+        (["--check", "0"], "--check: got 0, expected at least 1"),
         (["--labels", "{home}/world", "--ablate", "vision.7.*"], "matches no term"),
     ],
 )
 def test_refuses_before_it_harvests(home, tmp_path, capsys, args, said):
-    args = [a.format(home=home) for a in args]
+    args = [a.replace("{home}", str(home)) for a in args]
     assert look(home, "--out", tmp_path / "none", *args) == 1
     assert said in capsys.readouterr().err and not (tmp_path / "none").exists()
 
