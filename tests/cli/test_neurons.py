@@ -1,6 +1,7 @@
 """`mmxai neurons` from the command line: pages, labels, a model run without units, matching, refusals."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -54,6 +55,9 @@ def test_pages_labels_and_ablation(home, tmp_path, capsys):
     assert look(home, tmp_path, "--tokens", "patch", "--only", 3, "--tasks", "colour") == 0
     assert {p.name for p in tmp_path.glob("*.json")} == {"neurons.json"}
     assert [p.name for p in (tmp_path / "units").iterdir()] == ["3.html"]
+    shown = set(re.findall(r"pictures/(\d+\.\w+)", (tmp_path / "units" / "3.html").read_text()))
+    shown |= set(re.findall(r"pictures/(\d+\.\w+)", (tmp_path / "index.html").read_text()))
+    assert shown == {p.name for p in (tmp_path / "pictures").iterdir()} and 0 < len(shown) < 48
 
 
 def test_scaling_heads(home, tmp_path, capsys):
