@@ -69,8 +69,8 @@ class Units:
     def sparse(self, rows: np.ndarray) -> sparse.csr_array:
         """float64 `[N, units]` of a site stored as topk: its entries, of rows too wide to be decoded."""
         values, columns = self.site.entries(rows)
-        starts = np.arange(len(rows) + 1, dtype=np.int32 if columns.numel() < 2**31 else np.int64)
-        starts *= columns.shape[1]
+        counted = np.int32 if columns.numel() < 2**31 else np.int64
+        starts = np.arange(len(rows) + 1, dtype=counted) * columns.shape[1]
         held = values.double().numpy().ravel(), columns.to(torch.int32).numpy().ravel(), starts
         found = sparse.csr_array(held, shape=(len(rows), self.count))
         found.eliminate_zeros()
