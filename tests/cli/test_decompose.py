@@ -142,3 +142,17 @@ def test_a_clips_pictures_and_nearest_texts(tmp_path, capsys):
     assert "pictures/" in page and "random directions 95% are no nearer" in page
     near = json.loads((home / "ica" / "texts.json").read_text())
     assert len(near["units"]) == 6 and not near["exact"]  # patches are not the token that is pooled
+
+
+@pytest.mark.parametrize("part", ["dictionary", "path"])
+def test_commands_that_are_written_down_have_their_options(part, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["decompose", part, "--help"])
+    known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    home = Path(mmxai.__file__).parent.parent
+    used = set()
+    for page in ("README.md", "docs/decompose.md", "docs/path.md"):
+        text = (home / page).read_text().replace("\\\n", " ")
+        for line in re.findall(rf"^ {{4}}mmxai decompose {part} .*", text, re.MULTILINE):
+            used |= set(re.findall(r"--[a-z][a-z-]*", line))
+    assert used and used <= known, used - known

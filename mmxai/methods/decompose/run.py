@@ -112,7 +112,7 @@ def decompose(
         dictionaries[kind] = made
         again, note = _again(store, site, kind, config, moments, seeds, told)
         if made.facts.get("converged") is False:
-            note = _unsettled(made.facts, config.tol)
+            note = _unsettled(kind, made.facts, config.tol)
         entries[kind] = Entry(
             made, made.directions, tuple(d.directions for d in again), signed=made.signed, note=note
         )
@@ -167,10 +167,11 @@ def _again(
     return made, ""
 
 
-def _unsettled(facts: Mapping[str, Any], tol: float) -> str:
+def _unsettled(kind: Kind, facts: Mapping[str, Any], tol: float) -> str:
     """What a reader of the figures has to know of a fit that was stopped."""
     change = facts["change"]
-    last = "" if change is None else f", the last of which still changed it by {change:.1g} (tol {tol:g})"
+    did = "turned a unit by 1 - |cosine| =" if kind == "ica" else "lowered the error by the share"
+    last = "" if change is None else f", the last of which still {did} {change:.1g} (tol {tol:g})"
     return f"not converged in {facts['iterations']} iterations and {facts['passes']} passes{last}"
 
 
