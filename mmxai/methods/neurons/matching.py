@@ -114,23 +114,29 @@ def match(
     count = x.shape[0]
     other = np.roll(np.arange(count), count // 2)
     each = max(1, memory // 2 // (PAIR_BYTES * b.count))
-    nearest, found, null_a, null_b = [], [], [], torch.zeros(b.count)
-    most, back = torch.zeros(b.count), torch.zeros(b.count, dtype=torch.int64)
+    near = min(near, b.count)
+    # Made before the loop: small things kept between large ones would keep the heap from shrinking.
+    nearest, found = torch.empty(a.count, near, dtype=torch.int64), torch.empty(a.count, near)
+    null_a, null_b, most = torch.empty(a.count), torch.zeros(b.count), torch.zeros(b.count)
+    back = torch.zeros(b.count, dtype=torch.int64)
     for first in range(0, a.count, each):
-        group = x[:, first : first + each]
+        own = slice(first, first + each)
+        group = x[:, own]
         r = _correlation(group, y)
-        index = r.abs().topk(min(near, b.count), dim=1).indices
-        nearest.append(index)
-        found.append(r.gather(1, index))
-        best, which = r.abs().max(0)
-        back = torch.where(best > most, which + first, back)
-        most = torch.maximum(most, best)
-        chance = _correlation(group[other], y).abs()
-        null_a.append(chance.amax(1))
-        null_b = torch.maximum(null_b, chance.amax(0))
+        size = r.abs()
+        nearest[own] = size.topk(near, dim=1).indices
+        found[own] = r.gather(1, nearest[own])
+        best, which = size.max(0)
+        back[best > most] = which[best > most] + first
+        torch.maximum(most, best, out=most)
+        del r, size
+        chance = _correlation(group[other], y).abs_()
+        null_a[own] = chance.amax(1)
+        torch.maximum(null_b, chance.amax(0), out=null_b)
+        del chance
     return Matches(
-        a.name, b.name, by, count, torch.cat(nearest).numpy(), torch.cat(found).numpy(), back.numpy(),
-        torch.cat(null_a).numpy(), null_b.numpy(),
+        a.name, b.name, by, count, nearest.numpy(), found.numpy(), back.numpy(), null_a.numpy(),
+        null_b.numpy(),
     )  # fmt: skip
 
 

@@ -53,22 +53,22 @@ def redundancy(
         numbers = np.sort(numbers[Permutation(len(numbers), seed)(np.arange(rows))])
     correlations = _dense(units, numbers) if kept is None else _sparse(units, numbers)
     each = max(1, memory // (PAIR_BYTES * units.count))
-    nearest, correlation, pairs = [], [], []
+    near = min(near, max(1, units.count - 1))
+    # Made before the loop: small things kept between large ones would keep the heap from shrinking.
+    nearest, found = torch.empty(units.count, near, dtype=torch.int64), torch.empty(units.count, near)
+    pairs = []
     for first in range(0, units.count, each):
-        r = correlations(slice(first, first + each))
-        own = torch.arange(len(r))
-        r[own, own + first] = 0
+        own = slice(first, first + each)
+        r = correlations(own)
+        itself = torch.arange(len(r))
+        r[itself, itself + first] = 0
         size = r.abs()
-        index = size.topk(min(near, max(1, units.count - 1)), dim=1).indices
-        nearest.append(index)
-        correlation.append(r.gather(1, index))
+        nearest[own] = size.topk(near, dim=1).indices
+        found[own] = r.gather(1, nearest[own])
         pairs.append((size >= level).nonzero() + torch.tensor([first, 0]))
+        del r, size
     return Redundancy(
-        len(numbers),
-        level,
-        torch.cat(nearest).numpy(),
-        torch.cat(correlation).numpy(),
-        linked(torch.cat(pairs), units.count),
+        len(numbers), level, nearest.numpy(), found.numpy(), linked(torch.cat(pairs), units.count)
     )
 
 
