@@ -29,7 +29,7 @@ class Units:
     """The units of one site of a store.
 
     kind: "head" (the Euclidean norm of the head's columns; of `z`, whose head count the store's plan or
-    `heads` tells), "latent" (a column of a site that an SAE was encoded to), "dimension" (a column of the
+    `heads` tells), "latent" (a column of the codes of an SAE or a dictionary), "dimension" (a column of the
     residual stream or of what is added to it), else "neuron". Of a site stored as topk, what a row did not
     keep is 0. `heads=0` takes columns one by one where the plan tells of heads.
     """
@@ -81,7 +81,7 @@ class Units:
 
 
 def _kind(store: Store, name: str) -> Kind:
-    if store.plan.identity.get("sae") or name.endswith(".sae"):
+    if {"sae", "dictionaries"} & set(store.plan.identity) or name.endswith(".sae"):
         return "latent"
     return "dimension" if name.rpartition(".")[2] in _STREAM else "neuron"
 

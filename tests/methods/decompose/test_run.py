@@ -25,6 +25,7 @@ from mmxai.methods.decompose.config import KINDS
 from mmxai.methods.decompose.names import activation_names, sample_extremes
 from mmxai.methods.decompose.stream import RowStream
 from mmxai.methods.sae import SAE, SAESpec
+from mmxai.store.units import Units
 from tests.methods.decompose.stores import PER, SITE, UNITS, WIDTH, make_store, planted
 
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon")
@@ -172,6 +173,7 @@ def test_codes_become_a_store(report, held, tmp_path):
         expected = made.dictionaries["pca"].encode_dense(store[SITE][:][kept])
         torch.testing.assert_close(codes[f"{SITE}.pca"][:], expected.bfloat16())
         assert codes.samples[3].text == store.samples[3].text
+        assert Units(codes, f"{SITE}.pca").kind == "latent"
         stats = codes.stats[f"{SITE}.pca"]
         torch.testing.assert_close(stats.topk_values[:, 0], expected.bfloat16().float().amax(0))
         torch.testing.assert_close(stats.bottom_values[:, 0], expected.bfloat16().float().amin(0))
