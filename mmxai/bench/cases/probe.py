@@ -30,7 +30,7 @@ from mmxai.bench.peers import Peer, Rival, running
 from mmxai.linalg.gram import FoldedGram
 
 TESTS = (
-    *(f"tests/linalg/test_{name}.py" for name in ("gram", "solve", "lbfgs", "logistic")),
+    *(f"tests/linalg/test_{name}.py" for name in ("gram", "solve", "lapack", "threads", "lbfgs", "logistic")),
     "tests/methods/probe/test_closed.py",
     "tests/bench/test_probe.py",
 )
