@@ -19,6 +19,7 @@ SHARED = 0.7
 """Two directions count as one from this cosine on (Paulo and Belrose 2025, arXiv:2501.16615)."""
 
 _BLOCK = 1024
+_RANDOM = 1024  # directions of the chance
 
 
 @dataclass(repr=False)
@@ -27,7 +28,7 @@ class Overlap(Result):
 
     best float64 `[n]`, other int64 `[n]`: the largest cosine of each and with which. mutual bool `[n]`: each
     is the other's best. mean_max: mean of `best`. shared: share of the n in a mutual pair of at least 0.7.
-    chance: mean_max of as many random directions against the m, what nothing in common would give.
+    chance: mean_max of 1,024 random directions against the m, what nothing in common would give.
     """
 
     mean_max: float
@@ -72,7 +73,7 @@ def overlap(one: torch.Tensor, two: torch.Tensor, *, signed: bool = True, seed: 
     _, back = _nearest(b, a, signed)
     mutual = back[other] == torch.arange(len(a))
     generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(min(len(a), _BLOCK), a.shape[1], dtype=torch.float64, generator=generator)
+    random = torch.randn(_RANDOM, a.shape[1], dtype=torch.float64, generator=generator)
     chance, _ = _nearest(_unit(random), b, signed)
     return Overlap(
         mean_max=float(best.mean()),

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError, SelectionError
+from mmxai.methods.decompose.stream import finite
 from mmxai.results import Result, axes, plain
 from mmxai.store.permute import Permutation
 
@@ -180,7 +181,7 @@ def sample_extremes(
     """Of up to `samples` samples, drawn by the seed: which, int64 `[S]`, ascending, and of each coder the
     highest and the lowest code of every unit among a sample's rows, float32 `[S, K]` both. One pass.
 
-    SelectionError where no row is left."""
+    SelectionError where no row is left, NonFiniteError where one holds NaN or inf."""
     every = drawn_samples(store, samples, seed=seed)
     rows = _rows_of(store, site, every) if len(every) < len(store.samples) else None
     # Arrays of their final size: small ones kept of each batch would lie between the freed large ones.
@@ -191,8 +192,9 @@ def sample_extremes(
         for batch in loader:
             index = torch.from_numpy(np.searchsorted(every, batch.rows.sample.numpy()))
             seen[index] = True
+            x = finite(batch, site)
             for name, coder in coders.items():
-                codes = coder.encode_dense(batch.x).cpu()
+                codes = coder.encode_dense(x).cpu()
                 if name not in found:
                     high = torch.full((len(every), codes.shape[1]), -torch.inf)
                     found[name] = high, -high

@@ -16,6 +16,7 @@ from mmxai.store.select import RowFilter, select_rows
 
 if TYPE_CHECKING:
     from mmxai.store.reader import Store
+    from mmxai.types import Batch
 
 Blocks = Callable[[], Iterator[torch.Tensor]]
 """Begins a pass: blocks float32 `[n, D]`, each valid until the next is asked for."""
@@ -63,14 +64,7 @@ class RowStream:
         seen = 0
         with loader:
             for batch in loader:
-                x = batch.x
-                if not torch.isfinite(x.sum()) and not x.isfinite().all():
-                    at = int((~x.isfinite().all(1)).nonzero()[0])
-                    raise NonFiniteError(
-                        f"{self.site}: got NaN or inf in a row of sample {int(batch.rows.sample[at])}, "
-                        "expected finite activations; leave such rows out with tokens=, or harvest "
-                        "with another dtype"
-                    )
+                x = finite(batch, self.site)
                 seen += len(x)
                 yield x
         if not seen:
@@ -90,3 +84,16 @@ class RowStream:
         loader = self.store.batches(1, sites=[self.site], tokens=self.tokens, split=self.split)
         found = len(loader)
         return found if self.rows is None else min(found, self.rows)
+
+
+def finite(batch: Batch, site: str) -> torch.Tensor:
+    """The rows of a batch; NonFiniteError, which tells the sample, where one holds NaN or inf."""
+    x = batch.x
+    # A sum is cheaper than a mask of all values, and may overflow.
+    if not torch.isfinite(x.sum()) and not x.isfinite().all():
+        at = int((~x.isfinite().all(1)).nonzero()[0])
+        raise NonFiniteError(
+            f"{site}: got NaN or inf in a row of sample {int(batch.rows.sample[at])}, expected finite "
+            "activations; leave such rows out with tokens=, or harvest with another dtype"
+        )
+    return x

@@ -25,6 +25,7 @@ from mmxai.methods.decompose.config import KINDS
 from mmxai.methods.decompose.names import activation_names, sample_extremes
 from mmxai.methods.decompose.stream import RowStream
 from mmxai.methods.sae import SAE, SAESpec
+from mmxai.store.select import split_of
 from mmxai.store.units import Units
 from tests.methods.decompose.stores import PER, SITE, UNITS, WIDTH, make_store, planted
 
@@ -329,6 +330,12 @@ def test_rows_that_are_not_finite_are_named(tmp_path):
     store, _, _ = make_store(tmp_path / "bad.zarr", samples=20, spoil=83)
     with store, pytest.raises(NonFiniteError, match="a row of sample 10"):
         fit_dictionary(store, SITE, "kmeans", units=2, split=None)
+    sample = int(np.flatnonzero(split_of(np.arange(20), (0.8, 0.1, 0.1)) == 1)[0])  # for validation
+    store, _, _ = make_store(tmp_path / "val.zarr", samples=20, spoil=PER * sample + 1)
+    with store:
+        made = fit_dictionary(store, SITE, "kmeans", units=2)  # of rows for training alone
+        with pytest.raises(NonFiniteError, match=f"a row of sample {sample},"):
+            sample_extremes(store, SITE, {"kmeans": made})
 
 
 def test_planted_rows_are_what_they_say():
