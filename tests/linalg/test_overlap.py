@@ -46,8 +46,9 @@ def test_two_that_collapse_match_once():
 def test_chance_is_what_random_directions_reach():
     found = overlap(drawn(500, 32), drawn(300, 32, seed=1), seed=2)
     assert found.mean_max == pytest.approx(found.chance, abs=0.02)
-    one = overlap(drawn(1, 32), drawn(300, 32, seed=1), seed=3)  # not by the luck of a single draw
-    assert one.chance == pytest.approx(found.chance, abs=0.02)
+    for seed in range(5):  # of one direction, too: not by the luck of a single draw
+        one = overlap(drawn(1, 32), drawn(300, 32, seed=1), seed=seed)
+        assert one.chance == pytest.approx(found.chance, abs=0.01)
     assert "0.0% of 500 shared" in found.summary() and len(found.to_pandas()) == 500
 
 
