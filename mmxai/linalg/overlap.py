@@ -102,8 +102,8 @@ def _units(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     fit = one.ndim == two.ndim == 2 and one.shape[1] == two.shape[1] and one.numel() and two.numel()
     if not fit or not (one.isfinite().all() and two.isfinite().all()):
         raise ArgumentError(
-            f"overlap: got directions {shapes[0]} and {shapes[1]}, expected finite ones [n, D] and [m, D], "
-            "some of each"
+            f"overlap: got directions {shapes[0]} and {shapes[1]}, expected finite ones of one width, [n, D] "
+            "and [m, D], some of each"
         )
     return _unit(one), _unit(two)
 

@@ -62,5 +62,5 @@ def test_refuses_what_has_no_cosine(measure):
         (drawn(3)[0], drawn(3)),
         (spoilt, drawn(3)),
     ):
-        with pytest.raises(ArgumentError, match="expected finite ones"):
+        with pytest.raises(ArgumentError, match="expected finite ones of one width"):
             measure(one, two)
