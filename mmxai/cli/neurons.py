@@ -28,6 +28,7 @@ from mmxai.errors import ArgumentError
 from mmxai.methods.neurons.config import NeuronsConfig
 
 if TYPE_CHECKING:
+    from mmxai.labels import Labels
     from mmxai.methods.neurons import RowLabels
     from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
@@ -43,9 +44,11 @@ class Config:
     out: str = "neurons"
     """Folder for the pages, and for neurons.json, all that was found."""
     labels: str | None = None
-    """A file or folder of labels."""
+    """LABELS, a file or folder of labels."""
     tasks: tuple[str, ...] = ()
     """Which columns of the labels; default: all."""
+    multilabel: tuple[str, ...] = ()
+    """Columns of LABELS with several labels a sample, `|` between them or a row each."""
     level: Literal["sample", "cell"] | None = None
     """Labels of samples or of patches; default: of patches where there are both."""
     overlap: float = 0.5
@@ -109,6 +112,8 @@ def run(config: Config) -> int:
         raise ArgumentError(
             "neurons: --units, --top, --ablated, --sets and --live-samples must be at least 1"
         )
+    if config.multilabel and config.labels is None:
+        raise ArgumentError("--multilabel: got no --labels, expected the file whose columns these are")
     for option in ("ablate", "sae", "text"):
         if getattr(config, option) and config.model is None:
             raise ArgumentError(f"--{option}: got no --model, expected the model that was harvested")
@@ -166,9 +171,12 @@ def _labels(config: Config, store: Store, world: ShapesWorld | None) -> RowLabel
     from mmxai.labels.world import WorldLabels
     from mmxai.methods.neurons import RowLabels
 
-    if config.labels is None and world is None:
+    if config.labels is not None:
+        known: Labels = read_labels(config.labels, store, multilabel=config.multilabel)
+    elif world is not None:
+        known = WorldLabels(world)
+    else:
         return None
-    known = read_labels(config.labels, store) if config.labels else WorldLabels(world)  # type: ignore[arg-type]
     return RowLabels.of_labels(
         known, store, store[config.site].space, level=config.level, tasks=config.tasks or None,
         overlap=config.overlap,

@@ -83,7 +83,7 @@ def box_shares(tile: dict[str, Any], boxes: list[tuple[int, np.ndarray]], labels
         across, down = np.unique(xs), np.unique(ys)
         inside_x = (xs[:, :1] <= across[:-1]) & (across[1:] <= xs[:, 1:])
         inside_y = (ys[:, :1] <= down[:-1]) & (down[1:] <= ys[:, 1:])
-        covered = (inside_y[:, :, None] & inside_x[:, None, :]).any(0)
+        covered = inside_y.T.astype(np.float32) @ inside_x.astype(np.float32) > 0
         out[label] = _lengths(down, height) @ covered @ _lengths(across, width).T
     return out
 

@@ -18,6 +18,7 @@ Product = Literal["float64", "float32", "auto"]
 SAFE = 3e-5
 """What float32 products may change coefficients by, of their length, for "auto" to take them."""
 
+_CONSTANT = 1e-13  # a target's scatter below this share of its squares is what rounding left of none
 _PIECE = 2048  # rows at a time: in float64, what stays in a cache
 
 
@@ -178,13 +179,17 @@ class FoldedGram:
             )
         sum_x, sum_y = self._sum_x[folds].sum(0), self._sum_y[folds].sum(0)
         mean_x, mean_y = self._shift_x + sum_x / n, self._shift_y + sum_y / n
-        yy = self._yy[folds].sum(0) - np.square(sum_y) / n
+        squares = self._yy[folds].sum(0)
+        yy = squares - np.square(sum_y) / n
+        same = yy <= _CONSTANT * squares
+        yy[same] = 0
         if self.dual:
             kept = [pair for f in folds for pair in self._kept[f]]
             x = np.concatenate([p[0] for p in kept]) - sum_x / n
             y = np.concatenate([p[1] for p in kept]) - sum_y / n
             return DualState(n, *_torch(mean_x, mean_y, yy, x, y))
         xy = self._xy[folds].sum(0) - np.outer(sum_x / n, sum_y)
+        xy[:, same] = 0
         # The sum of the others rather than all less one: as fast where folds are few, and no digits go.
         xx = self._xx[folds[0]].copy()
         for f in folds[1:]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from mmxai.errors import ArgumentError
+from mmxai.errors import ArgumentError, NonFiniteError
 from mmxai.linalg._lapack import potrf, potrs
 from mmxai.linalg._threads import one_blas_thread
 from mmxai.linalg.states import DualState, State
@@ -37,7 +37,8 @@ def ridge_path(
     larger penalties, which are better conditioned, are taken as they are. A `DualState` is solved in its
     rows: w = x' (x x' + penalty)^-1 y.
 
-    ArgumentError where a penalty is negative, or too small for a matrix that is (nearly) singular.
+    ArgumentError where a penalty is negative, or too small for a matrix that is (nearly) singular;
+    NonFiniteError where products of very large rows have left the range of their type.
     """
     checked = check_penalties(penalties)
     mean_x, mean_y = state.mean_x.numpy(), state.mean_y.numpy()
@@ -47,6 +48,11 @@ def ridge_path(
         matrix, right = x @ x.T, state.y.numpy()
     else:
         matrix, right = state.xx.numpy(), state.xy.numpy()
+    if not (np.isfinite(matrix.trace()) and np.isfinite(right).all()):
+        raise NonFiniteError(
+            "ridge: got products of rows and targets that are infinite or NaN, expected numbers whose "
+            "squares fit their type; scale them down, or take products in float64"
+        )
     for i, solved in _solutions(matrix, right, checked, accuracy):
         coef[i] = x.T @ solved.T if isinstance(state, DualState) else solved.T
     return torch.from_numpy(coef), torch.from_numpy(mean_y - mean_x @ coef)

@@ -202,3 +202,16 @@ def test_latents_want_their_own_sae(latents, tmp_path, capsys):
         assert message in told.err and "one pass" not in told.out
     assert look(latents, tmp_path, *model, "--only", 3, **codes) == 0
     assert "the model is not run" in capsys.readouterr().out
+
+
+def test_several_labels_a_sample(home, tmp_path, capsys):
+    """What the reader asks for (--multilabel) there is."""
+    rows = [f"{i},{'even' if i % 2 == 0 else 'odd'}|{'low' if i < 24 else 'high'}" for i in range(48)]
+    labels = tmp_path / "several.csv"
+    labels.write_text("\n".join(["sample,has", *rows]))
+    options = ["--labels", labels, "--units", 1, "--tokens", "cls"]
+    assert look(home, tmp_path / "out", *options, "--multilabel", "has") == 0
+    saved = json.loads((tmp_path / "out/neurons.json").read_text())
+    assert saved["labels"]["names"] == ["even", "high", "low", "odd"]
+    assert look(home, tmp_path / "out", "--multilabel", "has") == 1
+    assert "--multilabel: got no --labels" in capsys.readouterr().err

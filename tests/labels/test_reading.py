@@ -1,5 +1,7 @@
 """Labels from files: which samples they name, what patches they cover, and what is wrong with a file."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -236,3 +238,36 @@ def test_another_world(tmp_path):
         with pytest.raises(DataError, match="expected picture 0"):
             read_labels(tmp_path / "world", shifted)
         assert SITE in shifted
+
+
+def test_samples_of_one_name(tmp_path):
+    """A name that two samples have says which one only by number; names of others are no matter."""
+    keys = ["a/x.png", "a/x.png", "b/y.png", "c/y.png", "d.png", "e.png"]
+    with open_store(make(tmp_path / "acts.zarr", keys=keys)) as store:
+        with pytest.raises(DataError, match=r"'a/x\.png', as several samples"):
+            read_labels(written(tmp_path, "sample,label\na/x.png,p\nd.png,q\n"), store)
+        labels = read_labels(written(tmp_path, "sample,label\nb/y.png,p\nd.png,q\n"), store)
+        assert labels.values(labels.tasks[0], np.arange(6)).tolist() == [-1, -1, 0, -1, 1, -1]
+        masks = tmp_path / "masks"
+        masks.mkdir()
+        Image.fromarray(np.ones(SIZE[::-1], np.uint8)).save(masks / "d.png")
+        assert "1 samples" in read_labels(masks, store).about
+        Image.fromarray(np.ones(SIZE[::-1], np.uint8)).save(masks / "y.png")
+        with pytest.raises(DataError, match="'y', as several samples"):
+            read_labels(masks, store)
+
+
+def test_many_boxes_take_little_memory():
+    draw = np.random.default_rng(0)
+    corners = draw.uniform(0, 90, (500, 2))
+    boxes = [(0, np.concatenate([c, c + draw.uniform(1, 10, 2)])) for c in corners]
+    tile = {"affine": [0.1, 0, 0, 0, 0.1, 0], "grid": [10, 10]}
+    tracemalloc.start()
+    share = box_shares(tile, boxes, 1)[0]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+    fine = np.zeros((1000, 1000), bool)
+    for _, (x0, y0, x1, y1) in boxes:
+        fine[round(y0 * 10) : round(y1 * 10), round(x0 * 10) : round(x1 * 10)] = True
+    assert np.abs(share - fine.reshape(10, 100, 10, 100).mean((1, 3))).max() < 0.03

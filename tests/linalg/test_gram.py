@@ -196,3 +196,17 @@ def test_bad_arguments(rows):
         FoldedGram(WIDTH, TARGETS, share=-1)
     with pytest.raises(ArgumentError, match="width=0"):
         FoldedGram(0, 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_has_not_come_yet_says_nothing_of_rounding():
+    """Coded 0 and shifted, it varies by rounding alone: of that neither a root nor a share is taken."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 16, generator=draw)
+    label = torch.randint(3, (4000,), generator=draw)
+    label[2500::50] = 3  # after the rows that are looked at
+    y = torch.nn.functional.one_hot(label, 4).double()
+    gram = FoldedGram(16, 4, product="auto", share=1e-3)
+    gram.update(x, y)
+    assert gram.product == "float32" and 0 < gram.rounding < SAFE
+    assert torch.allclose(gram.total().yy, (y - y.mean(0)).square().sum(0), rtol=1e-9)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 
-from mmxai.errors import ArgumentError
+from mmxai.errors import ArgumentError, NonFiniteError
 from mmxai.linalg import FoldedGram, ridge_path
 from mmxai.linalg.solve import _Single
 
@@ -160,3 +160,12 @@ def test_bad_penalties(penalties):
     x, y = made(50, 5)
     with pytest.raises(ArgumentError, match="penalties"):
         ridge_path(moments(x, y).total(), penalties)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_products_that_leave_their_range_are_refused():
+    """Not solved to zeros."""
+    x, y = made(50, 8)
+    state = moments((1e20 * x).astype(np.float32), y, product="float32").total()
+    with pytest.raises(NonFiniteError, match="fit their type"):
+        ridge_path(state, [1.0])

@@ -165,8 +165,10 @@ def _values(sides: tuple[_Side, _Side], by: By, room: int, seed: int) -> tuple[A
     """Values of both, item by item, in `room` bytes: float32 `[N, units]` standardised, or sparse."""
     a, b = (side.units for side in sides)
     samples = np.intersect1d(sides[0].samples, sides[1].samples)
-    if not len(samples):
-        raise RowSpaceError(f"match: got no sample that {a.name} and {b.name} share, expected some")
+    if len(samples) < 2:
+        raise RowSpaceError(
+            f"match: got {len(samples)} samples that {a.name} and {b.name} share, expected two at least"
+        )
     # Dense: values, and a copy of a group's. Sparse: entries by row and by unit, as slow as 32 products.
     cost, work = 4 * (2 * a.count + b.count), a.count * b.count
     sparse = by == "row" and a.entries is not None and b.entries is not None

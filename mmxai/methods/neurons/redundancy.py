@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from mmxai.linalg.correlation import PAIR_BYTES, CrossMoments, sparse_correlation
 from mmxai.store.permute import Permutation
@@ -56,20 +58,21 @@ def redundancy(
     near = min(near, max(1, units.count - 1))
     # Made before the loop: small things kept between large ones would keep the heap from shrinking.
     nearest, found = torch.empty(units.count, near, dtype=torch.int64), torch.empty(units.count, near)
-    pairs = []
+    links = np.arange(units.count)
     for first in range(0, units.count, each):
         own = slice(first, first + each)
         r = correlations(own)
         itself = torch.arange(len(r))
         r[itself, itself + first] = 0
         size = r.abs()
+        size[itself, itself + first] = -1  # of others that correlate by 0, too, none is itself
         nearest[own] = size.topk(near, dim=1).indices
         found[own] = r.gather(1, nearest[own])
-        pairs.append((size >= level).nonzero() + torch.tensor([first, 0]))
+        alike = sparse.coo_array((size >= level).numpy())
         del r, size
-    return Redundancy(
-        len(numbers), level, nearest.numpy(), found.numpy(), linked(torch.cat(pairs), units.count)
-    )
+        links = linked(links, alike.row + first, alike.col)
+        del alike
+    return Redundancy(len(numbers), level, nearest.numpy(), found.numpy(), _groups(links))
 
 
 Correlations = Callable[[slice], torch.Tensor]
@@ -94,19 +97,20 @@ def _sparse(units: Units, numbers: np.ndarray) -> Correlations:
     return lambda group: sparse_correlation(by_unit[:, group], by_row)
 
 
-def linked(pairs: torch.Tensor, count: int) -> list[list[int]]:
-    """Connected components of at least two, of pairs int64 `[P, 2]`."""
-    parent = list(range(count))
+def linked(links: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`links` int64 `[U]`, a number for each unit that those linked to it share, once a[i] is linked to b[i]
+    too."""
+    count = len(links)
+    # A number is that of a unit: linking each to that one, too, keeps what was linked before.
+    a, b = np.concatenate([a, np.arange(count)]), np.concatenate([b, links])
+    graph = sparse.coo_array((np.ones(len(a), bool), (a, b)), shape=(count, count))
+    _, part = connected_components(graph, directed=False)
+    first: np.ndarray = np.unique(part, return_index=True)[1]
+    return first[part]
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
 
-    for a, b in pairs.tolist():
-        parent[root(a)] = root(b)
-    members: dict[int, list[int]] = {}
-    for i in sorted(set(pairs.flatten().tolist())):
-        members.setdefault(root(i), []).append(i)
-    return sorted(members.values(), key=lambda g: (-len(g), g))
+def _groups(links: np.ndarray) -> list[list[int]]:
+    """Units that share a number, two at least; the largest group first."""
+    order = np.argsort(links, kind="stable")
+    every = np.split(order, np.flatnonzero(np.diff(links[order])) + 1)
+    return sorted((g.tolist() for g in every if len(g) > 1), key=lambda g: (-len(g), g))

@@ -26,7 +26,7 @@ class LogLoss:
     """Mean log loss of an item in nats (of labels their sum), for as many scales as one likes.
 
     scores: float `[..., n, K]`; values: of the n items, as `Labels` has them. smooth: share of every item
-    that is taken to be of any class alike.
+    that is taken to be of any class alike, but for those of score -inf.
     """
 
     def __init__(self, task: Task, scores: np.ndarray, values: np.ndarray, smooth: float = 0.0):
@@ -38,7 +38,8 @@ class LogLoss:
             own = scores[..., np.arange(len(values)), values].astype(np.float64)
             # Classes first: sums over few numbers next to each other are what numpy is slowest at.
             logits = np.ascontiguousarray(np.moveaxis(scores, -1, 0), np.float64)
-        own += smooth * (logits.mean(0) - own)
+        if smooth:
+            own += smooth * (logits.mean(0, where=np.isfinite(logits)) - own)
         most = logits.max(0)
         self._logits, self._own = logits - most, own - most
 
@@ -58,7 +59,7 @@ def temperature(task: Task, scores: np.ndarray, values: np.ndarray) -> float:
     Labels are taken for a little less sure than they say (Platt 1999): where every answer is right the scale
     would be without bound, and the first wrong one cost as much.
     """
-    centre = -float(np.log(scores.std() or 1.0))
+    centre = -float(np.log(scores[np.isfinite(scores)].std() or 1.0))
     loss = LogLoss(task, scores, values, 2 / (len(values) + 2))
     at, _ = golden(lambda log: float(loss(np.exp(log))), centre + _LOW, centre + _HIGH, _STEPS)
     return float(np.exp(at))

@@ -48,12 +48,27 @@ class HeldOut:
         or the log loss of those that give probabilities)."""
         known, scores = self._known[k], self._scores[k]
         task, values = known.task, known.values[self._places]
+        seen = _seen(task, scores, values)
+        if not seen.any():
+            return Choice(len(scores) - 1, 1.0)  # nothing to choose by: the largest penalty, as of equals
+        if not seen.all():
+            scores, values = scores[:, seen], values[seen]
         log_loss = method in PROBABILISTIC and task.kind != "regression"
         losses = LogLoss(task, scores, values)() if log_loss else _squares(task, scores, values)
         best = len(losses) - 1 - int(np.argmin(losses[::-1]))  # of equals the larger penalty
         if log_loss or task.kind == "regression":
             return Choice(best, 1.0)
         return Choice(best, temperature(task, scores[best], values))
+
+
+def _seen(task: Task, scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """bool `[n]`: not of a class (a label, or its lack) that the other folds had nothing of, as may be where
+    labels are drawn at random. To such an item scores `[P, n, K]` give no chance whatever the penalty."""
+    if task.kind == "regression":
+        return np.ones(len(values), bool)
+    if task.kind == "multilabel":
+        return (np.where(values == 1, scores.min(0), -scores.max(0)) > -np.inf).all(1)
+    return np.isfinite(scores[:, np.arange(len(values)), values]).all(0)
 
 
 def _squares(task: Task, scores: np.ndarray, values: np.ndarray) -> np.ndarray:

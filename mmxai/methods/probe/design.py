@@ -213,7 +213,9 @@ def _usable(
     columns = (values[:, None] == np.arange(task.width)) if task.kind == "classes" else values == 1
 
     def enough(mask: np.ndarray) -> bool:
-        return len(np.unique(found.samples[mask & train])) >= config.folds
+        own = mask & train
+        # What is in one fold alone, nothing is left of where that is held out.
+        return len(np.unique(found.samples[own])) >= config.folds and len(np.unique(found.fold[own])) > 1
 
     there = [enough(columns[:, k]) for k in range(task.width)]
     if task.kind == "multilabel":
@@ -221,7 +223,8 @@ def _usable(
     names = tuple(n for n, t in zip(task.names, there, strict=True) if t)
     if rare := [n for n, t in zip(task.names, there, strict=True) if not t]:
         notes.append(
-            f"{task.name}: {', '.join(rare)} left out, in fewer than {config.folds} training samples"
+            f"{task.name}: {', '.join(rare)} left out, in fewer than {config.folds} training samples or in "
+            "one fold of them alone"
         )
     if len(names) < (2 if task.kind == "classes" else 1):
         notes.append(f"{task.name}: left out, {len(names)} labels remain")

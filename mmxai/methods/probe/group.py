@@ -30,6 +30,7 @@ from mmxai.methods.probe.site_probes import (
     LogisticProbes,
     Probes,
     closed_probes,
+    method_of,
     rows_probe,
     scatter,
     times,
@@ -210,13 +211,14 @@ class Group:
                     out.add(fold, found)
                     continue
                 for k, probe in enumerate(found):
-                    choice = out.choose(k, config.method)
+                    choice, known = out.choose(k, config.method), columns.known[k]
                     best = slice(choice.penalty, choice.penalty + 1)
-                    made[id(columns.known[k])] = _Made(
+                    none = method_of(known.task.kind, config.method) == "mean_difference"
+                    made[id(known)] = _Made(
                         Linear(probe.coef[best].clone(), probe.intercept[best].clone()),
                         choice,
-                        penalties[choice.penalty],
-                        choice.penalty in (0, len(penalties) - 1),
+                        float("nan") if none else penalties[choice.penalty],
+                        not none and choice.penalty in (0, len(penalties) - 1),
                         not isinstance(probes, LogisticProbes) or probes.done(k, choice.penalty),
                     )
         erasers = {}

@@ -9,6 +9,7 @@ from mmxai.errors import ArgumentError
 from mmxai.kernels._threads import thread_count
 from mmxai.linalg.gram import FoldedGram
 from mmxai.linalg.logistic import bytes_needed
+from mmxai.methods.probe.choosing import PROBABILISTIC
 from mmxai.methods.probe.design import TEST, Design, Known
 from mmxai.methods.probe.options import ProbeConfig
 from mmxai.results import number
@@ -71,19 +72,22 @@ def needs_of(store: Store, design: Design, config: ProbeConfig, site: str) -> Ne
         kept, rows = int(cohort.kept.sum()), int((cohort.fold != TEST).sum())
         targets = sum(k.task.width for k in cohort.known)
         held += kept * width * 4 + int(cohort.measured.sum()) * targets * 4
-        # Probes of a fold, and scores of all kept items.
+        # Probes of a fold, and scores of all kept items; then either fits, or a task's scores in float64.
         own = 16 * penalties * width * targets + 4 * penalties * kept * targets
+        looked_at = penalties if config.method in PROBABILISTIC else 1
+        choosing = 32 * looked_at * kept * max(k.task.width for k in cohort.known)
+        fits = 0
         if closed := sum(k.task.width for k in cohort.known if in_closed_form(k, config)):
             if rows < width:  # kept as they are, and rows x rows is factorised
                 held += 8 * rows * (width + closed)
-                own += 8 * rows * (width + closed + 3 * rows)
+                fits += 8 * rows * (width + closed + 3 * rows)
             else:
                 sums = FoldedGram.bytes_needed(width, closed, config.folds, threads=0)
                 held += sums
-                own += FoldedGram.bytes_needed(width, closed, config.folds) - sums
+                fits += FoldedGram.bytes_needed(width, closed, config.folds) - sums
         if classes := [c for k in cohort.known if not in_closed_form(k, config) for c in classes_of(k)]:
-            own += bytes_needed(width, classes, penalties, config.folds, total=True, rows=config.batch)
-        working = max(working, own)
+            fits += bytes_needed(width, classes, penalties, config.folds, total=True, rows=config.batch)
+        working = max(working, own + max(fits, choosing))
     return Needs(held, working)
 
 

@@ -74,11 +74,15 @@ def of_labels(scores: np.ndarray, logp: np.ndarray, y: np.ndarray, boot: Bootstr
 
 
 def of_numbers(scores: np.ndarray, y: np.ndarray, boot: Bootstrap) -> dict[str, np.ndarray]:
-    """R2 and root mean squared error `[1 + B]` of predictions `[n]` of float `[n]`."""
+    """R2 (NaN of numbers all alike) and root mean squared error `[1 + B]` of predictions `[n]` of float
+    `[n]`."""
     centre = y.mean()  # squares of large numbers close together would lose their digits
     z = y - centre
     n, total, squares, off = boot.sums(np.stack([np.ones(len(y)), z, z * z, (scores - y) ** 2], 1)).T
-    return {"R2": 1 - off / (squares - total**2 / n), "RMSE": np.sqrt(off / n)}
+    spread = squares - total**2 / n
+    # A resample of one item alone has none; what rounding leaves of it would be divided by.
+    spread[spread <= 1e-12 * squares] = 0
+    return {"R2": 1 - _ratio(off, spread), "RMSE": np.sqrt(off / n)}
 
 
 def placements(scores: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -26,8 +26,9 @@ class Score:
 
     figures: those of `metrics.CLASSES` or `NUMBERS`. control: the same of its control tasks, mean over them.
     selectivity: accuracy (R2 of numbers) less the control's, resampled in pairs. majority: share of the
-    commonest class; None but of classes. penalty: the one chosen, at_edge: the smallest or largest candidate;
-    converged: logistic regression came to its end (the others have none to come to); temperature: what scores
+    commonest class; None but of classes. penalty: the one chosen, NaN of mean_difference; at_edge: the
+    smallest or largest candidate; converged: logistic regression came to its end (the others have none to
+    come to); temperature: what scores
     are multiplied by to be log odds. confusion: `[K, K]`, rows the truth. reliability: see
     `metrics.reliability`.
     """
@@ -96,7 +97,7 @@ class ProbeReport(Result):
 
     def best(self, task: str) -> Score:
         """The site where the task is told best, by its main figure."""
-        return max(self.of(task), key=lambda s: s.figures[s.main].value)
+        return max(self.of(task), key=lambda s: np.nan_to_num(s.figures[s.main].value, nan=-np.inf))
 
     def table(self, figure: str | None = None) -> np.ndarray:
         """float64 `[sites, tasks]` of a figure of `Score.values`, by default each task's main one; NaN where

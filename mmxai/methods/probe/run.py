@@ -105,7 +105,7 @@ def _keep(group: Group, directions: Directions) -> None:
 def _doubts(scores: list[Score], config: ProbeConfig) -> list[str]:
     notes = []
     edge = sum(s.at_edge for s in scores)
-    if edge and len(config.penalties) > 1 and config.method != "mean_difference":
+    if edge and len(config.penalties) > 1:
         notes.append(f"penalty: {edge} of {len(scores)} probes took the smallest or largest candidate")
     if late := sum(not s.converged for s in scores):
         notes.append(

@@ -97,7 +97,8 @@ class Gatherer:
             for task, index in found.labels.index.items():
                 if np.isfinite(index[unit]):
                     name = found.labels.names[found.labels.best[task][unit]]
-                    shown[f"selectivity index, {task}"] = f"{number(float(index[unit]))} ({name})"
+                    most = f" ({name})" if index[unit] > 0 else ""
+                    shown[f"selectivity index, {task}"] = f"{number(float(index[unit]))}{most}"
         return shown
 
     def plots(self, unit: int) -> list[dict[str, Any]]:

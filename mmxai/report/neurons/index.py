@@ -42,7 +42,7 @@ def index_page(
         "units": f"{found.units:,} {found.kind}s",
         "rows": f"{found.rows:,}",
         "samples": f"{found.samples:,}",
-        "median excess kurtosis": number(float(np.nanmedian(found.kurtosis))),
+        "median excess kurtosis": number(found.median_kurtosis),
         "near-duplicates": f"{sum(map(len, duplicates)):,}",
     }
     links = {n: (f"units/{n}.html", f"{found.kind} {n}") for n in gather.shown}

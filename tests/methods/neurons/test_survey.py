@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mmxai.errors import ArgumentError, NonFiniteError, SelectionError
 from mmxai.methods.neurons import NeuronsConfig, neurons
 from mmxai.methods.neurons.areas import Areas, Bins, bins_of, groups
+from mmxai.methods.neurons.redundancy import linked
 from mmxai.store import create_store, open_store
 from tests.methods.neurons.conftest import CONSTANT, DETECTOR, SAMPLES, SITE, SPARSE, TWINS, UNITS
 
@@ -205,3 +207,31 @@ def test_refuses(tmp_path, planted):
         writer.write(["x", "y"], {"a": torch.tensor([[1.0, 2], [torch.nan, 0]])})
     with open_store(tmp_path / "bad") as store, pytest.raises(NonFiniteError, match="row 1"):
         neurons(store, "a")
+
+
+def test_a_label_that_no_row_has_ranks_nothing(found):
+    told = found.labels
+    assert told.positive[3] == 0 and np.isnan(told.selectivity[:, 3]).all()
+    assert np.isfinite(told.selectivity[:, :3]).all()
+    for measure in ("auc", "correlation", "selectivity"):
+        with pytest.raises(ArgumentError, match="'nowhere', which 0 of"):
+            told.ranking("nowhere", measure)
+
+
+@pytest.mark.filterwarnings("error")
+def test_units_that_never_change(tmp_path):
+    """Nearest are others, though none correlates; of no unit at all there is no median kurtosis."""
+    with create_store(tmp_path / "same", {"a": 3}, durable=False) as writer:
+        writer.write([str(i) for i in range(9)], {"a": torch.ones(9, 3)})
+    with open_store(tmp_path / "same") as store:
+        found = neurons(store, "a", NeuronsConfig(near=2))
+    assert [sorted(near) for near in found.redundancy.nearest.tolist()] == [[1, 2], [0, 2], [0, 1]]
+    assert found.redundancy.groups == [] and "median kurtosis -" in str(found)
+
+
+def test_units_are_linked_across_groups_of_them():
+    """Pairs that come in several calls, those of one component in any order."""
+    links = np.arange(8)
+    for a, b in (([5], [6]), ([0, 7], [3, 5]), ([6, 1], [3, 1])):
+        links = linked(links, np.array(a), np.array(b))
+    assert len(set(links[[0, 3, 5, 6, 7]])) == 1 and len(set(links)) == 4

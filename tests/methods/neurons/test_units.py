@@ -150,3 +150,10 @@ def test_latents_are_correlated_by_their_entries(store, tmp_path, monkeypatch):
     shifted = np.roll(x.numpy(), -2 * N, 0)  # x's rows with those of b half the samples on
     null = np.abs(np.corrcoef(shifted.T, x.numpy().T)[:16, 16:])
     assert np.allclose(found.null_a, null.max(1), atol=1e-5)
+
+
+def test_matching_wants_samples_to_tell_by(tmp_path):
+    with create_store(tmp_path / "one", {"u": 4}, durable=False) as writer:
+        writer.write(["0"], {"u": torch.randn(1, 4)})
+    with open_store(tmp_path / "one") as store, pytest.raises(RowSpaceError, match="got 1 samples"):
+        match(Units(store, "u"), Units(store, "u"))

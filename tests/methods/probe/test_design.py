@@ -214,3 +214,17 @@ def test_a_row_that_is_no_number(tmp_path):
 def test_refuses(options, said):
     with pytest.raises(ArgumentError, match=said):
         ProbeConfig(**options)
+
+
+def test_a_class_in_one_fold_alone_is_left_out(store, tmp_path):
+    """Where that fold is held out, nothing would be left of it; with another fold, there is."""
+    config = ProbeConfig(folds=2, pool="cls")
+    path = write_labels(tmp_path / "all.csv", SAMPLES)
+    (cohort,) = make_design(store, "vision", read_labels(path, store, multilabel=["labels"]), config).cohorts
+    where = {f: cohort.samples[cohort.fold == f][:3].tolist() for f in (0, 1)}
+    for rare, kept in ((where[0], False), (where[0] + where[1], True)):
+        lines = [f"k{i},{'rare' if i in rare else 'ab'[i % 2]}" for i in range(SAMPLES)]
+        (tmp_path / "l.csv").write_text("\n".join(["sample,label", *lines]))
+        design = make_design(store, "vision", read_labels(tmp_path / "l.csv", store), config)
+        assert ("rare" in design.cohorts[0].tasks[0].names) == kept
+        assert any("rare left out" in note and "one fold" in note for note in design.notes) != kept

@@ -1,5 +1,7 @@
 """Figures against scikit-learn, and their resamples against resampling for real."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
@@ -174,3 +176,22 @@ def test_log_loss(kind, mix):
         if mix:
             logp = np.log((1 - mix) * np.exp(logp) + mix / parts)
         assert loss == pytest.approx(-logp.sum(1).mean(), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_do_not_differ():
+    """R2 is of none; nor are resamples that drew one sample alone taken for enormous errors."""
+    boot = Bootstrap(np.repeat([0, 1, 2], 2), 200, 0)
+    assert np.isnan(of_numbers(np.ones(6), np.full(6, 0.1), boot)["R2"]).all()
+    y = np.repeat([0.1, 0.7, 1.3], 2)
+    found = Estimate.of(of_numbers(y + 0.01, y, boot)["R2"], 0.95)
+    assert 0.9 < found.low <= found.value < 1
+
+
+def test_resamples_take_little_memory():
+    boot = Bootstrap(np.arange(4000), 4000, 0)
+    tracemalloc.start()
+    boot.sums(np.ones((4000, 3)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 << 20

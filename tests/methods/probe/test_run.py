@@ -341,3 +341,25 @@ def test_refuses(store, labels):
         probe(store, labels, ProbeConfig(sites="vision.0.resid_mid"))
     with pytest.raises(SelectionError, match="text"):
         probe(store, labels, ProbeConfig(sites=TEXT, pool="cls"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["lda", "mean_difference"])
+def test_controls_whose_classes_are_not_in_every_fold(store, tmp_path, method):
+    """Labels drawn at random for samples miss some of forty classes in some fold, and in all of them."""
+    names = [f"c{i % 40 if i < 300 else i % 4}" for i in range(SAMPLES)]
+    (tmp_path / "l.csv").write_text("sample,label\n" + "\n".join(f"k{i},{c}" for i, c in enumerate(names)))
+    config = ProbeConfig(sites=A, pool="cls", method=method, controls=4, bootstrap=50)
+    (score,) = probe(store, tmp_path / "l.csv", config).scores
+    assert len(score.names) > 20 and score.control is not None
+    assert np.isfinite([e.value for e in score.figures.values()]).all() and np.isfinite(score.temperature)
+    assert np.isfinite([e.value for n, e in score.control.items() if n != "log loss"]).all()
+    assert np.isnan(score.penalty) == (method == "mean_difference")
+
+
+def test_scores_to_choose_by_are_counted(store, labels):
+    """All penalties' in float64, of methods that choose by the log loss."""
+    design = make_design(store, "vision", labels, ProbeConfig())
+    few, many = (needs_of(store, design, ProbeConfig(method=m), A).working for m in ("ridge", "lda"))
+    (kept,) = (int(c.kept.sum()) for c in design.cohorts)
+    assert few < 32 * 7 * kept * CLASSES < many
