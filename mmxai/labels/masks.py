@@ -96,9 +96,13 @@ def _names(path: Path) -> dict[int, str] | None:
     if rows and rows[0][:1] == ["number"]:
         rows = rows[1:]
     try:
-        named = {int(number): name.strip() for number, name in rows}
+        lines = [(int(number), name.strip()) for number, name in rows]
     except ValueError as error:
         raise DataError(f"{path}: {error}, expected lines of number,name") from error
+    named = dict(lines)
+    if not len(lines) == len(named) == len(set(named.values())):
+        twice = next(one for column in zip(*lines, strict=True) for one in column if column.count(one) > 1)
+        raise DataError(f"{path}: got {twice!r} twice, expected numbers and names that tell labels apart")
     if min(named, default=1) < 1:
         raise DataError(f"{path}: got label numbers {sorted(named)[:3]}, expected numbers from 1 on")
     return dict(sorted(named.items()))

@@ -271,3 +271,11 @@ def test_many_boxes_take_little_memory():
     for _, (x0, y0, x1, y1) in boxes:
         fine[round(y0 * 10) : round(y1 * 10), round(x0 * 10) : round(x1 * 10)] = True
     assert np.abs(share - fine.reshape(10, 100, 10, 100).mean((1, 3))).max() < 0.03
+
+
+@pytest.mark.parametrize("names, said", [("1,cat\n2,cat\n", "'cat' twice"), ("1,cat\n1,dog\n", "1 twice")])
+def test_names_of_masks_that_tell_nothing_apart(store, tmp_path, names, said):
+    Image.fromarray(np.ones(SIZE[::-1], np.uint8)).save(tmp_path / "0000001.png")
+    written(tmp_path, names, "names.csv")
+    with pytest.raises(DataError, match=said):
+        read_labels(tmp_path, store)

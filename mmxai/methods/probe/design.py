@@ -208,7 +208,13 @@ def _usable(
             f"{task.name}: left out, known of {counts['training']} training and {counts['test']} test samples"
         )
         return None
+    if len(np.unique(found.fold[train])) < 2:
+        notes.append(f"{task.name}: left out, its training samples are all in one of {config.folds} folds")
+        return None
     if task.kind == "regression":
+        if alike := [n for n, mask in (("training", train), ("test", test)) if np.ptp(values[mask]) == 0]:
+            notes.append(f"{task.name}: left out, its numbers are all alike in {alike[0]} samples")
+            return None
         return task, values
     columns = (values[:, None] == np.arange(task.width)) if task.kind == "classes" else values == 1
 

@@ -228,3 +228,20 @@ def test_a_class_in_one_fold_alone_is_left_out(store, tmp_path):
         design = make_design(store, "vision", read_labels(tmp_path / "l.csv", store), config)
         assert ("rare" in design.cohorts[0].tasks[0].names) == kept
         assert any("rare left out" in note and "one fold" in note for note in design.notes) != kept
+
+
+def test_numbers_with_nothing_to_tell_are_left_out(store, tmp_path):
+    """All alike, or with no training sample but in one fold: not a NaN, nor an error half way."""
+    config = ProbeConfig(folds=2, pool="cls")
+    path = write_labels(tmp_path / "all.csv", SAMPLES)
+    (cohort,) = make_design(store, "vision", read_labels(path, store, multilabel=["labels"]), config).cohorts
+    some = [s for f in (0, TEST) for s in cohort.samples[cohort.fold == f][:6].tolist()]
+    lines = [f"k{i},3.5,{i if i in some else ''},{i}" for i in range(SAMPLES)]
+    (tmp_path / "l.csv").write_text("\n".join(["sample,alike,one fold,good", *lines]))
+    labels = read_labels(tmp_path / "l.csv", store, regression=["alike", "one fold", "good"])
+    design = make_design(store, "vision", labels, config)
+    assert [t.name for c in design.cohorts for t in c.tasks] == ["good"]
+    assert {
+        "alike: left out, its numbers are all alike in training samples",
+        "one fold: left out, its training samples are all in one of 2 folds",
+    } <= set(design.notes)
