@@ -66,7 +66,8 @@ def fit_logistic(
 
     Raises ArgumentError for unusable labels, folds and settings, NonFiniteError for rows with NaN or inf;
     warns NotConvergedWarning where `max_passes` end a problem. A fit in whose rows a class never occurs has
-    an intercept that tends to minus infinity there; it ends within 1e-6 nats a row of its least.
+    an intercept that tends to minus infinity there; it ends within 1e-6 nats a row of its least. One whose
+    rows are all of one class has coefficients of 0 and that class certain (a logit of 25).
     """
     _check(classes, Cs, folds, tolerance, max_passes)
     scale = first_pass(blocks(), classes, folds)
