@@ -25,5 +25,5 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Every test draws the same numbers whichever tests ran before it, so that what fails once fails again."""
+    """Every test draws the same numbers whichever tests ran before, so that what fails once fails again."""
     torch.manual_seed(0)

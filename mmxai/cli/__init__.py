@@ -32,7 +32,7 @@ VERBS = {
     "bench": "measure mmxai on this machine, beside floors and rivals",
 }
 
-_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode", "dissect")
+_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode", "decompose path", "dissect")
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -35,7 +35,7 @@ class Harvested:
 
 
 def again(model: Model, data: Any, store: Store, sites: tuple[str, ...]) -> Harvested:
-    """What `sites` of a store were harvested from.
+    """What `sites` of a store were harvested from; of a store of codes, what was encoded.
 
     Texts are fed by `model` from now on as they were then. ArgumentError where model or data are others than
     those of the store.
@@ -76,7 +76,7 @@ def _configs(store: Store, sites: tuple[str, ...], towers: list[str]) -> Iterato
     """The options of the harvest as the plan tells them; of `bos` it tells only what came of it, so each."""
     plan = store.plan
     data, chosen = plan.identity["data"], plan.identity["selection"]
-    site = plan.site(sites[0])
+    site = next((s for s in plan.sites if s.name == sites[0]), plan.sites[0])
     options: dict[str, Any] = {
         "sites": sites, "tokens": _joined(chosen["tokens"]), "pool": _joined(chosen["pool"]),
         "per_sample": chosen["per_sample"], "order": plan.order, "seed": plan.seed,

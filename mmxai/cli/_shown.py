@@ -10,6 +10,7 @@ from mmxai.errors import ArgumentError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from mmxai.methods.sae.model import SAE
     from mmxai.models import Model
     from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
@@ -22,6 +23,19 @@ def same_model(model: Model, store: Store) -> None:
         raise ArgumentError(
             f"--model {model.name}: got other weights than those that {store.path} is of, expected the model "
             "that was harvested"
+        )
+
+
+def same_sae(sae: SAE, store: Store) -> None:
+    """ArgumentError where another SAE made the latents of the store, or nothing says which."""
+    from mmxai.methods.sae.nulls import fingerprint
+
+    made_by, own = (store.plan.identity.get("sae") or {}).get("weights"), fingerprint(sae)
+    if made_by != own:
+        whose = "no SAE" if made_by is None else f"another SAE (weights {made_by}, this one's {own})"
+        raise ArgumentError(
+            f"{store.path}: got a store that {whose} made, expected the one that this SAE was encoded to; "
+            "`mmxai sae encode` makes it"
         )
 
 

@@ -14,7 +14,7 @@ examples:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,10 +24,12 @@ import tyro
 
 from mmxai.cli import OK
 from mmxai.errors import ArgumentError
-from mmxai.methods.decompose.config import FitConfig, Kind
+from mmxai.methods.decompose.config import KINDS, FitConfig, Kind
 from mmxai.methods.decompose.run import DEFAULT, EVALUATED
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmxai.labels import Truth
     from mmxai.methods.decompose import Dictionary, Entry
     from mmxai.methods.decompose.run import DecomposeReport
@@ -77,22 +79,28 @@ class Config:
 
 def run(config: Config) -> int:
     from mmxai.cli._harvested import world_of
-    from mmxai.cli._shown import same_model
+    from mmxai.cli._shown import pictures_of, same_model
+    from mmxai.kernels.capture import MOST
     from mmxai.methods.decompose import decompose
     from mmxai.models import load_model, names
     from mmxai.store import open_store
 
+    if not 1 <= config.top <= MOST:
+        raise ArgumentError(f"--top: got {config.top}, expected between 1 and {MOST}")
+    if config.texts is not None and not Path(config.texts).is_file():
+        raise ArgumentError(f"--texts {config.texts}: no such file, expected a candidate a line")
     with open_store(config.store) as store:
         sites = names.resolve_stored(config.sites, store.sites)
         model = load_model(config.model, device=config.device) if config.model else None
         if model is not None:
             same_model(model, store)
         world = world_of(store, config.images)
+        pictures = pictures_of(config.images or world, store) if config.pages else None
         truth = _truth(config, store, world)
-        saes = _saes(config.sae, sites)
+        saes = _saes(config, sites)
         for site in sites:
             out = Path(config.out) / site
-            _clear(out / CODES)
+            _clear(out, config.kinds)
             report = decompose(
                 store, site, config.kinds, config.fit, seeds=config.seeds, others=saes.get(site), truth=truth,
                 out=out, evaluated=config.evaluated, say=lambda what: print(f"... {what}", flush=True),
@@ -102,7 +110,7 @@ def run(config: Config) -> int:
             for kind, near in texts.items():
                 near.save(out / kind / "texts.json")
             if config.pages:
-                print(_pages(report, store, out, config, model, world, texts))
+                print(_pages(report, store, out, config, model, pictures, texts))
             print(f"\nwritten to {out}\n")
     return OK
 
@@ -111,25 +119,33 @@ def _truth(config: Config, store: Store, world: ShapesWorld | None) -> Truth | N
     """What is known of the samples; None, and a line that says so, where nothing is."""
     from mmxai.labels import Truth, read_labels
     from mmxai.labels.concepts import caption_truth, label_truth
+    from mmxai.methods.decompose.names import FEWEST, candidates, drawn_samples
 
     if config.labels is not None:
         return label_truth(read_labels(config.labels, store))
-    if world is not None:
-        return Truth.of_world(world)
-    if any(sample.text for sample in islice(store.samples, _CAPTIONS)):
-        return caption_truth(store)
-    print("no names by activation: the samples have no captions; --labels FILE gives labels")
+    reason = f"there are {len(store.samples)} samples"
+    if len(store.samples) >= 2 * FEWEST:
+        if world is not None:
+            return Truth.of_world(world)
+        reason = "the samples have no captions"
+        if any(sample.text for sample in islice(store.samples, _CAPTIONS)):
+            truth = caption_truth(store)
+            if len(candidates(truth.present(drawn_samples(store, seed=config.fit.seed)))):
+                return truth
+            reason = "the captions tell no samples apart"
+    print(f"no names by activation: {reason}; --labels FILE gives labels")
     return None
 
 
-def _saes(folders: Sequence[str], sites: Sequence[str]) -> dict[str, dict[str, Entry]]:
+def _saes(config: Config, sites: Sequence[str]) -> dict[str, dict[str, Entry]]:
     """Site -> entries of its SAEs, by the name of their folder."""
     from mmxai.methods.decompose import Entry
     from mmxai.methods.sae import load_sae
     from mmxai.methods.sae.overlap import directions
+    from mmxai.methods.sae.rows import selection_of
 
     found: dict[str, dict[str, Entry]] = {}
-    for folder in folders:
+    for folder in config.sae:
         sae = load_sae(folder)
         site, name = sae.spec.sites_in[0], f"sae {Path(folder).name}"
         if sae.spec.kind != "sae" or sae.spec.needs_input or site not in sites:
@@ -141,20 +157,26 @@ def _saes(folders: Sequence[str], sites: Sequence[str]) -> dict[str, dict[str, E
             raise ArgumentError(f"--sae {folder}: got two folders of that name, expected different ones")
         twin = Path(folder) / "nulls" / "seed"
         again = (directions(load_sae(twin)),) if twin.is_dir() else ()
-        note = "" if again else "no stability: `mmxai sae eval --nulls seed` trains another seed"
-        found.setdefault(site, {})[name] = Entry(sae, directions(sae), again, note=note)
+        notes = [] if again else ["no stability: `mmxai sae eval --nulls seed` trains another seed"]
+        rows = selection_of(sae.spec, None)["tokens"]
+        if rows != config.fit.tokens:
+            notes.append(f"trained on {rows or 'all'} tokens, figures are of {config.fit.tokens or 'all'}")
+        found.setdefault(site, {})[name] = Entry(sae, directions(sae), again, note="; ".join(notes))
     return found
 
 
-def _clear(path: Path) -> None:
-    """Remove the codes of an earlier run, whose dictionaries are about to be replaced."""
+def _clear(out: Path, kinds: Sequence[Kind]) -> None:
+    """Remove what an earlier run said of dictionaries that are about to be replaced."""
     from mmxai.store.snapshot import load_plan
 
-    if not path.exists():
-        return
-    if "dictionaries" not in load_plan(path).identity:
-        raise ArgumentError(f"{path}: is no store of codes that this command made; give another --out")
-    shutil.rmtree(path)
+    codes = out / CODES
+    if codes.exists():
+        if "dictionaries" not in load_plan(codes).identity:
+            raise ArgumentError(f"{codes}: is no store of codes that this command made; give another --out")
+        shutil.rmtree(codes)
+    pages = [out / PAGES / f"{name}.html" for name in ("index", *KINDS)]
+    for stale in (out / "decompose.json", *pages, *(out / kind / "texts.json" for kind in kinds)):
+        stale.unlink(missing_ok=True)
 
 
 def _near(
@@ -196,10 +218,10 @@ def _pages(
     out: Path,
     config: Config,
     model: Model | None,
-    world: ShapesWorld | None,
+    pictures: Callable[[int], Image.Image] | None,
     texts: Mapping[str, NearTexts],
 ) -> str:
-    from mmxai.cli._shown import decoder_of, pictures_of
+    from mmxai.cli._shown import decoder_of
     from mmxai.methods.decompose import encode_store
     from mmxai.report.decompose import dictionary_pages
     from mmxai.store import open_store
@@ -207,7 +229,7 @@ def _pages(
     path = encode_store(list(report.dictionaries.values()), store, out / CODES, exemplars=max(16, config.top))
     with open_store(path) as codes:
         written = dictionary_pages(
-            report, codes, out / PAGES, images=pictures_of(config.images or world, store),
+            report, codes, out / PAGES, images=pictures,
             decode=None if model is None else decoder_of(model), texts=texts, top=config.top,
         )  # fmt: skip
     return str(written)

@@ -10,11 +10,14 @@ examples:
   mmxai neurons acts.zarr --site text.2.z --heads 8 --model gpt2/ --data texts.txt
   mmxai neurons acts.zarr --site vision.3.mlp_post --model clip/ --data pictures/ --ablate red
   mmxai neurons acts.zarr --site vision.3.mlp_post --match other.zarr --match-site vision.5.mlp_post
+  mmxai neurons latents.zarr --site vision.5.resid_post.sae --model clip/ --sae sae/ --data pictures/
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,9 +28,11 @@ from mmxai.errors import ArgumentError
 from mmxai.methods.neurons.config import NeuronsConfig
 
 if TYPE_CHECKING:
-    from mmxai.methods.neurons import Neurons, RowLabels
+    from mmxai.labels import Labels
+    from mmxai.methods.neurons import RowLabels
     from mmxai.shapes import ShapesWorld
     from mmxai.store import Store
+    from mmxai.store.units import Units
 
 
 @dataclass
@@ -39,9 +44,11 @@ class Config:
     out: str = "neurons"
     """Folder for the pages, and for neurons.json, all that was found."""
     labels: str | None = None
-    """A file or folder of labels."""
+    """LABELS, a file or folder of labels."""
     tasks: tuple[str, ...] = ()
     """Which columns of the labels; default: all."""
+    multilabel: tuple[str, ...] = ()
+    """Columns of LABELS with several labels a sample, `|` between them or a row each."""
     level: Literal["sample", "cell"] | None = None
     """Labels of samples or of patches; default: of patches where there are both."""
     overlap: float = 0.5
@@ -56,14 +63,19 @@ class Config:
     """The data set that was harvested, for its pictures and for --model."""
     model: str | None = None
     """The model that was harvested: decodes tokens, says what units contribute, and is run without them."""
+    sae: str | None = None
+    """Of a store of latents the folder of their SAE, which --model needs to run with and without them."""
     text: tuple[str, ...] = ()
-    """Texts whose cosine with a CLIP's pictures units contribute to; default: the --ablate label."""
+    """Texts whose cosine with a CLIP's pictures units contribute to; default: the --ablate label. (Of a
+    language model it is the next token's logit, and by gradient the next-token loss.)"""
     ablate: str | None = None
     """A label: the units that tell it best are ablated one after another, beside random ones."""
     by: Literal["auc", "correlation", "selectivity"] = "correlation"
     """What tells best: correlation weighs how much a unit says, AUC only in which order."""
-    how: Literal["zero", "mean", "resample"] = "mean"
-    """What becomes of ablated units."""
+    how: Literal["zero", "mean", "resample", "scale"] = "mean"
+    """What becomes of ablated units; resample: values of other rows; scale: times --factor."""
+    factor: float = 2.0
+    """Of --how scale."""
     ablated: int = 32
     """The most units ablated at once."""
     sets: int = 5
@@ -73,11 +85,13 @@ class Config:
     device: str | None = None
     """Where the model runs."""
     match: str | None = None
-    """Another store, or this one, to match units with."""
+    """Another store of the same samples, to match units with."""
     match_site: str | None = None
-    """Its site."""
+    """Its site; without --match of this store, so of another block or tower. Default: the same site."""
     match_by: Literal["row", "max", "mean"] = "max"
     """Row by row, where rows correspond, or by the largest or mean value over each sample's rows."""
+    match_tokens: str | None = None
+    """Token types of the other side, as --tokens; default: the same within a tower, all of another."""
     survey: NeuronsConfig = field(default_factory=NeuronsConfig)
 
 
@@ -85,47 +99,65 @@ def run(config: Config) -> int:
     from tqdm import tqdm
 
     from mmxai.cli._harvested import world_of
-    from mmxai.cli._neurons_live import Live, live
+    from mmxai.cli._neurons_live import Live, fed, live, plot_of
     from mmxai.cli._shown import decoder_of, numbers_of, pictures_of, same_model
-    from mmxai.methods.neurons import neurons
+    from mmxai.methods.neurons import match, neurons
     from mmxai.models import load_model
     from mmxai.report.neurons import choose, unit_pages
     from mmxai.store import open_store
+    from mmxai.store.units import Units
 
     asked = numbers_of(config.only)
     if min(config.units, config.top, config.ablated, config.sets, config.live_samples) < 1:
         raise ArgumentError(
             "neurons: --units, --top, --ablated, --sets and --live-samples must be at least 1"
         )
-    if config.ablate is not None and config.model is None:
-        raise ArgumentError("--ablate: got no --model, expected the model that was harvested")
-    with open_store(config.store) as store:
+    if config.multilabel and config.labels is None:
+        raise ArgumentError("--multilabel: got no --labels, expected the file whose columns these are")
+    for option in ("ablate", "sae", "text"):
+        if getattr(config, option) and config.model is None:
+            raise ArgumentError(f"--{option}: got no --model, expected the model that was harvested")
+    out = Path(config.out)
+    with ExitStack() as held:
+        store = held.enter_context(open_store(config.store))
+        units = Units(store, config.site, config.survey.heads)
+        if wrong := [u for u in asked if not 0 <= u < units.count]:
+            raise ArgumentError(f"--only: got {wrong}, expected some from 0 to {units.count - 1}")
+        other = _other(config, store, held)
         world = world_of(store, config.data)
         labels = _labels(config, store, world)
+        if config.ablate is not None:
+            _known(config.ablate, labels)
+        images = pictures_of(config.data or world, store)
         model = load_model(config.model, device=config.device) if config.model else None
+        feed = None
         if model is not None:
             same_model(model, store)
-        found = neurons(
-            store, config.site, config.survey, labels, lambda what: print(f"... {what}", flush=True)
-        )
+            feed = fed(model, store, config, world)
+        out.mkdir(parents=True, exist_ok=True)  # told now if it cannot be
+        found = neurons(store, config.site, config.survey, labels, _say)
         print(found)
-        seen = Live()
-        if model is not None:
-            seen = live(model, store, found, world, config)
-            for result in seen.results:
-                print(f"\n{result}")
-        if config.match is not None:
-            print(f"\n{_match(config, store)}")
-        images = pictures_of(config.data or world, store)
+        seen = Live() if model is None or feed is None else live(model, store, found, world, config, feed)
+        if other is not None:
+            _say(f"matching with {other.name}")
+            seen.matches = match(
+                units, other, config.match_by, config.survey.tokens, config.survey.split,
+                b_tokens=_their_tokens(config, other), memory=config.survey.memory, seed=config.survey.seed,
+            )  # fmt: skip
+            seen.results["matches"] = seen.matches
+            seen.plots.append(plot_of(seen.matches))
+        for result in seen.results.values():
+            print(f"\n{result}")
         shown, how = (asked, "as asked for") if asked else choose(found, config.units, config.survey.seed)
         with tqdm(total=len(shown), unit=" pages", disable=None) as bar:
             written = unit_pages(
-                found, store, config.out, shown, heads=config.survey.heads, images=images,
+                found, store, out, shown, heads=config.survey.heads, images=images,
                 decode=None if model is None else decoder_of(model), panels=seen.panels(shown),
                 plots=seen.plots, how=how, top=config.top, progress=lambda: bar.update(),
             )  # fmt: skip
-    print(f"\n{written}")
-    print(f"all figures: {found.save(Path(config.out) / 'neurons.json')}")
+    seen.save(out)
+    print(f"\n{written}\nall figures: {found.save(out / 'neurons.json')}", end="")
+    print("".join(f", {name}.json" for name in seen.results))
     return OK
 
 
@@ -139,30 +171,41 @@ def _labels(config: Config, store: Store, world: ShapesWorld | None) -> RowLabel
     from mmxai.labels.world import WorldLabels
     from mmxai.methods.neurons import RowLabels
 
-    if config.labels is None and world is None:
+    if config.labels is not None:
+        known: Labels = read_labels(config.labels, store, multilabel=config.multilabel)
+    elif world is not None:
+        known = WorldLabels(world)
+    else:
         return None
-    known = read_labels(config.labels, store) if config.labels else WorldLabels(world)  # type: ignore[arg-type]
     return RowLabels.of_labels(
         known, store, store[config.site].space, level=config.level, tasks=config.tasks or None,
         overlap=config.overlap,
     )  # fmt: skip
 
 
-def _match(config: Config, store: Store) -> object:
-    from mmxai.methods.neurons import match
+def _other(config: Config, store: Store, held: ExitStack) -> Units | None:
+    """The units to match with, of another store or another site."""
     from mmxai.store import open_store
     from mmxai.store.units import Units
 
-    site = config.match_site or config.site
-    with open_store(config.match or config.store) as other:
-        return match(
-            Units(store, config.site, config.survey.heads), Units(other, site), config.match_by,
-            config.survey.tokens, config.survey.split,
-        )  # fmt: skip
+    if config.match is None and config.match_site is None:
+        return None
+    there = store if config.match is None else held.enter_context(open_store(config.match))
+    return Units(there, config.match_site or config.site)
 
 
-def best_of(found: Neurons, label: str, by: str) -> list[int]:
-    """Units by how well they tell a label; ArgumentError where there is no such label."""
-    if found.labels is None:
-        raise ArgumentError(f"--ablate {label}: got no labels, expected --labels FILE")
-    return found.labels.ranking(label, by).tolist()
+def _their_tokens(config: Config, other: Units) -> str | None:
+    if config.match_tokens is not None:
+        return config.match_tokens
+    same = other.name.partition(".")[0] == config.site.partition(".")[0]
+    return config.survey.tokens if same else None
+
+
+def _known(label: str, labels: RowLabels | None) -> None:
+    """ArgumentError where there is no such label, before anything is read."""
+    names = () if labels is None else labels.names
+    if label not in names:
+        near = get_close_matches(label, names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        there = ", ".join(names) or "none without --labels"
+        raise ArgumentError(f"--ablate: got {label!r}, expected a label{hint}; there are: {there}")

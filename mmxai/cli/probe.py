@@ -15,6 +15,7 @@ examples:
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,14 +53,22 @@ def run(config: Config) -> int:
     from mmxai.report.probe import probe_page
     from mmxai.store import open_store
 
+    out = Path(config.out)
+    _check_out(out)
     with open_store(config.store) as store:
         labels = _labels(config, store)
         report = probe(store, labels, config.probe, say=lambda what: print(f"... {what}", flush=True))
     print(report)
-    out = Path(config.out)
     report.save(out / "probe.json")
     print(f"\nwritten to {probe_page(report, out / 'index.html', title=f'Probes of {store.path.name}')}")
     return OK
+
+
+def _check_out(out: Path) -> None:
+    """Before the work rather than after it."""
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ArgumentError(f"--out {out}: got {there}, expected a folder that can be written to")
 
 
 def _labels(config: Config, store: Store) -> Labels:

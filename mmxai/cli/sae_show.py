@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mmxai.models import Model
     from mmxai.models.near_texts import NearTexts
     from mmxai.report.sae.training import Series
-    from mmxai.store import Store
 
 METRICS, EVALUATION = "metrics.jsonl", "eval.json"
 _CAPTIONS = 100_000  # looked through for candidate texts
@@ -67,7 +66,7 @@ def run(config: Config) -> int:
     from tqdm import tqdm
 
     from mmxai.cli._harvested import world_of
-    from mmxai.cli._shown import decoder_of, numbers_of, pictures_of, same_model
+    from mmxai.cli._shown import decoder_of, numbers_of, pictures_of, same_model, same_sae
     from mmxai.methods.sae import load_sae
     from mmxai.models import load_model
     from mmxai.report.sae import DRAWN, draw_latents, latent_pages, latents_site, read_evaluation
@@ -84,7 +83,7 @@ def run(config: Config) -> int:
     runs = _runs(config.sae, config.compare)
     with open_store(config.store) as store:
         site = config.site or latents_site(store)
-        _check(sae, store)
+        same_sae(sae, store)
         world = world_of(store, config.images)
         images = pictures_of(config.images or world, store)
         first = next(iter(store.samples), None)
@@ -143,19 +142,6 @@ def _alone(folder: Path, folders: Sequence[Path], depth: int) -> bool:
 def _trained(sae: SAE) -> dict[str, str]:
     known = sae.spec.identity.get("train")
     return {} if known is None else {"trained on": f"{known['rows']:,} rows"}
-
-
-def _check(sae: SAE, store: Store) -> None:
-    """ArgumentError where another SAE made the latents of the store, or nothing says which."""
-    from mmxai.methods.sae.nulls import fingerprint
-
-    made_by, own = (store.plan.identity.get("sae") or {}).get("weights"), fingerprint(sae)
-    if made_by != own:
-        whose = "no SAE" if made_by is None else f"another SAE (weights {made_by}, this one's {own})"
-        raise ArgumentError(
-            f"{store.path}: got a store that {whose} made, expected the one that this SAE was encoded to; "
-            "`mmxai sae encode` makes it"
-        )
 
 
 def _near(

@@ -37,9 +37,12 @@ class BoxLabels(Labels):
         if wrong := set(multilabel) - {name}:
             raise DataError(f"{path}: got multilabel columns {sorted(wrong)}, expected {[name]}")
         numbers = sample_numbers(store, (r[SAMPLE] for r in rows), str(path))
-        names = tuple(sorted({r[name] for r in rows if r[name]}))
+        # Of samples in the store alone: a class without any patch would count in every mean over classes.
+        names = tuple(sorted({r[name] for r in rows if r[name] and r[SAMPLE] in numbers}))
         if not names:
-            raise DataError(f"{path}: got no labels in {name!r}, expected one a box")
+            raise DataError(
+                f"{path}: got no labels in {name!r} of samples in {store.path}, expected one a box"
+            )
         self._boxes: dict[int, list[tuple[int, np.ndarray]]] = {}
         for i, row in enumerate(rows, 2):
             if row[SAMPLE] in numbers:
@@ -84,7 +87,7 @@ def box_shares(tile: dict[str, Any], boxes: list[tuple[int, np.ndarray]], labels
         across, down = np.unique(xs), np.unique(ys)
         inside_x = (xs[:, :1] <= across[:-1]) & (across[1:] <= xs[:, 1:])
         inside_y = (ys[:, :1] <= down[:-1]) & (down[1:] <= ys[:, 1:])
-        covered = (inside_y[:, :, None] & inside_x[:, None, :]).any(0)
+        covered = inside_y.T.astype(np.float32) @ inside_x.astype(np.float32) > 0
         out[label] = _lengths(down, height) @ covered @ _lengths(across, width).T
     return out
 

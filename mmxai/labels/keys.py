@@ -17,20 +17,23 @@ def sample_numbers(store: Store, names: Iterable[str], where: str, *, stems: boo
 
     A name is a sample's key (a path or identifier as harvested; with `stems` its file name without suffix),
     or its number. Keys go first, and all names of a file are of one sort. DataError where the
-    store has none of them.
+    store has none of them, or where several samples have a name.
     """
     names = list(dict.fromkeys(names))
     by_key: dict[str, int] = {}
     numbers: set[int] = set()
+    several: set[str] = set()
     for sample in store.samples:
         key = PurePath(sample.key).stem if stems else sample.key
-        if key in by_key and stems:
-            raise DataError(
-                f"{where}: two samples of {store.path} are called {key!r}, expected file names that tell "
-                "samples apart; name the files by sample number"
-            )
+        if key in by_key:
+            several.add(key)
         by_key[key] = sample.sample
         numbers.add(sample.sample)
+    if unclear := [name for name in names if name in several]:
+        raise DataError(
+            f"{where}: got {unclear[0]!r}, as several samples of {store.path} are called, expected names "
+            "that tell samples apart; name them by sample number"
+        )
     found = {name: by_key[name] for name in names if name in by_key}
     if not found:
         found = {n: int(n) for n in names if n.isdecimal() and int(n) in numbers}

@@ -26,10 +26,10 @@ def row_values(
     """Values of `tasks` (of one level) for rows of a row space: name -> `[N, ...]`, as `Labels` has them.
 
     Of a task of samples a row has its sample's. Of a task of cells with classes a patch has the label that
-    covers most of it, where that is at least `overlap` of it; where the last of `names` is "none" (see
-    `Task.with_none`) a patch of a known sample that no label touches is that; any other is unknown. Of
-    multilabel tasks a patch has every label that covers at least `overlap` of it. A row that is no patch, or
-    of a sample of which nothing is known, is unknown.
+    covers most of it (of two alike the first), where that is at least `overlap` of it; where the last of
+    `names` is "none" (see `Task.with_none`) a patch of a known sample that no label touches is that; any
+    other is unknown. Of multilabel tasks a patch has every label that covers at least `overlap` of it. A row
+    that is no patch, or of a sample of which nothing is known, is unknown.
     """
     if not 0 < overlap <= 1:
         raise ArgumentError(f"labels: got overlap {overlap}, expected a share above 0, at most 1")

@@ -23,21 +23,28 @@ SAMPLE, SEPARATOR = "sample", "|"
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and rows of a CSV file with a header in which there is `sample`."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = [c.strip() for c in reader.fieldnames or []]
-        reader.fieldnames = columns
-        if SAMPLE not in columns or len(set(columns)) < len(columns) or len(columns) < 2:
-            raise DataError(
-                f"{path}: got columns {columns}, expected a header with 'sample' and one column or more of "
-                "labels, such as sample,label"
-            )
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}: line {reader.line_num} has another number of cells than the header")
-            rows.append({k: v.strip() for k, v in row.items()})
+        try:
+            columns, rows = _read(path, csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: {error}, expected a CSV file in UTF-8") from error
     if not rows:
         raise DataError(f"{path}: got a header and no rows, expected a row a sample")
+    return columns, rows
+
+
+def _read(path: Path, reader: csv.DictReader[str]) -> tuple[list[str], list[dict[str, str]]]:
+    columns = [c.strip() for c in reader.fieldnames or []]
+    reader.fieldnames = columns
+    if SAMPLE not in columns or len(set(columns)) < len(columns) or len(columns) < 2:
+        raise DataError(
+            f"{path}: got columns {columns}, expected a header with 'sample' and one column or more of "
+            "labels, such as sample,label"
+        )
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise DataError(f"{path}: line {reader.line_num} has another number of cells than the header")
+        rows.append({k: v.strip() for k, v in row.items()})
     return columns, rows
 
 
@@ -100,7 +107,8 @@ def _column(path: Path, name: str, kind: Kind, cells: list[tuple[int, str]]) -> 
         return Task(name, kind, "sample", (name,)), values
     said: dict[int, set[str]] = {}
     for sample, cell in cells:
-        said.setdefault(sample, set()).update(cell.split(SEPARATOR) if kind == "multilabel" else [cell])
+        parts = cell.split(SEPARATOR) if kind == "multilabel" else [cell]
+        said.setdefault(sample, set()).update(label for part in parts if (label := part.strip()))
     names = tuple(sorted(set().union(*said.values())))
     if kind == "classes":
         twice = next((s for s, labels in said.items() if len(labels) > 1), None)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mmxai.linalg.logistic import LogisticFit
 
 _CHUNK = 1 << 19  # logits at a time: 2 MiB, which stay in the cache from one product to the other
+_LEAST_ROWS = 256  # of a chunk
 _SPREAD_EVERY = 8  # chunks, of which one tells how far from certain the predictions are
+_CERTAIN = 25.0  # logit of the only class there is: a loss of 1e-11 nats
 _DROP_AT = 0.1  # share of finished problems from which the arrays are made smaller
 
 
@@ -45,7 +47,16 @@ class Group:
         self._C = torch.tensor(Cs, dtype=torch.float64, device=device)[self._penalty]
         self._passes = torch.zeros(len(grid), dtype=torch.int64, device=device)
         self._spread = torch.full((len(grid),), 1 / max(columns, 4 if columns == 1 else 0), device=device)
-        self._minimise = BatchedLBFGS(self._ridge(grid), tolerance=tolerance, history=history)
+        start, alone = self._ridge(grid), self._alone(grid).to(device)
+        places = start.view(len(grid), columns, scale.width + 1)
+        places[alone >= 0] = 0
+        for i in (alone >= 0).nonzero()[:, 0].tolist():
+            own = int(alone[i])
+            places[i, own if columns > 1 else 0, -1] = _CERTAIN if columns > 1 or own else -_CERTAIN
+        self._minimise = BatchedLBFGS(start, tolerance=tolerance, history=history)
+        # Nothing is left to find: the least is at infinity, and steps towards it drown in rounding.
+        self._minimise.converged |= alone >= 0
+        self._minimise.finished |= alone >= 0
         self._logits = torch.empty(0, device=device)
 
     @property
@@ -71,7 +82,7 @@ class Group:
         low, high = (int(own[0]), int(own[-1]) + 1) if self._folds and len(own) else (0, 0)
         for part in (slice(0, low), slice(high, self.open)):
             width = (part.stop - part.start) * self._columns
-            size = max(256, _CHUNK // max(width, 1))
+            size = max(_LEAST_ROWS, _CHUNK // max(width, 1))
             for start in range(0, len(rows) if width else 0, size):
                 self._evaluate(part, rows[start : start + size], labels[start : start + size])
 
@@ -143,6 +154,14 @@ class Group:
         start /= self._rows.float()[:, None, None]
         return (start * self._inverse()[:, None]).view(len(grid), -1)
 
+    def _alone(self, grid: torch.Tensor) -> torch.Tensor:
+        """int64 `[problems]`: the class that all rows of a fit are of; -1: they are of several, or none."""
+        found = []
+        for fit, task, _ in grid.tolist():
+            there = self._without(self._scale.counts[task], fit).nonzero()[:, 0].tolist()
+            found.append(there[0] if len(there) == 1 else -1)
+        return torch.tensor(found, dtype=torch.int64)
+
     def _inverse(self) -> torch.Tensor:
         """`[problems, D + 1]`: one over variance times spread plus penalty, that of the intercept without."""
         penalty = (1 / (self._C * self._rows)).float()[:, None]
@@ -168,6 +187,11 @@ class Group:
             found.objective[task][at] = objective[i].cpu()
             found.passes[task][at] = self._passes[problem].cpu()
             found.converged[task][at] = self._minimise.converged[problem].cpu()
+
+
+def chunk_bytes(lines: int) -> int:
+    """Of the logits of so many columns of problems that are under way, and what is made of them."""
+    return 4 * 4 * max(_CHUNK, _LEAST_ROWS * lines)
 
 
 def _multinomial(z: torch.Tensor, y: torch.Tensor, look: bool) -> tuple[torch.Tensor, torch.Tensor]:

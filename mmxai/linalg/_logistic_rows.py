@@ -107,7 +107,7 @@ class Segments:
     def __call__(
         self, x: torch.Tensor, y: torch.Tensor, fold: torch.Tensor
     ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """Fold, rows `[n, D + 1]`, labels int64 `[n, tasks]`. The next segment uses the rows' memory again."""
+        """Fold, rows `[n, D + 1]`, labels int64 `[n, tasks]`. The next segment overwrites the rows."""
         order = fold.argsort(stable=True)
         folds, counts = fold.index_select(0, order).unique_consecutive(return_counts=True)
         start = 0

@@ -67,8 +67,9 @@ class BatchedLBFGS:
         for name in ("trial", "point", "value", "finished", "converged",
                      "_gradient", "_direction", "_scale", "_slope", "_step", "_refused"):  # fmt: skip
             setattr(self, name, getattr(self, name)[which])
-        pairs = [(s[which], y[which], rho[which]) for s, y, rho in self._pairs]
-        self._pairs = deque(pairs, maxlen=self._pairs.maxlen)
+        for _ in range(len(self._pairs)):  # one at a time: they are most of the memory
+            s, y, rho = self._pairs.popleft()
+            self._pairs.append((s[which], y[which], rho[which]))
 
     def _accept(self, value: torch.Tensor) -> torch.Tensor:
         """Where the trial is better than the point by enough; NaN is not."""

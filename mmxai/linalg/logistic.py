@@ -15,8 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.linalg._logistic_group import Group
+from mmxai.linalg._logistic_group import Group, chunk_bytes
 from mmxai.linalg._logistic_rows import Block, Segments, first_pass
+
+_VECTORS = 14
+"""Of the size of all parameters, that a minimiser and its group hold at most beside pairs of the history."""
 
 
 class NotConvergedWarning(UserWarning):
@@ -63,7 +66,8 @@ def fit_logistic(
 
     Raises ArgumentError for unusable labels, folds and settings, NonFiniteError for rows with NaN or inf;
     warns NotConvergedWarning where `max_passes` end a problem. A fit in whose rows a class never occurs has
-    an intercept that tends to minus infinity there; it ends within 1e-6 nats a row of its least.
+    an intercept that tends to minus infinity there; it ends within 1e-6 nats a row of its least. One whose
+    rows are all of one class has coefficients of 0 and that class certain (a logit of 25).
     """
     _check(classes, Cs, folds, tolerance, max_passes)
     scale = first_pass(blocks(), classes, folds)
@@ -98,6 +102,25 @@ def fit_logistic(
             stacklevel=2,
         )
     return found
+
+
+def bytes_needed(
+    width: int,
+    classes: Sequence[int],
+    penalties: int,
+    folds: int,
+    *,
+    total: bool = False,
+    rows: int = 8192,
+    history: int = 8,
+) -> int:
+    """What `fit_logistic` holds beside its blocks of at most `rows` rows: minimisers, results, moments, and
+    rows under way."""
+    columns = sum(count if count > 2 else 1 for count in classes)
+    lines = columns * penalties * (folds + (total or not folds))
+    state = lines * (width + 1) * (4 * (2 * history + _VECTORS) + 16)
+    moments = 36 * width**2 + 16 * max(folds, 1) * sum(classes) * width
+    return state + moments + 8 * rows * (width + max(folds, 1) * max(classes)) + chunk_bytes(lines)
 
 
 def array_blocks(

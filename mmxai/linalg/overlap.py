@@ -19,6 +19,7 @@ SHARED = 0.7
 """Two directions count as one from this cosine on (Paulo and Belrose 2025, arXiv:2501.16615)."""
 
 _BLOCK = 1024
+_RANDOM = 1024  # directions of the chance
 
 
 @dataclass(repr=False)
@@ -27,7 +28,7 @@ class Overlap(Result):
 
     best float64 `[n]`, other int64 `[n]`: the largest cosine of each and with which. mutual bool `[n]`: each
     is the other's best. mean_max: mean of `best`. shared: share of the n in a mutual pair of at least 0.7.
-    chance: mean_max of as many random directions against the m, what nothing in common would give.
+    chance: mean_max of 1,024 random directions against the m, what nothing in common would give.
     """
 
     mean_max: float
@@ -67,16 +68,12 @@ def overlap(one: torch.Tensor, two: torch.Tensor, *, signed: bool = True, seed: 
     directions planted in synthetic data, `overlap(planted, found).mean_max` is the mean max cosine similarity
     of Sharkey et al. (2022). Directions of length 0 have cosine 0 with all.
     """
-    a, b = _unit(one), _unit(two)
-    if a.shape[1] != b.shape[1] or not len(a) or not len(b):
-        raise ArgumentError(
-            f"overlap: got directions {tuple(a.shape)} and {tuple(b.shape)}, expected one width"
-        )
+    a, b = _units(one, two)
     best, other = _nearest(a, b, signed)
     _, back = _nearest(b, a, signed)
     mutual = back[other] == torch.arange(len(a))
     generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(min(len(a), _BLOCK), a.shape[1], dtype=torch.float64, generator=generator)
+    random = torch.randn(_RANDOM, a.shape[1], dtype=torch.float64, generator=generator)
     chance, _ = _nearest(_unit(random), b, signed)
     return Overlap(
         mean_max=float(best.mean()),
@@ -93,10 +90,22 @@ def matched_cosine(one: torch.Tensor, two: torch.Tensor, *, signed: bool = True)
     (Hungarian method). Time grows with the cube of the smaller number: seconds at 2,000."""
     from scipy.optimize import linear_sum_assignment  # heavy, and only this needs it
 
-    cosines = (_unit(one) @ _unit(two).T).numpy()
+    a, b = _units(one, two)
+    cosines = (a @ b.T).numpy()
     cosines = cosines if signed else np.abs(cosines)
     rows, columns = linear_sum_assignment(cosines, maximize=True)
     return float(cosines[rows, columns].mean())
+
+
+def _units(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    shapes = tuple(one.shape), tuple(two.shape)
+    fit = one.ndim == two.ndim == 2 and one.shape[1] == two.shape[1] and one.numel() and two.numel()
+    if not fit or not (one.isfinite().all() and two.isfinite().all()):
+        raise ArgumentError(
+            f"overlap: got directions {shapes[0]} and {shapes[1]}, expected finite ones of one width, [n, D] "
+            "and [m, D], some of each"
+        )
+    return _unit(one), _unit(two)
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

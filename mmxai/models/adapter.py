@@ -64,13 +64,14 @@ class ReadOut:
         CLIP pools. matrix: the Linear (or bare parameter `[D, out]`) behind the final norm, relative to the
         tower, with a leading "/" to the loaded object; where the object has none, the output is what the
         norm gives. start_norm: a norm between `embed` and the first block. positions: the first block reads
-        the sum of `embed` and positions.
+        the sum of `embed` and positions. logits: the matrix makes logits, which count up to a constant.
     """
 
     token: Literal["first", "last", "end"]
     matrix: str = ""
     start_norm: str = ""
     positions: bool = False
+    logits: bool = False
 
 
 @dataclass(frozen=True)

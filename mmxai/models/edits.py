@@ -151,9 +151,15 @@ def _wide(name: str, width: int, function: Edit) -> Edit:
 
 def _columns(name: str, units: Units, value: Edit) -> Edit:
     """An edit that sets some columns to what `value` makes of them."""
-    index = torch.as_tensor(units, dtype=torch.int64).reshape(-1)
-    if len(index) and (int(index.min()) < 0 or len(index.unique()) != len(index)):
-        raise ArgumentError(f"{name}: got units {index.tolist()}, expected different numbers from 0")
+    given = torch.as_tensor(units).reshape(-1)
+    index = given.long()
+    # A mask would pass for the numbers 0 and 1.
+    whole = not len(given) or not (given.dtype == torch.bool or given.is_floating_point())
+    if not whole or bool((index < 0).any()) or len(index.unique()) < len(index):
+        raise ArgumentError(
+            f"{name}: got units {given.tolist()}, expected different whole numbers from 0 (of a mask: "
+            "mask.nonzero().flatten())"
+        )
     held = _Held(index)
 
     def edit(x: torch.Tensor) -> torch.Tensor:

@@ -70,11 +70,13 @@ def from_open_clip(module: nn.Module, name: str) -> Model:
             patch_size=patch,
             image_size=image,
             pools_first=bool(getattr(visual, "final_ln_after_pool", False)),
+            pool="attention" if getattr(visual, "attn_pool", None) else getattr(visual, "pool_type", "tok"),
         ),
         text=SimpleNamespace(
             dims=_dims(text.transformer.resblocks, joint),
             max_position_embeddings=positions,
             vocab_size=text.token_embedding.num_embeddings,
+            pool=getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax")),
         ),
     )
     towers = bind(module, config, open_clip_family.family(config))
@@ -101,7 +103,13 @@ def from_timm(module: nn.Module, name: str) -> Model:
     )
     registers = getattr(whole, "num_reg_tokens", 0)
     prefix = ("cls",) * (whole.num_prefix_tokens - registers) + ("register",) * registers
-    config = SimpleNamespace(dims=dims, prefix=prefix, patch_size=embed.patch_size, image_size=embed.img_size)
+    config = SimpleNamespace(
+        dims=dims,
+        prefix=prefix,
+        patch_size=embed.patch_size,
+        image_size=embed.img_size,
+        pool=getattr(whole, "global_pool", "token"),
+    )
     towers = bind(module, config, timm_family.family(config))
     cfg = getattr(whole, "pretrained_cfg", None)
     processor = _processor(embed.img_size, cfg["crop_pct"], cfg["mean"], cfg["std"]) if cfg else None

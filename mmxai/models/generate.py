@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmxai.capture.hooks import held
 from mmxai.errors import ArgumentError, ModelError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def generate(model: Model, prompts: Any, options: dict[str, Any]) -> Generated:
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     pad = settings.pad_token_id if settings.pad_token_id is not None else (ends or [0])[0]
     options = {"do_sample": False, "max_new_tokens": 32, "pad_token_id": pad, **options}
-    with torch.no_grad():
+    # Waits where another thread's intervention holds the module: it would edit this text, too.
+    with held(module), torch.no_grad():
         out = module.generate(input_ids=ids, attention_mask=mask.long(), **options)
     new = [_until(row, ends) for row in out[:, ids.shape[1] :].cpu()]
     starts = [row[keep].cpu() for row, keep in zip(ids, mask, strict=True)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from mmxai.errors import ArgumentError
 from mmxai.models.inputs import Inputs
 from mmxai.types import ROW_COLUMNS
 
 if TYPE_CHECKING:
-    from mmxai.models.model import Run
+    from mmxai.models.model import Model, Run
 
 Metric = Callable[["Run", "Inputs"], torch.Tensor]
 """What a run is worth: (run, its inputs) -> float `[n]`, a value an item (a sample, a token). Its attribute
@@ -21,10 +22,36 @@ Metric = Callable[["Run", "Inputs"], torch.Tensor]
 _SAMPLE = ROW_COLUMNS.index("sample")
 
 
-def number_samples(inputs: Inputs, first: int) -> None:
-    """Number a batch's samples from `first` on: samples given as they are have no numbers of their own."""
+def number_samples(inputs: Inputs, numbers: int | torch.Tensor) -> None:
+    """Number a batch's samples, from a first one on or one by one (int `[B]`): samples given as they are have
+    no numbers of their own."""
     for table in inputs.rows.values():
-        table[..., _SAMPLE] = torch.arange(first, first + len(table), dtype=torch.int32)[:, None]
+        own = torch.arange(numbers, numbers + len(table)) if isinstance(numbers, int) else numbers
+        table[..., _SAMPLE] = own[:, None].to(torch.int32)
+
+
+def prepared(model: Model, batches: Iterable[Any]) -> Iterator[Inputs]:
+    """Each batch as the model takes it; samples given as they are numbered in their order."""
+    first = 0
+    for given in batches:
+        inputs = model.prepare(given)
+        if not isinstance(given, Inputs):
+            number_samples(inputs, first)
+        first += inputs.batch_size
+        yield inputs
+
+
+def labels_of(samples: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The entries of `labels` `[samples]` at the numbers of some samples, int64 `[n]`.
+
+    ArgumentError where a sample has no number (-1, which would be read as the last) or one past the labels.
+    """
+    if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < len(labels):
+        raise ArgumentError(
+            f"got samples numbered from {int(samples.min())} to {int(samples.max())} and {len(labels):,} "
+            "labels, expected a label at each number, -1 where none is known"
+        )
+    return labels[samples.long()].long()
 
 
 def next_token_loss(run: Run, inputs: Inputs) -> torch.Tensor:
@@ -44,6 +71,19 @@ def similarity(run: Run, inputs: Inputs) -> torch.Tensor:
 similarity.needs = ("vision.embeds", "text.embeds")  # type: ignore[attr-defined]
 
 
+class Cosine:
+    """Cosine of each picture with one text, embedded: float `[1, J]`."""
+
+    needs = ("vision.embeds",)
+
+    def __init__(self, text: torch.Tensor):
+        self.text = normalize(text.float(), dim=1)
+
+    def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
+        image = embedded(run, "vision.embeds")
+        return (image @ self.text.to(image.device).T)[:, 0]
+
+
 class ZeroShot:
     """1 where the nearest class text is the right one, else 0.
 
@@ -58,7 +98,7 @@ class ZeroShot:
 
     def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
         image = embedded(run, "vision.embeds")
-        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
+        right = labels_of(run.rows["vision.pooled"][:, 0, _SAMPLE], self.labels)
         chosen = (image @ self.texts.to(image.device).T).argmax(1).cpu()
         return (chosen == right)[right >= 0].float()
 
@@ -69,7 +109,7 @@ class ZeroShotMargin(ZeroShot):
 
     def __call__(self, run: Run, inputs: Inputs) -> torch.Tensor:
         image = embedded(run, "vision.embeds")
-        right = self.labels[run.rows["vision.pooled"][:, 0, _SAMPLE].long()]
+        right = labels_of(run.rows["vision.pooled"][:, 0, _SAMPLE], self.labels)
         known = right >= 0
         cosine = (image @ self.texts.to(image.device).T).cpu()[known]
         own = cosine.gather(1, right[known, None])

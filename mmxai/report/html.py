@@ -19,7 +19,9 @@ def environment() -> jinja2.Environment:
 
 
 def number(value: float) -> str:
-    """Three significant digits; no exponent below a million."""
+    """Three significant digits; no exponent below a million. A dash where there is none."""
+    if value != value:
+        return "\N{EN DASH}"
     text = f"{value:.3g}"
     if 999 < abs(value) < 1e6:
         text = f"{float(text):,.0f}"

@@ -19,18 +19,25 @@ _BINS = 240  # points of a curve; longer ones show the mean and the range of wha
 
 
 def curves(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x: str = "step", log: bool = False
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str = "step",
+    log: bool = False,
+    zero: bool = False,
 ) -> str:
     """Lines over `x`, one a series of (x, y); values that are not finite are left out.
 
     Long series are drawn as the mean of neighbouring points, with their range as a band. `log`: a logarithmic
     vertical axis, of the positive values, where they span a factor of 10 at least (of less it has no ticks).
+    `zero`: 0 is on the vertical axis, so that small changes look small.
     """
     drawn = {name: _thinned(*points, log=log) for name, points in series.items()}
     every = np.concatenate(list(drawn.values()), 1) if drawn else np.zeros((4, 0))
     if not every.shape[1]:
         return _svg([_text(WIDTH / 2, HEIGHT / 2, "no values", "middle")])
     low, high = float(every[2].min()), float(every[3].max())
+    if zero:
+        low, high = min(low, 0.0), max(high, 0.0)
     log = log and high >= 10 * low
     if high == low:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from mmxai.errors import ArgumentError, SelectionError
 from mmxai.store.select import RowFilter
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["neuron", "head", "dimension", "latent"]
 
-BLOCK_VALUES = 1 << 21
-"""Values of a block, 8 MiB in float32."""
+BLOCK_VALUES = 1 << 20
+"""Values of a block, 4 MiB in float32: small enough that what is made of it stays in a cache."""
 
 _STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "ln_final", "embeds")
 
@@ -28,7 +29,7 @@ class Units:
     """The units of one site of a store.
 
     kind: "head" (the Euclidean norm of the head's columns; of `z`, whose head count the store's plan or
-    `heads` tells), "latent" (a column of a site that an SAE was encoded to), "dimension" (a column of the
+    `heads` tells), "latent" (a column of the codes of an SAE or a dictionary), "dimension" (a column of the
     residual stream or of what is added to it), else "neuron". Of a site stored as topk, what a row did not
     keep is 0. `heads=0` takes columns one by one where the plan tells of heads.
     """
@@ -53,19 +54,34 @@ class Units:
         x = self.site.gather(rows, torch.float32)
         return x.unflatten(1, (self.heads, -1)).norm(dim=2) if self.heads else x
 
+    @property
+    def entries(self) -> int | None:
+        """How many of its units a row holds, where the site is stored as topk; None where it holds all."""
+        return None if self.heads else self.store.plan.site(self.name).k
+
     def of(self, unit: int, rows: np.ndarray) -> torch.Tensor:
         """float32 `[N]` of one unit. Of a site stored as topk its entries are read: rows may be very wide."""
-        if self.heads or self.store.plan.site(self.name).dtype != "topk":
+        if self.entries is None:
             return self.values(rows)[:, unit]
         values, columns = self.site.entries(rows)
         return torch.where(columns == unit, values, 0).sum(1).float()
+
+    def sparse(self, rows: np.ndarray) -> sparse.csr_array:
+        """float64 `[N, units]` of a site stored as topk: its entries, of rows too wide to be decoded."""
+        values, columns = self.site.entries(rows)
+        counted = np.int32 if columns.numel() < 2**31 else np.int64
+        starts = np.arange(len(rows) + 1, dtype=counted) * columns.shape[1]
+        held = values.double().numpy().ravel(), columns.to(torch.int32).numpy().ravel(), starts
+        found = sparse.csr_array(held, shape=(len(rows), self.count))
+        found.eliminate_zeros()
+        return found
 
     def __repr__(self) -> str:
         return f"Units({self.count:,} {self.kind}s of {self.name!r}, {len(self.site):,} rows)"
 
 
 def _kind(store: Store, name: str) -> Kind:
-    if store.plan.identity.get("sae") or name.endswith(".sae"):
+    if {"sae", "dictionaries"} & set(store.plan.identity) or name.endswith(".sae"):
         return "latent"
     return "dimension" if name.rpartition(".")[2] in _STREAM else "neuron"
 

@@ -4,6 +4,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from mmxai.bench.cases._probe_data import STORE, Work
 from mmxai.bench.cases._probe_equal import coef_error, held_out_r2, objectives_apart
 from mmxai.bench.cases._probe_ours import Side
 from mmxai.bench.peers import peers_of
+from mmxai.bench.peers._threads_ import quickest
 
 WORK = Work(sites=2, rows=400, width=16, classes=3, folds=4, penalties=(0.1, 10.0))
 
@@ -45,11 +48,15 @@ def theirs(job):
     """The rival's own script, run here: scikit-learn is among what tests need."""
     spec = importlib.util.spec_from_file_location("peer", Path(peers.__file__).parent / "sklearn_.py")
     script = importlib.util.module_from_spec(spec)
+    sys.path.append(str(Path(peers.__file__).parent))  # as _serve.py does
     spec.loader.exec_module(script)
-    works, answer = script.prepare(job)
+    sys.path.pop()
+    works, answer = script.prepare(job | {"threads": 2})
     for work in works.values():
         work()
-    return {name: np.load(path) for name, path in answer().items()}
+    found = answer()
+    assert found.pop("threads").keys() == {"ridge", "logistic"}
+    return {name: np.load(path) for name, path in found.items()}
 
 
 def test_rivals_have_the_rows_of_the_first_site(job):
@@ -62,12 +69,32 @@ def test_rivals_have_the_rows_of_the_first_site(job):
     assert np.bincount(fold).tolist() == [100] * 4
 
 
-def test_coefficients_are_scikit_learns(side, theirs):
+def test_coefficients_are_scikit_learns(job, theirs):
+    side, exact = Side(job), theirs["exact_coef"]
+    side.ridge_float64(1)
     coef, intercept = side.found["ridge"]
-    assert coef.shape == (2, 4, 2, 3, 16)
-    assert coef_error(coef, theirs["exact_coef"]) < 1e-10
-    assert coef_error(theirs["ridge_coef"], theirs["exact_coef"]) > 1e-9  # that one is float32
-    np.testing.assert_allclose(intercept, theirs["exact_intercept"], atol=1e-10)
+    assert coef.shape == (2, 4, 2, 3, 16) and side.product == "float64" and side.rounding is None
+    assert coef_error(coef, exact) < 1e-9
+    assert coef_error(theirs["ridge_coef"], exact) > 1e-9  # that one is float32
+    np.testing.assert_allclose(intercept, theirs["exact_intercept"], atol=1e-8)
+
+
+def test_products_in_float32_cost_what_was_estimated(side, theirs):
+    assert side.product == "float32"
+    assert 1e-9 < coef_error(side.found["ridge"][0], theirs["exact_coef"]) < 2 * side.rounding < 6e-5
+
+
+def test_a_rival_has_the_threads_it_is_quickest_with():
+    tried = []
+
+    def run(best, count):
+        tried.append(count)
+        time.sleep(0.01 if count == best else 0.03)
+
+    assert quickest(partial(run, 1), 4) == 1
+    assert quickest(partial(run, 4), 4) == 4
+    assert sorted(tried) == [1] * 6 + [4] * 6
+    assert quickest(partial(run, 1), 1) == 1
 
 
 def test_the_error_is_that_of_the_worst_fit():
@@ -101,9 +128,9 @@ def test_held_out_r2_is_of_rows_nobody_fitted(side):
 def test_every_site_is_done_and_sites_are_read_by_block(job, monkeypatch):
     monkeypatch.setattr("mmxai.bench.cases._probe_ours.BLOCK", 90)
     whole, done = Side(job), []
-    monkeypatch.setattr(Side, "_ridge", lambda self, site: done.append(site))
+    monkeypatch.setattr(Side, "_ridge", lambda self, site, product: done.append(site))
     whole.ridge()
-    assert done == list(whole.store)
+    assert sorted(done) == sorted(whole.store)
     monkeypatch.undo()
     blocks = [x.shape[0] for x, labels, fold in whole._blocks(done[0]) if len(x) == len(labels) == len(fold)]
     assert sum(blocks) == 400
@@ -122,8 +149,8 @@ def test_the_case_runs_and_without_rivals_has_no_ratio(tmp_path):
     figures = probe.run(Options(quick=True, warm_folder=str(tmp_path)))
     names = {f.name for f in figures}
     assert names == {
-        "probe_ridge_sites_per_second", "probe_logistic_sites_per_second", "probe_ridge_peak_mib",
-        "probe_logistic_peak_mib",
+        "probe_ridge_sites_per_second", "probe_ridge_float64_sites_per_second",
+        "probe_logistic_sites_per_second", "probe_ridge_peak_mib", "probe_logistic_peak_mib",
     }  # fmt: skip
     assert all(f.value > 0 and f.floor and f.detail for f in figures)
     assert not list(tmp_path.iterdir())

@@ -32,6 +32,14 @@ def test_probe(home, capsys):
     assert found["scores"][0]["codelength"]["uniform"] == 2
     assert load_directions(home / "out/probe.safetensors")[A, "class"].coef.shape == (4, 16)
     assert "Probes of acts.zarr" in (home / "out/index.html").read_text()
+    # Again, otherwise: everything is of the second run.
+    again = ["--sites", A, "--tasks", "class", "--no-mdl", "--bootstrap", "0"]
+    assert main([*args, *again, "--erase"]) == 0 and (home / "out/probe.erasers.safetensors").is_file()
+    capsys.readouterr()
+    assert main([*args, *again]) == 0
+    shown, page = capsys.readouterr().out, (home / "out/index.html").read_text()
+    assert len(load_directions(home / "out/probe.safetensors")) == 1 and "nan" not in shown + page
+    assert {p.name for p in (home / "out").iterdir()} == {"index.html", "probe.json", "probe.safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +51,7 @@ def test_probe(home, capsys):
         (["--labels", "{home}/l.csv", "--sites", "vision.7.z"], "no site"),
         (["--labels", "{home}/l.csv", "--regression", "class"], "expected a finite number"),
         (["--labels", "{home}/l.csv", "--pool", "cls", "--sites", "text.0.resid_post"], "no row is left"),
+        (["--labels", "{home}/l.csv", "--out", "{home}/l.csv/probe"], "expected a folder"),
     ],
 )
 def test_refuses(home, capsys, args, said):

@@ -70,7 +70,7 @@ def test_texts_of_a_file(made, tmp_path, capsys):
     texts = tmp_path / "texts.txt"
     texts.write_text("red\n\n a green circle \nblue\n")
     assert show(made, tmp_path, "--only", "3", "--model", "shapes-clip", "--texts", texts) == 0
-    assert "1 latents, 3 texts" in capsys.readouterr().out
+    assert "1 units, 3 texts" in capsys.readouterr().out
     assert ">a green circle<" in (tmp_path / "latents/3.html").read_text()
 
 

@@ -1,5 +1,7 @@
 """Labels from files: which samples they name, what patches they cover, and what is wrong with a file."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +49,14 @@ def test_a_column_a_task(store, tmp_path):
     assert np.array_equal(found, labels.values(animal, rows.sample.numpy()))
 
 
+def test_spaces_and_gaps_between_several_labels_are_no_labels(store, tmp_path):
+    labels = read_labels(written(tmp_path, "sample,has\n0,fur | tail\n1,tail|\n2, |fur\n"), store,
+                         multilabel=["has"])  # fmt: skip
+    (has,) = labels.tasks
+    assert has.names == ("fur", "tail")
+    assert labels.values(has, np.arange(3)).tolist() == [[1, 1], [0, 1], [1, 0]]
+
+
 def test_samples_by_number(store, tmp_path):
     labels = read_labels(written(tmp_path, "sample,label\n0,a\n4,b\n99,a\n"), store)
     assert labels.values(labels.tasks[0], np.arange(6)).tolist() == [0, -1, -1, -1, 1, -1]
@@ -78,6 +88,9 @@ def test_refuses(store, tmp_path, text, options, said):
 def test_refuses_what_is_not_there(store, tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "none.csv", store)
+    (tmp_path / "binary.csv").write_bytes(b"\xf8\x01")
+    with pytest.raises(DataError, match=r"binary\.csv.*expected a CSV file in UTF-8"):
+        read_labels(tmp_path / "binary.csv", store)
     with pytest.raises(ArgumentError, match="of a folder"):
         read_labels(tmp_path, store, multilabel=["x"])
 
@@ -110,7 +123,7 @@ def test_boxes_cover_what_their_pixels_cover():
 
 def test_patches_of_boxes(store, tmp_path):
     """Cell (1, 2) is pixels x 16..22, y 6..12. A box over half of it is enough at 0.5, not at 0.6."""
-    text = "sample,x0,y0,x1,y1,label\n1,16,6,19,12,cat\n1,10,0,16,6,dog\n2,,,,,\n"
+    text = "sample,x0,y0,x1,y1,label\n1,16,6,19,12,cat\n1,10,0,16,6,dog\n2,,,,,\n99,0,0,9,9,cow\n"
     labels = read_labels(written(tmp_path, text), store)
     (task,) = labels.tasks
     assert (task.level, task.kind, task.names) == ("cell", "classes", ("cat", "dog"))
@@ -241,3 +254,44 @@ def test_another_world(tmp_path):
         with pytest.raises(DataError, match="expected picture 0"):
             read_labels(tmp_path / "world", shifted)
         assert SITE in shifted
+
+
+def test_samples_of_one_name(tmp_path):
+    """A name that two samples have says which one only by number; names of others are no matter."""
+    keys = ["a/x.png", "a/x.png", "b/y.png", "c/y.png", "d.png", "e.png"]
+    with open_store(make(tmp_path / "acts.zarr", keys=keys)) as store:
+        with pytest.raises(DataError, match=r"'a/x\.png', as several samples"):
+            read_labels(written(tmp_path, "sample,label\na/x.png,p\nd.png,q\n"), store)
+        labels = read_labels(written(tmp_path, "sample,label\nb/y.png,p\nd.png,q\n"), store)
+        assert labels.values(labels.tasks[0], np.arange(6)).tolist() == [-1, -1, 0, -1, 1, -1]
+        masks = tmp_path / "masks"
+        masks.mkdir()
+        Image.fromarray(np.ones(SIZE[::-1], np.uint8)).save(masks / "d.png")
+        assert "1 samples" in read_labels(masks, store).about
+        Image.fromarray(np.ones(SIZE[::-1], np.uint8)).save(masks / "y.png")
+        with pytest.raises(DataError, match="'y', as several samples"):
+            read_labels(masks, store)
+
+
+def test_many_boxes_take_little_memory():
+    draw = np.random.default_rng(0)
+    corners = draw.uniform(0, 90, (500, 2))
+    boxes = [(0, np.concatenate([c, c + draw.uniform(1, 10, 2)])) for c in corners]
+    tile = {"affine": [0.1, 0, 0, 0, 0.1, 0], "grid": [10, 10]}
+    tracemalloc.start()
+    share = box_shares(tile, boxes, 1)[0]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+    fine = np.zeros((1000, 1000), bool)
+    for _, (x0, y0, x1, y1) in boxes:
+        fine[round(y0 * 10) : round(y1 * 10), round(x0 * 10) : round(x1 * 10)] = True
+    assert np.abs(share - fine.reshape(10, 100, 10, 100).mean((1, 3))).max() < 0.03
+
+
+@pytest.mark.parametrize("names, said", [("1,cat\n2,cat\n", "'cat' twice"), ("1,cat\n1,dog\n", "1 twice")])
+def test_names_of_masks_that_tell_nothing_apart(store, tmp_path, names, said):
+    Image.fromarray(np.ones(SIZE[::-1], np.uint8)).save(tmp_path / "0000001.png")
+    written(tmp_path, names, "names.csv")
+    with pytest.raises(DataError, match=said):
+        read_labels(tmp_path, store)

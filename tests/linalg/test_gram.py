@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mmxai.errors import ArgumentError, NonFiniteError
-from mmxai.linalg import DualState, FoldedGram, GramState
+from mmxai.linalg import DualState, FoldedGram, GramState, ridge_path
+from mmxai.linalg.gram import SAFE
 
 WIDTH, TARGETS, FOLDS = 7, 3, 4
 
@@ -82,6 +83,47 @@ def test_float32_products_err_in_the_seventh_digit(rows):
     assert 1e-10 * size < (gram.train(2).xx - wide).abs().max() < 3e-7 * size
 
 
+@pytest.mark.parametrize("steep", [False, True])
+def test_float32_products_where_the_first_rows_allow_them(steep):
+    """Estimated within a factor of 30 above and 2 below what they do; too much, and float64 stays."""
+    rng = np.random.default_rng(0)
+    n, width = 3000, 64
+    turn = np.linalg.qr(rng.standard_normal((width, width)))[0]
+    x = (rng.standard_normal((n, width)) * np.arange(1.0, width + 1) ** -(1.5 if steep else 0.3)) @ turn + 3
+    y = torch.from_numpy((x - 3) @ rng.standard_normal((width, 2)) + rng.standard_normal((n, 2)))
+    rows, fold = torch.from_numpy(x).float(), torch.arange(n) % 3
+
+    def filled(product, rows=rows):
+        gram = fill(FoldedGram(width, 2, 3, product=product, share=1e-3), (rows, y, fold), block=500)
+        penalty = 1e-3 * float(gram.total().xx.diagonal().mean())
+        return gram, ridge_path(gram.train(1), [penalty])[0][0]
+
+    auto, taken = filled("auto")
+    exact, single = filled("float64")[1], filled("float32")[1]
+    off = float(((single - exact).norm(dim=0) / exact.norm(dim=0)).max())
+    assert off / 2 < auto.rounding < 30 * off
+    assert auto.product == ("float64" if steep else "float32")
+    assert (auto.rounding > SAFE) == steep
+    assert (taken - exact).norm() < (1e-9 if steep else SAFE) * exact.norm()
+    assert filled("auto", rows.double())[0].product == "float64"
+
+
+def test_float32_is_not_taken_for_what_cannot_be_solved(rows):
+    x, y, fold = rows
+    x = x.clone()
+    x[:, 3] = x[:, 2]
+    gram = fill(FoldedGram(WIDTH, TARGETS, FOLDS, product="auto"), (x, y, fold))
+    assert gram.product == "float64" and gram.rounding > SAFE
+
+
+def test_sums_too_large_for_their_type_are_no_bad_rows():
+    x = torch.full((4, WIDTH), 3e38)
+    x[1] = 0
+    gram = FoldedGram(WIDTH, 1)
+    gram.update(x, torch.zeros(4, 1))
+    assert gram.counts == [4] and gram.total().xx.isfinite().all()
+
+
 def test_classes_are_counted(rows):
     x, _, fold = rows
     labels = torch.arange(400) % 3
@@ -150,5 +192,21 @@ def test_bad_arguments(rows):
         fill(FoldedGram(WIDTH, TARGETS), (x, y, fold.clamp(max=0))).train(0)
     with pytest.raises(ArgumentError, match="product"):
         FoldedGram(WIDTH, TARGETS, product="float16")
+    with pytest.raises(ArgumentError, match="share=-1"):
+        FoldedGram(WIDTH, TARGETS, share=-1)
     with pytest.raises(ArgumentError, match="width=0"):
         FoldedGram(0, 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_has_not_come_yet_says_nothing_of_rounding():
+    """Coded 0 and shifted, it varies by rounding alone: of that neither a root nor a share is taken."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 16, generator=draw)
+    label = torch.randint(3, (4000,), generator=draw)
+    label[2500::50] = 3  # after the rows that are looked at
+    y = torch.nn.functional.one_hot(label, 4).double()
+    gram = FoldedGram(16, 4, product="auto", share=1e-3)
+    gram.update(x, y)
+    assert gram.product == "float32" and 0 < gram.rounding < SAFE
+    assert torch.allclose(gram.total().yy, (y - y.mean(0)).square().sum(0), rtol=1e-9)

@@ -225,3 +225,22 @@ def test_the_same_numbers_every_time():
     x, y, fold, _ = world(3)
     one, two = (fit_logistic(array_blocks(x, y, fold), [3], CS, folds=4) for _ in range(2))
     assert np.array_equal(one.coef[0], two.coef[0])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("only", [0, 1])
+def test_a_fit_whose_rows_are_all_of_one_class(classes, only):
+    """As of a label that a fold alone has: it is certain from the start, and holds nobody up."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 6, generator=draw) + 3
+    fold = torch.arange(200) % 4
+    y = torch.full((200, 2), only)
+    y[fold == 3, 0] = torch.arange(50) % classes
+    fit = fit_logistic(array_blocks(x, y, fold), [classes, classes], [1.0], folds=4, total=True)
+    for task, own in ((0, [3]), (1, [0, 1, 2, 3, 4])):
+        assert bool(fit.converged[task].all())
+        assert (fit.objective[task][0, own] < 1e-6 * 200).all() and (fit.coef[task][0, own] == 0).all()
+        logits = fit.intercept[task][0, own]
+        assert (logits.argmax(1) == only).all() if classes > 2 else (logits[:, 0] > 0).eq(bool(only)).all()
+    assert int(fit.passes[0].max()) < 60 and (fit.coef[0][0, :3] != 0).any()

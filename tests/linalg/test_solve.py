@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 
-from mmxai.errors import ArgumentError
+from mmxai.errors import ArgumentError, NonFiniteError
 from mmxai.linalg import FoldedGram, ridge_path
-from mmxai.linalg.solve import _refined
+from mmxai.linalg.solve import _Single
 
 PENALTIES = [1e-3, 1.0, 1e3]
 
@@ -69,16 +69,36 @@ def test_float32_is_taken_only_where_it_can_be_refined(condition, hidden):
         assert off.max() < max(1e-9, 1e-14 * condition**2 if hidden else 0)
 
 
+def single(state, accuracy=1e-11):
+    return _Single(state.xx.numpy(), state.xy.numpy(), accuracy)
+
+
 def test_both_ways_are_taken():
     x, y = made(400, 30)
     state = moments(x / x.std(0), y).total()
-    single = state.xx.numpy().astype(np.float32)
     spread = np.linalg.eigvalsh(state.xx.numpy())[-1]
-    assert _refined(state.xx.numpy(), single, state.xy.numpy(), spread) is not None
+    assert single(state).solve(spread) is not None
     x[:, 3] = x[:, 4]
-    state = moments(x, y).total()
-    single = state.xx.numpy().astype(np.float32)
-    assert _refined(state.xx.numpy(), single, state.xy.numpy(), 1e-6) is None
+    assert single(moments(x, y).total()).solve(1e-6) is None
+
+
+def test_what_is_accurate_enough_is_not_refined(monkeypatch):
+    """The smallest penalty tells: where float32 alone does for it, it does for all; else all are refined."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 60)) * np.geomspace(1, 0.1, 60)
+    state = moments(x, x @ rng.standard_normal((60, 2)) + rng.standard_normal((500, 2))).total()
+    penalties = [1e3, 1e-3, 1.0, 1e1]
+    exact, _ = ridge_path(state, penalties)
+    refined, inner = [], _Single._refined
+    monkeypatch.setattr(_Single, "_refined", lambda self, *a: refined.append(a[2]) or inner(self, *a))
+
+    def off(accuracy):
+        refined.clear()
+        coef, _ = ridge_path(state, penalties, accuracy=accuracy)
+        return float(((coef - exact).norm(dim=1) / exact.norm(dim=1)).max())
+
+    assert 1e-9 < off(1e-5) < 1e-5 and refined == [1e-3]
+    assert off(1e-8) < 1e-8 and refined == sorted(penalties)
 
 
 @pytest.mark.parametrize("share", [1e-1, 1e-2, 1e-3])
@@ -140,3 +160,12 @@ def test_bad_penalties(penalties):
     x, y = made(50, 5)
     with pytest.raises(ArgumentError, match="penalties"):
         ridge_path(moments(x, y).total(), penalties)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_products_that_leave_their_range_are_refused():
+    """Not solved to zeros."""
+    x, y = made(50, 8)
+    state = moments((1e20 * x).astype(np.float32), y, product="float32").total()
+    with pytest.raises(NonFiniteError, match="fit their type"):
+        ridge_path(state, [1.0])

@@ -139,6 +139,9 @@ def test_half_precision_is_computed_in_float32_and_gradients_pass(x, v):
         lambda: edits.affine(torch.eye(3), torch.ones(4)),
         lambda: edits.zero([1, 1]),
         lambda: edits.zero([-1]),
+        lambda: edits.zero(torch.tensor([True, False])),  # no units 1 and 0
+        lambda: edits.zero([True, False]),
+        lambda: edits.scale([0.2, 1.7], 2.0),
         lambda: edits.zero([3])(torch.ones(1, 3)),
         lambda: edits.mean([1, 2], torch.ones(3)),
         lambda: edits.resample([1], torch.ones(0, 1)),

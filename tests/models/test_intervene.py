@@ -59,6 +59,8 @@ def test_every_decoded_token_is_edited(model, kind):
     site = f"text.1.{kind}"
     width = model.width_of(site)
     strong = {"add": edits.add(20 * torch.randn(width, generator=torch.Generator().manual_seed(1)))}
+    some = torch.randn(width // 2, width, generator=torch.Generator().manual_seed(2))
+    strong["project_out"] = edits.project_out(some, centre=torch.ones(width))
     strong["clamp"] = edits.clamp(torch.ones(width), 2.0, 2.5)
     strong["zero"] = edits.zero(range(0, width, 2))
     plain = [g.tolist() for g in model.generate(PROMPTS, max_new_tokens=6).ids]
@@ -197,21 +199,45 @@ def test_a_compiled_module_is_refused():
 def test_other_threads_wait_and_are_not_edited(model):
     site = "text.1.resid_post"
     base = model.run(PROMPTS, capture=site).acts[site]
-    seen, started = [], threading.Event()
+    text = model.generate(PROMPTS, max_new_tokens=3).ids
+    seen, texts, started = [], [], threading.Event()
 
     def other():
         started.set()
+        texts.append(model.generate(PROMPTS, max_new_tokens=3).ids)
         seen.append(model.run(PROMPTS, capture=site).acts[site])
 
     thread = threading.Thread(target=other)
-    with model.intervene({site: edits.add(direction())}):
+    with model.intervene({site: edits.add(50 * direction())}):
         thread.start()
         started.wait()
-        thread.join(0.1)
-        assert not seen
-        model.run(PROMPTS)
+        thread.join(0.2)
+        assert not seen and not texts
+        assert any(
+            not torch.equal(a, b)
+            for a, b in zip(model.generate(PROMPTS, max_new_tokens=3).ids, text, strict=True)
+        )
     thread.join()
     assert torch.equal(seen[0], base)
+    assert all(torch.equal(a, b) for a, b in zip(texts[0], text, strict=True))
+
+
+def test_several_edits_of_several_sites(model):
+    """A glob edits every block; a list goes in order; sites of unlike widths stand in one block."""
+    v, mid = direction(), "text.1.mlp_post"
+    given = {"*.resid_post": [edits.add(v), edits.scale(range(WIDTH), 0.5)], mid: edits.zero([0, 3])}
+    wanted = ["text.0.resid_post", "text.2.resid_post", mid]
+    spelt = {f"text.{b}.resid_post": lambda x: (x + v) * 0.5 for b in range(3)}
+    expected = model.run(PROMPTS, capture=wanted, edit={**spelt, mid: edits.zero([0, 3])})
+    with model.intervene(given) as requests:
+        run = model.run(PROMPTS, capture=wanted)
+        text = model.generate(PROMPTS, max_new_tokens=5).ids
+    assert len(requests) == 4 and {r.fired for r in requests.values()} == {6}
+    for site in wanted:
+        torch.testing.assert_close(run.acts[site], expected.acts[site])
+    torch.testing.assert_close(run.out.logits, expected.out.logits)
+    assert not run.acts[mid][..., [0, 3]].any()
+    assert [t.tolist() for t in text] == slow(model, given, 5)
 
 
 def test_generation_stops_at_the_end_token_and_refuses_what_it_cannot_do(model):

@@ -1,5 +1,6 @@
 """Plots are to scale, and well-formed whatever they are given."""
 
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,6 +11,19 @@ from mmxai.report import plots
 from mmxai.report.dissect.histograms import by_layer
 from mmxai.report.html import number
 from mmxai.report.sae import read_metrics, training_plots
+
+
+def test_a_curve_beside_0_shows_how_small_its_changes_are():
+    line = {"a": ([0.0, 1.0, 2.0], [0.287, 0.286, 0.285])}
+
+    def drop(svg):
+        ends = [
+            float(at)
+            for at in re.findall(r",([\d.]+)", ElementTree.fromstring(svg).findall("path")[-1].get("d"))
+        ]
+        return max(ends) - min(ends)
+
+    assert drop(plots.curves(line)) > 100 and drop(plots.curves(line, zero=True)) < 2
 
 
 def test_plots_are_to_scale():

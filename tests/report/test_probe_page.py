@@ -6,6 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from mmxai.labels import read_labels
 from mmxai.methods.probe import ProbeConfig, probe
@@ -39,7 +40,7 @@ def test_it_says_what_the_report_says(page):
     assert html.count('class="heat"') == len(re.findall("<option ", html)) >= 8
     assert "Over blocks" in html and "Calibration" in html and "http" not in html.replace("http-equiv", "")
     for note in report.notes:
-        assert note in html
+        assert str(escape(note)) in html
 
 
 def test_heats():

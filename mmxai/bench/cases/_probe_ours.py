@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 import mmxai
-from mmxai.linalg.gram import FoldedGram
+from mmxai.linalg._threads import spread
+from mmxai.linalg.gram import FoldedGram, Product
 from mmxai.linalg.logistic import fit_logistic
 from mmxai.linalg.solve import ridge_path
-from mmxai.methods.probe.closed import ridge_classifier
+from mmxai.methods.probe.closed import ACCURACY, Linear, ridge_classifier
 from mmxai.store import Store
 
 BLOCK = 8192
@@ -36,28 +37,43 @@ class Side:
         self.fold = torch.from_numpy(np.load(folder / "fold.npy"))
         self.store: Store = mmxai.open_store(job["store"])
         self.found: dict[str, Fits] = {}
-        """Of the last site."""
+        """Of the first site."""
+        self.rounding: float | None = None
+        """What float32 products change its ridge coefficients by, estimated; relative."""
+        self.product = "float64"
+        """Of the first site's last rows."""
         self.passes = 0.0
         """Of the logistic fits of the last site, together, times the share of rows that each goes through."""
 
     def ridge(self, sites: int | None = None) -> None:
-        for site in list(self.store)[:sites]:
-            self._ridge(site)
+        """As `mmxai probe` does: sites side by side, and float32 products of rows where those seen first
+        allow it."""
+        spread(lambda site: self._ridge(site, "auto"), list(self.store)[:sites])
+
+    def ridge_float64(self, sites: int | None = None) -> None:
+        spread(lambda site: self._ridge(site, "float64"), list(self.store)[:sites])
 
     def logistic(self, sites: int | None = None) -> None:
         for site in list(self.store)[:sites]:
             self._logistic(site)
 
-    def _ridge(self, site: str) -> None:
+    def _ridge(self, site: str, product: Product) -> None:
         job = self.job
         tasks, classes = self.labels.shape[1], job["classes"]
-        gram = FoldedGram(self.store[site].width, tasks * classes, job["folds"])
+        gram = FoldedGram(self.store[site].width, tasks * classes, job["folds"], product=product)
         for x, labels, fold in self._blocks(site):
             gram.update(x, torch.nn.functional.one_hot(labels, classes).flatten(1).double(), fold)
-        made = [ridge_classifier(ridge_path(gram.train(f), job["penalties"])) for f in range(job["folds"])]
+        accuracy = ACCURACY[gram.product]
+
+        def fit(fold: int) -> Linear:
+            return ridge_classifier(ridge_path(gram.train(fold), job["penalties"], accuracy=accuracy))
+
+        made = spread(fit, range(job["folds"]))
         coef = torch.stack([m.coef for m in made], 1).unflatten(3, (tasks, classes))
         intercept = torch.stack([m.intercept for m in made], 1).unflatten(2, (tasks, classes))
-        self.found["ridge"] = coef.permute(0, 1, 3, 4, 2).numpy(), intercept.numpy()
+        fits = coef.permute(0, 1, 3, 4, 2).numpy(), intercept.numpy()
+        if site == next(iter(self.store)):
+            self.rounding, self.product, self.found["ridge"] = gram.rounding, gram.product, fits
 
     def _logistic(self, site: str) -> None:
         job = self.job

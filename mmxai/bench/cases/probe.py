@@ -2,7 +2,8 @@
 
 Ours reads the rows of a store as it goes and gives the coefficients of every fit; rivals have the rows of one
 site in memory, the folds' rows chosen before the clock runs, and their time is that of the site times the
-number of sites. Times are the best of three, of sides that take turns.
+number of sites. Times are the best of three, of sides that take turns. A rival has as many threads as it is
+quickest with, 1 or the default, tried on a fit; ours has the default, with BLAS on one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from mmxai.bench.options import Options
 from mmxai.bench.peers import Peer, Rival, running
 from mmxai.linalg.gram import FoldedGram
 
-TESTS = ("tests/linalg", "tests/methods/probe/test_closed.py", "tests/bench/test_probe.py")
+TESTS = (
+    *(f"tests/linalg/test_{name}.py" for name in ("gram", "solve", "lapack", "threads", "lbfgs", "logistic")),
+    "tests/methods/probe/test_closed.py",
+    "tests/bench/test_probe.py",
+)
 GPU = False
 TARGETS = {
     "probe_vs_sklearn": ">= 20",
@@ -65,22 +70,32 @@ def run(options: Options) -> list[Figure]:
 
 
 def _ridge(work: Work, ours: Side, rivals: Rivals, rate: float, options: Options) -> list[Figure]:
-    timings = _timed("ridge", ours, rivals, options)
+    timings = _timed("ridge", ours, rivals, options, float64=ours.ridge_float64)
     # A triangle of each fold's products, and of each factorisation; solutions of every target.
     own = work.rows * work.width**2
     solved = work.folds * len(work.penalties) * (work.width**3 / 3 + 4 * work.width**2 * work.classes)
     floor = operations_floor(work.sites * (own + solved), rate)
-    figures = [_alone("probe_ridge_sites_per_second", work, timings["ours"], floor)]
+    figures = [
+        _alone("probe_ridge_sites_per_second", work, timings["ours"], floor),
+        _alone("probe_ridge_float64_sites_per_second", work, timings["float64"], floor),
+    ]
     ours.ridge(1)
     coef, intercept = ours.found["ridge"]
+    how = f"; our products of rows in {ours.product}"
+    if ours.rounding is not None:
+        how += f" (float32 changes coefficients by {ours.rounding:.1g}, estimated from the first rows)"
     for peer, rival in rivals.items():
-        figures.append(_against(f"probe_vs_{peer.key}", work, peer, timings, floor))
+        threads = rival.answer()["threads"]["ridge"]
+        figures.append(_against(f"probe_vs_{peer.key}", work, peer, timings, floor, threads, how))
         if peer.key == "himalaya":
             r2 = held_out_r2(ours, coef, intercept)
             theirs = rival.answer()["r2"]
             if not abs(r2 - theirs) <= _MOST_R2_APART:
                 raise UnequalWorkError(f"probe: himalaya's held-out R² is {theirs:.4f}, ours {r2:.4f}")
             continue
+        name = f"probe_float64_vs_{peer.key}"
+        how64 = "; all products in float64"
+        figures.append(_against(name, work, peer, timings, floor, threads, how64, "float64"))
         rival.run("exact")
         answer = rival.answer()
         exact, single = np.load(answer["exact_coef"]), np.load(answer["ridge_coef"])
@@ -112,12 +127,15 @@ def _logistic(work: Work, ours: Side, rivals: Rivals, rate: float, options: Opti
             f"; our objective less theirs, relative: {apart.min():.2g} to {apart.max():.2g}, median "
             f"{np.median(apart):.2g}"
         )
-        figures.append(_against(f"probe_logistic_vs_{peer.key}", work, peer, timings, floor, detail))
+        threads = answer["threads"]["logistic"]
+        figures.append(_against(f"probe_logistic_vs_{peer.key}", work, peer, timings, floor, threads, detail))
     return figures
 
 
-def _timed(what: str, ours: Side, rivals: Rivals, options: Options) -> dict[str, Timing]:
-    works: dict[str, Callable[[], object]] = {"ours": getattr(ours, what)}
+def _timed(
+    what: str, ours: Side, rivals: Rivals, options: Options, **more: Callable[[], object]
+) -> dict[str, Timing]:
+    works: dict[str, Callable[[], object]] = {"ours": getattr(ours, what), **more}
     works |= {peer.key: partial(rival.run, what) for peer, rival in rivals.items()}
     return interleave(works, options.repeats(REPEATS), warmup=0 if what == "logistic" else 1)
 
@@ -128,14 +146,16 @@ def _alone(name: str, work: Work, timing: Timing, floor: str) -> Figure:
 
 
 def _against(
-    name: str, work: Work, peer: Peer, timings: Mapping[str, Timing], floor: str, detail: str = ""
-) -> Figure:
-    theirs, mine = min(timings[peer.key].seconds), min(timings["ours"].seconds)
+    name: str, work: Work, peer: Peer, timings: Mapping[str, Timing], floor: str, threads: int, detail: str,
+    mine: str = "ours",
+) -> Figure:  # fmt: skip
+    theirs, own = min(timings[peer.key].seconds), min(timings[mine].seconds)
     text = (
-        f"{work}: {peer.does}, one site {seconds_text(theirs)} times {work.sites}, scaled; ours "
-        f"{seconds_text(mine)}, all sites from the store; best of {len(timings['ours'].seconds)}{detail}"
+        f"{work}: {peer.does}, one site {seconds_text(theirs)} times {work.sites}, scaled, "
+        f"threads: {threads} (the quicker here of 1 and the default); ours {seconds_text(own)}, all sites "
+        f"from the store, on {torch.get_num_threads()}; best of {len(timings[mine].seconds)}{detail}"
     )
-    return _figure(name, work.sites * theirs / mine, text, floor)
+    return _figure(name, work.sites * theirs / own, text, floor)
 
 
 def _memory(work: Work, job: Mapping[str, Any], folder: Path, what: str) -> Figure:
@@ -147,8 +167,8 @@ def _memory(work: Work, job: Mapping[str, Any], folder: Path, what: str) -> Figu
     grown = int(done.stdout.splitlines()[-1]) / 2**20
     rows = 4 * work.sites * work.rows * work.width / 2**20
     if what == "ridge":
-        needed = FoldedGram.bytes_needed(work.width, 2 * work.classes, work.folds)
-        floor = f"{needed / 2**20:,.0f} MiB: a site's moments"
+        needed = job["threads"] * FoldedGram.bytes_needed(work.width, 2 * work.classes, work.folds)
+        floor = f"{needed / 2**20:,.0f} MiB: moments of a site, and work on them, on {job['threads']} threads"
     else:
         needed = 8 * work.fits * work.classes * work.width
         floor = f"{needed / 2**20:,.0f} MiB: a site's coefficients in float64"

@@ -108,7 +108,15 @@ PEERS = (
     Peer(
         "himalaya",
         "probe",
-        ("himalaya==0.4.11", "scikit-learn==1.9.1", "scipy==1.17.1", "torch=={torch}", _NUMPY),
+        # It imports packaging without asking for it.
+        (
+            "himalaya==0.4.11",
+            "scikit-learn==1.9.1",
+            "scipy==1.17.1",
+            "torch=={torch}",
+            "packaging==26.3",
+            _NUMPY,
+        ),
         "RidgeCV, all targets at once, one refit at the chosen penalties, float32",
     ),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _threads_ import quickest
 from himalaya.backend import set_backend
 from himalaya.ridge import RidgeCV
+from himalaya.scoring import r2_score
 from sklearn.model_selection import PredefinedSplit
 
 
 def prepare(job):
-    torch.set_num_threads(job["threads"])
     set_backend("torch")
     folder = Path(job["folder"])
     x = torch.from_numpy(np.fromfile(job["data"], np.float32).reshape(-1, job["width"]))
@@ -19,11 +20,22 @@ def prepare(job):
     y = torch.from_numpy(targets)
     found = []
 
-    def ridge():
-        model = RidgeCV(job["penalties"], fit_intercept=True, cv=PredefinedSplit(fold))
+    def run(threads):
+        torch.set_num_threads(threads)
+        model = RidgeCV(
+            job["penalties"],
+            fit_intercept=True,
+            cv=PredefinedSplit(fold),
+            solver_params={"score_func": r2_score},
+        )
         found[:] = [model.fit(x, y)]
 
+    threads = quickest(run, job["threads"])
+
+    def ridge():
+        run(threads)
+
     def answer():
-        return {"r2": float(found[0].cv_scores_.mean())}
+        return {"r2": float(found[0].cv_scores_.mean()), "threads": {"ridge": threads}}
 
     return {"ridge": ridge}, answer

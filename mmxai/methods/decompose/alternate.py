@@ -21,29 +21,35 @@ def alternate(
     rows: Blocks | None,
     ready: Callable[[torch.Tensor], torch.Tensor],
     *,
+    sample_step: Step | None = None,
     warm: int,
     passes: int,
     tol: float,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """At most `warm` steps over `sample`, then `passes` over `rows` (None: the sample is all), each until the
-    error falls by no more than the share `tol`. `ready` makes of a block what the steps see.
+    error falls by no more than the share `tol`. `sample` is what the steps see, `ready` makes that of a block
+    of `rows`. `sample_step`: the step over `sample`, one block, where it is another.
 
-    Facts: converged; iterations and passes taken; errors, one an iteration over all rows.
+    Facts: converged; iterations and passes taken; change: the share by which the error fell in the last of
+    them, None where there was but one; errors, one an iteration over all rows.
     """
-    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "errors": []}
-    prepared = ready(sample)
-    stages: list[tuple[str, int, Blocks]] = [("iterations", warm, lambda: iter([prepared]))]
+    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "change": None, "errors": []}
+    stages: list[tuple[str, int, Step, Blocks]] = [
+        ("iterations", warm, sample_step or step, lambda: iter([sample]))
+    ]
     if rows is not None:
-        stages.append(("passes", passes, lambda: (ready(x) for x in rows())))
-    for name, most, blocks in stages:
-        before, facts["converged"] = None, False
+        stages.append(("passes", passes, step, lambda: (ready(x) for x in rows())))
+    for name, most, take, blocks in stages:
+        before, facts["change"], facts["converged"] = None, None, False
         for _ in range(most):
-            directions, error = step(blocks(), directions)
+            directions, error = take(blocks(), directions)
             facts[name] += 1
             if (name == "passes") == (rows is not None):
                 facts["errors"].append(error)
-            if before is not None and before - error <= tol * before:
-                facts["converged"] = True
+            if before is not None:
+                facts["change"] = (before - error) / before if before else 0.0
+                facts["converged"] = facts["change"] <= tol
+            if facts["converged"]:
                 break
             before = error
     return directions, facts

@@ -56,10 +56,11 @@ class Line:
 
     fvu: squared error over squared distance from the mean row. l0: units other than 0 in a row, mean. hoyer:
     sparsity of a row's codes, (sqrt(M) - |h|_1 / |h|_2) / (sqrt(M) - 1): 0 where all are equal, 1 where one
-    is alone (Hoyer 2004), mean over the rows with any; comparable at equal M only. dead: share of units that
-    are 0 in every row. stability: mean over other seeds of the mean largest cosine of a direction with any of
-    theirs; matched: the same under the best one-to-one matching; shared: share of directions in a mutual pair
-    of at least 0.7; chance: stability that random directions would have. None without another seed.
+    is alone (Hoyer 2004), mean over the rows with any, NaN of one unit; comparable at equal M only. dead:
+    share of units that are 0 in every row. stability: mean over other seeds of the mean largest cosine of a
+    direction with any of theirs; matched: the same under the best one-to-one matching; shared: share of
+    directions in a mutual pair of at least 0.7; chance: stability that random directions would have. None
+    without another seed.
 
     kept: for each n, FVU where of every row only the n units of largest contribution |code| |direction| stay.
     """
@@ -134,6 +135,8 @@ def compare(entries: Mapping[str, Entry], blocks: Blocks, site: str) -> Comparis
         mean, rows = mean + apart * (len(x) / total), total
         for one in sums.values():
             one.update(x)
+    if not rows:
+        raise ArgumentError("compare: got no rows, expected one at least")
     return Comparison(site, rows, {name: one.line(spread) for name, one in sums.items()})
 
 
@@ -175,7 +178,7 @@ class _Sums:
         whole = spread or float("nan")
         return Line(
             units=len(self.lengths), fvu=self.error / whole, l0=self.l0 / self.rows,
-            hoyer=self.hoyer / self.some if self.some else float("nan"),
+            hoyer=self.hoyer / self.some if self.some and len(self.lengths) > 1 else float("nan"),
             dead=float((~self.used).double().mean()),
             kept={n: wrong / whole for n, wrong in self.kept.items()},
             note=self.entry.note, **_stability(self.entry),

@@ -32,7 +32,7 @@ class FitConfig:
     """Rows held in memory, on which ICA, NMF and k-means run before they pass over all."""
     warm: int = 200
     """Most iterations over the sample."""
-    passes: int = 20
+    passes: int = 12
     """Most passes over all rows."""
     tol: float = 1e-4
     """Stop where an iteration improves by less (NMF, k-means: of the error; ICA: 1 - |cosine| of a unit with
@@ -48,6 +48,11 @@ class FitConfig:
             raise ArgumentError(
                 f"decompose: got tol={self.tol}, seed={self.seed}, expected tol > 0 and seed >= 0"
             )
+        for name, known in (("negative", ("refuse", "clip")), ("split", (None, "train", "val", "test"))):
+            if getattr(self, name) not in known:
+                raise ArgumentError(
+                    f"decompose: got {name}={getattr(self, name)!r}, expected one of {list(known)}"
+                )
         if self.sample < self.units:
             raise ArgumentError(
                 f"decompose: got a sample of {self.sample:,} rows for {self.units:,} units, expected at "

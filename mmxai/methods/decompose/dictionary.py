@@ -60,9 +60,8 @@ class Dictionary:
                 f"{None if encoder is None else tuple(encoder.shape)}, expected (K, D), (D,) and (K, D)"
             )
         self.kind, self.site, self.tokens = kind, site, tokens
-        self.directions = directions.float().contiguous()
-        self.offset = offset.float().contiguous()
-        self.encoder = None if encoder is None else encoder.float().contiguous()
+        self.directions, self.offset = _own(directions), _own(offset)
+        self.encoder = None if encoder is None else _own(encoder)
         self.facts = dict(facts or {})
 
     @property
@@ -79,13 +78,13 @@ class Dictionary:
         return self.kind not in SIGNLESS
 
     def encode_dense(self, x: torch.Tensor) -> torch.Tensor:
-        """Codes float32 `[N, K]` of rows `[N, D]`."""
+        """Codes float32 `[N, K]`, on the CPU, of rows `[N, D]` of any float dtype and device."""
         if x.ndim != 2 or x.shape[1] != self.width or not x.is_floating_point():
             raise ArgumentError(
                 f"dictionary: got {x.dtype} of shape {tuple(x.shape)}, expected rows (N, {self.width}) of "
                 f"{self.site}"
             )
-        centred = x.float() - self.offset
+        centred = x.detach().to("cpu", torch.float32) - self.offset
         if self.encoder is not None:
             return centred @ self.encoder.T
         if self.kind in ("nmf", "seminmf"):
@@ -99,12 +98,12 @@ class Dictionary:
         return torch.zeros(len(x), self.units).scatter_(1, which[:, None], codes[:, None])
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Rows float32 `[N, D]` of codes `[N, K]`."""
+        """Rows float32 `[N, D]`, on the CPU, of codes `[N, K]`."""
         if codes.ndim != 2 or codes.shape[1] != self.units:
             raise ArgumentError(
                 f"dictionary: got codes of shape {tuple(codes.shape)}, expected (N, {self.units})"
             )
-        return torch.addmm(self.offset, codes.float(), self.directions)
+        return torch.addmm(self.offset, codes.detach().to("cpu", torch.float32), self.directions)
 
     def save(self, folder: str | Path) -> Path:
         """Write `dictionary.safetensors` (directions, offset, encoder) and `dictionary.json` to `folder`."""
@@ -127,6 +126,10 @@ class Dictionary:
 
     def __repr__(self) -> str:
         return f"Dictionary({self.kind} of {self.site}: {self.units} units of width {self.width})"
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", torch.float32).contiguous()
 
 
 def load_dictionary(folder: str | Path) -> Dictionary:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mmxai.methods.decompose.dictionary import Dictionary
     from mmxai.store.reader import Store
 
-_ROWS = 8192
+_ROWS = 2048
 _SAMPLE = ROW_COLUMNS.index("sample")
 
 

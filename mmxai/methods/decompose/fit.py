@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +16,7 @@ from mmxai.methods.decompose.ica import fit_ica
 from mmxai.methods.decompose.kmeans import fit_kmeans
 from mmxai.methods.decompose.nmf import fit_nmf
 from mmxai.methods.decompose.pca import fit_pca, moments_of
-from mmxai.methods.decompose.stream import RowStream
+from mmxai.methods.decompose.stream import Blocks, RowStream
 
 if TYPE_CHECKING:
     from mmxai.linalg import Moments
@@ -28,22 +30,25 @@ def fit_dictionary(
     config: FitConfig | None = None,
     *,
     moments: Moments | None = None,
+    say: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Dictionary:
     """Fit `config.units` directions of `site`; options: fields of `FitConfig`, over those of `config`.
 
-    moments: of the same rows, where they are known. No more than a block, a sample of `config.sample` rows
-    and sums of K x D (pca, ica, centred kinds: D x D) are in memory at once.
+    moments: of the same rows, where they are known. say: called before each pass over the rows. No more than
+    a block, a sample of `config.sample` rows and sums of K x D (pca, ica, centred kinds: D x D) are in memory
+    at once.
     """
     config = replace(config or FitConfig(), **options)
     if kind not in KINDS:
         raise ArgumentError(f"decompose: got {kind!r}, expected one of {', '.join(KINDS)}")
     stream = stream_of(store, site, config)
-    centred = kind in ("pca", "ica") or (config.centre and kind in ("seminmf", "spherical"))
-    if centred and moments is None:
+    if not centred(kind, config):
+        moments = None
+    elif moments is None:
         moments = moments_of(stream)
-    offset = moments.mean if centred and moments is not None else torch.zeros(store[site].width)
-    count, encoder = stream.count(), None
+    offset = torch.zeros(store[site].width) if moments is None else moments.mean
+    total, encoder = stream.count(), None
     facts: dict[str, Any] = {}
     if kind == "pca":
         assert moments is not None  # centred
@@ -51,7 +56,8 @@ def fit_dictionary(
         encoder = directions
     else:
         sample = stream.sample(config.sample)
-        rows = stream if count > len(sample) else None  # else the sample is all there is
+        # Where the sample is all there is, no pass follows.
+        rows = _counted(stream, f"{kind}: pass", say) if total > len(sample) else None
         run: dict[str, Any] = {name: getattr(config, name) for name in ("warm", "passes", "tol", "seed")}
         if kind == "ica":
             assert moments is not None  # centred
@@ -65,8 +71,25 @@ def fit_dictionary(
                 sample, rows, config.units, semi=kind == "seminmf", offset=offset,
                 negative=config.negative, **run,
             )  # fmt: skip
-    known = {"rows": count, "split": config.split, "seed": config.seed} | facts
+    known = {"rows": total, "split": config.split, "seed": config.seed} | facts
     return Dictionary(kind, site, directions, offset, encoder=encoder, tokens=config.tokens, facts=known)
+
+
+def _counted(blocks: Blocks, what: str, say: Callable[[str], object] | None) -> Blocks:
+    """The same passes, each announced by its number."""
+    number = count(1)
+
+    def begin() -> Iterator[torch.Tensor]:
+        if say is not None:
+            say(f"{what} {next(number)}")
+        return blocks()
+
+    return begin
+
+
+def centred(kind: Kind, config: FitConfig) -> bool:
+    """Whether a kind is of rows less their mean, and so needs moments."""
+    return kind in ("pca", "ica") or (config.centre and kind in ("seminmf", "spherical"))
 
 
 def stream_of(store: Store, site: str, config: FitConfig) -> RowStream:

@@ -25,7 +25,7 @@ def fit_ica(
     units: int,
     *,
     warm: int = 200,
-    passes: int = 20,
+    passes: int = 12,
     tol: float = 1e-4,
     seed: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -49,7 +49,7 @@ def fit_ica(
     whitening = components / deviations[:, None]  # [K, D]
     generator = torch.Generator().manual_seed(seed)
     turn = _orthogonal(torch.randn(units, units, dtype=torch.float64, generator=generator))
-    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0}
+    facts: dict[str, Any] = {"converged": False, "iterations": 0, "passes": 0, "change": None}
     for blocks, most, name in ((sample, warm, "iterations"), (rows, passes, "passes")):
         if blocks is None:
             continue
@@ -59,6 +59,7 @@ def fit_ica(
             change = float((1 - (turned * turn).sum(1).abs()).max())
             turn = turned
             facts[name] += 1
+            facts["change"] = change
             if change < tol:
                 facts["converged"] = True
                 break

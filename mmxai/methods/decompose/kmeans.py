@@ -26,8 +26,9 @@ def seeds_of(sample: torch.Tensor, units: int, seed: int) -> torch.Tensor:
 
     if len(sample) < units:
         raise ArgumentError(f"k-means: got {len(sample)} rows for {units} units, expected as many at least")
-    few = sample[:_SEED_ROWS].numpy() if units <= _SEED_ROWS else sample.numpy()
-    centres, _ = kmeans_plusplus(few, units, random_state=seed)
+    few = sample[:: -(-len(sample) // _SEED_ROWS)]  # of all of it: rows of a sample stand together
+    few = few if len(few) >= units else sample
+    centres, _ = kmeans_plusplus(few.numpy(), units, random_state=seed)
     return torch.from_numpy(centres).float()
 
 
@@ -39,7 +40,7 @@ def fit_kmeans(
     offset: torch.Tensor | None = None,
     spherical: bool = False,
     warm: int = 200,
-    passes: int = 20,
+    passes: int = 12,
     tol: float = 1e-4,
     seed: int = 0,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -58,8 +59,9 @@ def fit_kmeans(
     def step(blocks: Iterator[torch.Tensor], centroids: torch.Tensor) -> tuple[torch.Tensor, float]:
         return _lloyd(blocks, centroids, spherical)
 
-    first = seeds_of(ready(sample), units, seed)
-    return alternate(step, first, sample, rows, ready, warm=warm, passes=passes, tol=tol)
+    prepared = ready(sample)
+    first = seeds_of(prepared, units, seed)
+    return alternate(step, first, prepared, rows, ready, warm=warm, passes=passes, tol=tol)
 
 
 def _lloyd(

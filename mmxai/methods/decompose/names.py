@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError, SelectionError
+from mmxai.methods.decompose.stream import finite
 from mmxai.results import Result, axes, plain
 from mmxai.store.permute import Permutation
 
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from mmxai.store.reader import Store
 
 SAMPLES = 4096
-_FEWEST = 5  # samples with a candidate, and without it
+FEWEST = 5
+"""Samples that have a candidate, and that lack it: with fewer it is none."""
+
 _SHUFFLES = 20
-_BLOCK = 8192
+_BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,11 @@ def activation_names(
     end, smallest first. ArgumentError where no candidate is left.
     """
     present = np.asarray(truth.present(samples), bool)
-    counts = present.sum(0)
-    usable = np.flatnonzero((counts >= _FEWEST) & (counts <= len(samples) - _FEWEST))
+    usable = candidates(present)
     if not len(usable):
         raise ArgumentError(
             f"names: got {len(truth.names)} candidates over {len(samples)} samples, none of which at least "
-            f"{_FEWEST} samples have and {_FEWEST} lack; give more samples or other candidates"
+            f"{FEWEST} samples have and {FEWEST} lack; give more samples or other candidates"
         )
     present = present[:, usable].astype(np.float64)
     ranks = _ranks(-values if end == "-" else values)
@@ -139,6 +141,13 @@ def activation_names(
     return ActivationNames(names, null, n, len(usable), end)
 
 
+def candidates(present: np.ndarray) -> np.ndarray:
+    """Which of C labels, of which bool `[S, C]` tells the samples that have them, tell enough samples apart:
+    int64."""
+    counts = present.sum(0)
+    return np.flatnonzero((counts >= FEWEST) & (counts <= len(present) - FEWEST))
+
+
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1 in each column, ties their mean: float64 `[S, K]`."""
     from scipy.stats import rankdata
@@ -157,6 +166,14 @@ def _correlation(ranks: np.ndarray, present: np.ndarray) -> np.ndarray:
     return standard(ranks).T @ standard(present)
 
 
+def drawn_samples(store: Store, samples: int = SAMPLES, *, seed: int = 0) -> np.ndarray:
+    """Up to `samples` samples, drawn by the seed: int64 `[S]`, ascending."""
+    every = np.sort(np.array([s.sample for s in store.samples], np.int64))
+    if len(every) <= samples:
+        return every
+    return every[np.sort(Permutation(len(every), seed)(range(samples)))]
+
+
 def sample_extremes(
     store: Store, site: str, coders: dict[str, Coder], *, samples: int = SAMPLES, tokens: str | None = None,
     split: str | None = None, seed: int = 0,
@@ -164,42 +181,33 @@ def sample_extremes(
     """Of up to `samples` samples, drawn by the seed: which, int64 `[S]`, ascending, and of each coder the
     highest and the lowest code of every unit among a sample's rows, float32 `[S, K]` both. One pass.
 
-    SelectionError where no row is left."""
-    numbers = np.array([s.sample for s in store.samples], np.int64)
-    rows = None
-    if len(numbers) > samples:
-        rows = _rows_of(store, site, numbers[Permutation(len(numbers), seed)(range(samples))])
-    found: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {n: ([], []) for n in coders}
-    owners: list[np.ndarray] = []
+    SelectionError where no row is left, NonFiniteError where one holds NaN or inf."""
+    every = drawn_samples(store, samples, seed=seed)
+    rows = _rows_of(store, site, every) if len(every) < len(store.samples) else None
+    # Arrays of their final size: small ones kept of each batch would lie between the freed large ones.
+    seen = torch.zeros(len(every), dtype=torch.bool)
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     loader = store.batches(_BLOCK, sites=[site], dtype=torch.float32, tokens=tokens, split=split, rows=rows)
     with loader:
         for batch in loader:
-            own, which = np.unique(batch.rows.sample.numpy().astype(np.int64), return_inverse=True)
-            owners.append(own)
-            index = torch.from_numpy(which)
+            index = torch.from_numpy(np.searchsorted(every, batch.rows.sample.numpy()))
+            seen[index] = True
+            x = finite(batch, site)
             for name, coder in coders.items():
-                codes = coder.encode_dense(batch.x).cpu()
+                codes = coder.encode_dense(x).cpu()
+                if name not in found:
+                    high = torch.full((len(every), codes.shape[1]), -torch.inf)
+                    found[name] = high, -high
+                at = index[:, None].expand_as(codes)
                 for kept, how in zip(found[name], ("amax", "amin"), strict=True):
-                    kept.append(_reduced(codes, index, len(own), how))
-    if not owners:
+                    kept.scatter_reduce_(0, at, codes, how)
+    if not seen.any():
         raise SelectionError(
             f"names: got no row of {site} with tokens={tokens}, split={split}, expected some"
         )
-    # A sample's rows may lie in two batches.
-    every, which = np.unique(np.concatenate(owners), return_inverse=True)
-    index = torch.from_numpy(which)
-    return every, {
-        name: (
-            _reduced(torch.cat(high), index, len(every), "amax").numpy(),
-            _reduced(torch.cat(low), index, len(every), "amin").numpy(),
-        )
-        for name, (high, low) in found.items()
+    return every[seen.numpy()], {
+        name: (high[seen].numpy(), low[seen].numpy()) for name, (high, low) in found.items()
     }
-
-
-def _reduced(codes: torch.Tensor, index: torch.Tensor, count: int, how: Any) -> torch.Tensor:
-    out = torch.empty(count, codes.shape[1])
-    return out.scatter_reduce_(0, index[:, None].expand_as(codes), codes, how, include_self=False)
 
 
 def _rows_of(store: Store, site: str, samples: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from mmxai.linalg import Moments
 from mmxai.methods.decompose.comparison import Comparison, Entry, compare
 from mmxai.methods.decompose.config import FitConfig, Kind
 from mmxai.methods.decompose.dictionary import Dictionary
-from mmxai.methods.decompose.fit import fit_dictionary, stream_of
+from mmxai.methods.decompose.fit import centred, fit_dictionary, stream_of
 from mmxai.methods.decompose.names import ActivationNames, activation_names, sample_extremes
 from mmxai.methods.decompose.pca import moments_of
 from mmxai.methods.decompose.stream import RowStream
@@ -91,22 +91,28 @@ def decompose(
     """
     config = replace(config or FitConfig(), **options)
     _check(kinds, seeds, evaluated, others or {})
+    width = store[site].width
+    if config.units > width and (narrow := sorted({"pca", "ica"} & set(kinds))):
+        raise ArgumentError(
+            f"decompose: got {config.units} units for rows {width} wide, expected at most {width} of "
+            f"{' and '.join(narrow)}"
+        )
+    held_out = RowStream(store, site, config.tokens, "test", evaluated, config.seed)
+    held_out.count()  # SelectionError where there are none, before hours of fits
     told = say or (lambda what: None)
     dictionaries: dict[str, Dictionary] = {}
     entries: dict[str, Entry] = {}
     moments: Moments | None = None
-    if any(kind not in ("nmf", "kmeans") for kind in kinds):
+    if any(centred(kind, config) for kind in kinds):
         told("mean and covariance")
         moments = moments_of(stream_of(store, site, config))
     for kind in kinds:
         told(f"{kind}: {config.units} units")
-        made = fit_dictionary(store, site, kind, config, moments=moments)
+        made = fit_dictionary(store, site, kind, config, moments=moments, say=told)
         dictionaries[kind] = made
         again, note = _again(store, site, kind, config, moments, seeds, told)
         if made.facts.get("converged") is False:
-            note = (
-                f"not converged after {made.facts['iterations']} iterations and {made.facts['passes']} passes"
-            )
+            note = _unsettled(kind, made.facts, config.tol)
         entries[kind] = Entry(
             made, made.directions, tuple(d.directions for d in again), signed=made.signed, note=note
         )
@@ -114,13 +120,14 @@ def decompose(
             made.save(Path(out) / kind)
     entries |= others or {}
     told("figures on held-out samples")
-    held_out = RowStream(store, site, config.tokens, "test", evaluated, config.seed)
     report = DecomposeReport(compare(entries, held_out, site), dictionaries)
+    if out is not None:  # names may be refused; figures that took hours are kept
+        report.save(Path(out) / "decompose.json")
     if truth is not None:
         told("names")
         report.names = names_of(store, dictionaries, truth, seed=config.seed)
-    if out is not None:
-        report.save(Path(out) / "decompose.json")
+        if out is not None:
+            report.save(Path(out) / "decompose.json")
     return report
 
 
@@ -156,8 +163,16 @@ def _again(
         told(f"{kind}: seed {config.seed + i}")
         # Where the seed draws the rows, their moments are others.
         same = moments if config.rows is None else None
-        made.append(fit_dictionary(store, site, kind, config, moments=same, seed=config.seed + i))
+        made.append(fit_dictionary(store, site, kind, config, moments=same, say=told, seed=config.seed + i))
     return made, ""
+
+
+def _unsettled(kind: Kind, facts: Mapping[str, Any], tol: float) -> str:
+    """What a reader of the figures has to know of a fit that was stopped."""
+    change = facts["change"]
+    did = "turned a unit by 1 - |cosine| =" if kind == "ica" else "lowered the error by the share"
+    last = "" if change is None else f", the last of which still {did} {change:.1g} (tol {tol:g})"
+    return f"not converged in {facts['iterations']} iterations and {facts['passes']} passes{last}"
 
 
 def _check(kinds: Sequence[Kind], seeds: int, evaluated: int, others: Mapping[str, Entry]) -> None:

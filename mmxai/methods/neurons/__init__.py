@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmxai.methods.neurons.contribution import logit_contribution as logit_contribution
     from mmxai.methods.neurons.contribution import similarity_contribution as similarity_contribution
     from mmxai.methods.neurons.labels import RowLabels as RowLabels
+    from mmxai.methods.neurons.latents import Latents as Latents
     from mmxai.methods.neurons.matching import Matches as Matches
     from mmxai.methods.neurons.matching import match as match
     from mmxai.methods.neurons.results import Neurons as Neurons
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Ablation": "mmxai.methods.neurons.ablation",
     "Contribution": "mmxai.methods.neurons.contribution",
+    "Latents": "mmxai.methods.neurons.latents",
     "Matches": "mmxai.methods.neurons.matching",
     "Neurons": "mmxai.methods.neurons.results",
     "NeuronsConfig": "mmxai.methods.neurons.config",

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
+from mmxai.methods.neurons.latents import Latents
 from mmxai.models import edits
 from mmxai.models.inputs import Inputs
-from mmxai.models.metrics import Metric, number_samples
+from mmxai.models.metrics import Metric, prepared
 from mmxai.results import Result, axes, lines_of, number
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Ablation(Result):
 
 def ablate(
     model: Model,
-    site: str,
+    site: str | Latents,
     order: Sequence[int],
     batches: Callable[[], Iterable[Any]],
     metrics: Mapping[str, Metric],
@@ -103,13 +104,15 @@ def ablate(
 ) -> Ablation:
     """Ablate the first n units of `order`, for every n of `counts`, at every row of the site.
 
-    how: "zero"; "mean" (needs means, float `[width]`, over data); "resample" (needs source, float
-    `[N, width]`, rows of other samples); "scale" (times `by`). heads: units are heads, that many side by side
-    in a row. batches: called anew for every run, gives what `model.prepare` takes. Control: `sets` random
-    orders of `among` (default: all units that are not among the ablated). Each n costs 1 + sets runs over the
-    batches.
+    site: or `Latents` of one: what the chosen latents write is taken away or changed, at the rows that the
+    dictionary encodes, and what it does not tell of a row stays; means and source are of its codes. how:
+    "zero"; "mean" (needs means, float `[width]`, over data); "resample" (needs source, float `[N, width]`,
+    rows of other samples); "scale" (times `by`). heads: units are heads, that many side by side in a row.
+    batches: called anew for every run, gives what `model.prepare` takes. Control: `sets` random orders of
+    `among` (default: all units that are not among the ablated). Each n costs 1 + sets runs over the batches.
     """
-    width = model.width_of(site)
+    latents = None if isinstance(site, str) else site
+    width = model.width_of(site) if isinstance(site, str) else len(site.directions)
     units = heads or width
     order = [int(u) for u in order]
     fits = len(set(order)) == len(order) and set(order) <= set(range(units))
@@ -120,7 +123,9 @@ def ablate(
             f"different units from 0 to {units - 1}, counts up to how many they are, at least one set and "
             "one metric"
         )
-    edit = _edit(how, width, heads, means, source, by, seed)
+    if latents is not None and heads:
+        raise ArgumentError(f"ablate: got heads={heads} of latents, expected none")
+    edit = _edit(how, width, heads, means, source, by, seed, latents)
     ablated = set(order[: max(counts)])
     rest = [u for u in range(units) if u not in ablated] if among is None else [int(u) for u in among]
     if len(rest) < max(counts):
@@ -142,7 +147,8 @@ def ablate(
                 control[name][i].append(found[name][0])
     said = {"zero": "set to 0", "mean": "set to their means", "resample": "set to those of other rows"}
     return Ablation(
-        site, said.get(how, f"times {by:g}"), order, counts, {name: clean[name][1] for name in metrics},
+        site if isinstance(site, str) else site.name, said.get(how, f"times {by:g}"), order, counts,
+        {name: clean[name][1] for name in metrics},
         {name: np.array(v) for name, v in chosen.items()}, {name: np.array(v) for name, v in control.items()},
     )  # fmt: skip
 
@@ -155,6 +161,7 @@ def _edit(
     source: torch.Tensor | None,
     by: float,
     seed: int,
+    latents: Latents | None,
 ) -> Callable[[Sequence[int]], edits.Edit]:
     if how not in ("zero", "mean", "resample", "scale"):
         raise ArgumentError(f"ablate: got how={how!r}, expected zero, mean, resample or scale")
@@ -165,20 +172,24 @@ def _edit(
 
     def made(units: Sequence[int]) -> edits.Edit:
         columns = edits.head_columns(units, heads, width) if heads else list(units)
+        # Of latents the chosen codes alone are edited, side by side.
+        at = columns if latents is None else list(range(len(columns)))
         if how == "zero":
-            return edits.zero(columns)
-        if how == "scale":
-            return edits.scale(columns, by)
-        if how == "mean" and means is not None:
-            return edits.mean(columns, means.float()[columns])
-        return edits.resample(columns, source.float()[:, columns], seed)  # type: ignore[union-attr]
+            edit = edits.zero(at)
+        elif how == "scale":
+            edit = edits.scale(at, by)
+        elif how == "mean" and means is not None:
+            edit = edits.mean(at, means.float()[columns])
+        else:
+            edit = edits.resample(at, source.float()[:, columns], seed)  # type: ignore[union-attr]
+        return edit if latents is None else latents.edit(columns, edit)
 
     return made
 
 
 def _measure(
     model: Model,
-    site: str,
+    site: str | Latents,
     edit: edits.Edit | None,
     batches: Callable[[], Iterable[Any]],
     metrics: Mapping[str, Metric],
@@ -186,16 +197,21 @@ def _measure(
     """Each metric's mean, and over how many items."""
     needs = sorted({s for metric in metrics.values() for s in getattr(metric, "needs", ())})
     found: dict[str, list[torch.Tensor]] = {name: [] for name in metrics}
-    first = 0
-    for given in batches():
-        inputs = model.prepare(given)
-        if not isinstance(given, Inputs):
-            number_samples(inputs, first)
-        first += inputs.batch_size
-        run = model.run(inputs, capture=needs, edit={} if edit is None else {site: edit})
+    seen = 0
+    for inputs in prepared(model, batches()):
+        seen += inputs.batch_size
+        once = {} if edit is None else _at(model, site, edit, inputs)
+        run = model.run(inputs, capture=needs, edit=once)
         for name, metric in metrics.items():
             found[name].append(metric(run, inputs).detach().double().cpu())
-    if not first:
+    if not seen:
         raise ArgumentError("ablate: got no batches, expected at least one")
     every = {name: torch.cat(values) for name, values in found.items()}
     return {name: (float(v.mean()), len(v)) for name, v in every.items()}
+
+
+def _at(model: Model, site: str | Latents, edit: edits.Edit, inputs: Inputs) -> dict[str, edits.Edit]:
+    """`edit` at a site's every row, or at those that a dictionary encodes."""
+    if isinstance(site, str):
+        return {site: edit}
+    return {site.site: edits.only(site.encoded(inputs.rows[model.space_of(site.site)]), edit)}

@@ -26,10 +26,11 @@ class NeuronsConfig:
     duplicate: float = 0.95
     """Units whose values correlate by at least so much, with either sign, are near-duplicates."""
     redundancy_rows: int = 65_536
-    """Rows over which units are correlated with one another: all, or so many at random."""
+    """Rows over which units are correlated with one another: all, or so many at random (of more than 4,096
+    units fewer)."""
     memory: int = 1 << 30
-    """Bytes for the counts behind AUCs, 896 KiB a unit; where they do not fit, units go in groups, a pass
-    each."""
+    """Bytes for the counts behind AUCs, then for the products of pairs of units. AUCs are the finer for it;
+    where even the coarsest counts do not fit, units go in groups, a further pass each."""
     seed: int = 0
     """Seed of the rows drawn."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mmxai.errors import ArgumentError
+from mmxai.methods.neurons.latents import Latents
 from mmxai.methods.neurons.writing import (
     ReadOut,
     adds,
@@ -20,6 +21,7 @@ from mmxai.methods.neurons.writing import (
     unembedding,
     writes,
 )  # fmt: skip
+from mmxai.models.metrics import Metric, prepared
 from mmxai.results import Result, axes, lines_of, number
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 _TYPE = ROW_COLUMNS.index("token_type")
 _SHOWN = 12
+_DIRECT = "direct path, the final norm's scale held fixed"
 
 
 @dataclass(repr=False)
@@ -78,36 +81,78 @@ class Contribution(Result):
 
 class _Sums:
     def __init__(self) -> None:
-        self.items, self.total = 0, 0.0
+        self.items, self.total, self._rows = 0, 0.0, 0
         self._mean = self._size = torch.zeros(1, dtype=torch.float64)
 
-    def add(self, each: torch.Tensor, outputs: torch.Tensor) -> None:
-        """`[N, U]` contributions to `[N]` outputs."""
-        self._mean = self._mean + each.double().sum(0)
-        self._size = self._size + each.double().abs().sum(0)
+    def add(self, parts: Iterable[torch.Tensor], outputs: torch.Tensor) -> None:
+        """Contributions `[n, U]`, block by block, to outputs `[N]`."""
+        for each in parts:
+            self._mean = self._mean + each.sum(0, dtype=torch.float64)
+            self._size = self._size + each.abs().sum(0, dtype=torch.float64)
+            self._rows += len(each)
         self.total += float(outputs.double().sum())
-        self.items += len(each)
+        self.items += len(outputs)
 
-    def result(self, site: str, heads: int, output: str, how: str) -> Contribution:
+    def result(self, of: _Of, output: str, how: str) -> Contribution:
         if not self.items:
             raise ArgumentError("contribution: got no batches, expected at least one")
+        if not self._rows:
+            raise ArgumentError(
+                f"{of.name}: got an output that is read at rows which the dictionary does not encode, "
+                "expected one that encodes them; use activation x gradient"
+            )
         n = self.items
         return Contribution(
-            site, "head" if heads else "unit", output, how, n, self.total / n,
+            of.name, of.kind, output, how + of.aside, n, self.total / n,
             (self._mean / n).numpy(), (self._size / n).numpy(),
         )  # fmt: skip
 
 
+class _Of:
+    """Whose contributions: a site's columns, its heads, or the latents of a dictionary of it."""
+
+    def __init__(self, site: str | Latents, heads: int):
+        self.latents = None if isinstance(site, str) else site
+        self.site = site if isinstance(site, str) else site.site
+        self.name = site if isinstance(site, str) else site.name
+        self.heads = heads
+        if self.latents is not None and heads:
+            raise ArgumentError(f"{self.name}: got heads={heads} of latents, expected none")
+        self.kind = "latent" if self.latents is not None else "head" if heads else "unit"
+        self.aside = "" if self.latents is None else ", the dictionary's error left aside"
+
+    def encoded(self, table: torch.Tensor) -> torch.Tensor:
+        """bool `[B, T]`: rows where a unit may be other than 0, padding aside."""
+        if self.latents is None:
+            return table[..., _TYPE] != TOKEN_CODES["pad"]
+        return self.latents.encoded(table)
+
+    def parts(self, acts: torch.Tensor, slope: torch.Tensor, kept: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What each unit adds, `[n, U]`, block by block: its value times the slope of the output by it.
+
+        acts, slope: of the site, float32 `[N, D]`. kept bool `[N]`: rows that `encoded` says.
+        """
+        if self.latents is None:
+            each = acts * slope * kept[:, None]
+            yield columns_of_heads(each, self.heads) if self.heads else each
+            return
+        directions = self.latents.directions.float().cpu()
+        acts, slope = acts[kept], slope[kept]
+        for x, own in zip(self.latents.blocks(acts), self.latents.blocks(slope), strict=True):
+            yield self.latents.encode(x).cpu() * (own @ directions.T)
+
+
 def logit_contribution(
-    model: Model, site: str, batches: Iterable[Any], *, token: int | None = None, heads: int = 0
+    model: Model, site: str | Latents, batches: Iterable[Any], *, token: int | None = None, heads: int = 0
 ) -> Contribution:
     """What units add to a logit by their direct path: of `token` at each text's last token, or (None) of the
     true next token at every position but the last.
 
-    batches: what `model.prepare` takes, a batch each. ArgumentError where the site does not write to the
-    residual stream by one matrix.
+    site: or `Latents` of one. batches: what `model.prepare` takes, a batch each. ArgumentError where the site
+    does not write to the residual stream by one matrix.
     """
-    tower = site.partition(".")[0]
+    of = _Of(site, heads)
+    site, tower = of.site, of.site.partition(".")[0]
     out, matrix, found, made = ReadOut(model, tower), writes(model, site), _Sums(), adds(site)
     for given in batches:
         inputs = model.prepare(given)
@@ -131,22 +176,27 @@ def logit_contribution(
         logits = run.out.logits[here.to(run.out.logits.device)].float().cpu()
         outputs = logits.gather(1, targets[:, None])[:, 0]
         out.check(acts[out.last], read, rows, outputs)
-        found.add(_units(acts[site] * (read @ matrix.T), heads), outputs)
+        kept = of.encoded(run.rows[tower])[here]
+        found.add(of.parts(acts[site], read @ matrix.T, kept), outputs)
     what = "the next token's logit" if token is None else f"the logit of token {token}"
-    return found.result(site, heads, what, "direct path, the final norm's scale held fixed")
+    return found.result(of, what, _DIRECT)
 
 
 def similarity_contribution(
     model: Model,
-    site: str,
+    site: str | Latents,
     batches: Iterable[Any],
     texts: torch.Tensor,
     name: str = "the text",
     heads: int = 0,
 ) -> Contribution:
     """What units of a CLIP's vision tower add to its cosine with a text by their direct path, at the class
-    token. texts: float `[1, J]` for all pictures, as `mmxai.models.near_texts.embed_texts` makes them."""
-    tower = site.partition(".")[0]
+    token. texts: float `[1, J]` for all pictures, as `mmxai.models.near_texts.embed_texts` makes them.
+
+    site: or `Latents` of one, of a dictionary that encodes class tokens: ArgumentError otherwise.
+    """
+    of = _Of(site, heads)
+    site, tower = of.site, of.site.partition(".")[0]
     if tower != "vision" or "vision.embeds" not in model.sites():
         raise ArgumentError(
             f"{site}: got a site without a way to vision.embeds, expected one of a CLIP's vision tower"
@@ -166,17 +216,16 @@ def similarity_contribution(
         read = out.covectors(pulled, out.scale(acts[out.last]))
         cosine = (acts["vision.embeds"] / length @ unit.T)[:, 0]
         out.check(acts[out.last], read, pulled, cosine)
-        found.add(_units(acts[site] * (read @ matrix.T), heads), cosine)
-    return found.result(
-        site, heads, f"the cosine with {name}", "direct path, the final norm's scale held fixed"
-    )
+        kept = of.encoded(run.rows[tower])[:, 0]
+        found.add(of.parts(acts[site], read @ matrix.T, kept), cosine)
+    return found.result(of, f"the cosine with {name}", _DIRECT)
 
 
 def activation_gradient(
     model: Model,
-    site: str,
+    site: str | Latents,
     batches: Iterable[Any],
-    metric: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
+    metric: Metric,
     *,
     name: str = "the metric",
     heads: int = 0,
@@ -184,30 +233,26 @@ def activation_gradient(
     """Activation times gradient of a metric, summed over a sample's rows: to first order what setting the
     unit to 0 takes away (Simonyan et al. 2014; attribution patching: Nanda 2023), later blocks included.
 
-    metric: (the model's output, the batch's tensors) -> float `[B]`, one a sample.
+    site: or `Latents` of one, the dictionary's error held fixed (Marks et al. 2024, arXiv:2403.19647).
+    metric: see `mmxai.models.metrics`; the values of a sample's items are summed, a mean over samples.
     """
-    found = _Sums()
-    tower = site.partition(".")[0]
-    for given in batches:
-        inputs = model.prepare(given)
-        moved = inputs.to(model.device, model.dtype)
-        values: list[torch.Tensor] = []
-
-        def total(out: Any, moved: Any = moved, values: list[torch.Tensor] = values) -> torch.Tensor:
-            each = metric(out, moved.tensors)
-            values.append(each.detach().float().cpu())
-            return each.sum()
-
-        run = model.run(inputs, capture=[site], grad=total)
-        each = (run.acts[site].float() * run.grads[site].float()).cpu()
-        if tower in run.rows and each.shape[1] == run.rows[tower].shape[1]:
-            each = each * (run.rows[tower][..., _TYPE] != TOKEN_CODES["pad"])[..., None]
-        found.add(_units(each.sum(1), heads), values[0])
-    return found.result(site, heads, name, "activation x gradient")
-
-
-def _units(each: torch.Tensor, heads: int) -> torch.Tensor:
-    return columns_of_heads(each, heads) if heads else each
+    of, found = _Of(site, heads), _Sums()
+    site, tower = of.site, of.site.partition(".")[0]
+    needs = [s for s in getattr(metric, "needs", ()) if s != site]
+    for inputs in prepared(model, batches):
+        run = model.run(inputs, capture=[site, *needs], grad=True)
+        total = metric(run, inputs).sum()
+        (slope,) = torch.autograd.grad(total, run.acts[site], materialize_grads=True)
+        acts, slope = run.acts[site].detach().float().cpu(), slope.float().cpu()
+        kept = torch.ones(acts.shape[:2], dtype=torch.bool)
+        if tower in run.rows and acts.shape[1] == run.rows[tower].shape[1]:
+            kept = of.encoded(run.rows[tower])
+        each = [
+            torch.stack([part.sum(0) for part in of.parts(*sample)]).sum(0)
+            for sample in zip(acts, slope, kept, strict=True)
+        ]
+        found.add([torch.stack(each)], total.detach().cpu().expand(len(each)) / len(each))
+    return found.result(of, name, "activation x gradient")
 
 
 def _last(real: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,13 @@ class Selectivity:
             raise ArgumentError(
                 f"ranking: got {label!r} by {measure!r}, expected one of {self.names} by one of {MEASURES}"
             )
-        values = getattr(self, measure)[:, self.names.index(label)]
+        k = self.names.index(label)
+        if not 0 < self.positive[k] < self.rows:
+            raise ArgumentError(
+                f"ranking: got {label!r}, which {self.positive[k]:,} of {self.rows:,} labelled rows have, "
+                "expected a label that some have and some lack"
+            )
+        values = getattr(self, measure)[:, k]
         return np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
 
     def label_of(self, unit: int) -> int | None:
@@ -97,6 +103,12 @@ class Neurons(Result):
     def units(self) -> int:
         return len(self.mean)
 
+    @property
+    def median_kurtosis(self) -> float:
+        """Of the units that ever change; NaN where none does."""
+        known = self.kurtosis[~np.isnan(self.kurtosis)]
+        return float(np.median(known)) if len(known) else float("nan")
+
     def to_pandas(self) -> pandas.DataFrame:
         """A row a unit; of labels the best by AUC."""
         import pandas
@@ -128,7 +140,7 @@ class Neurons(Result):
         groups = self.redundancy.groups
         head = (
             f"{self.units:,} {self.kind}s of {self.site}, {self.rows:,} rows of {self.samples:,} samples: "
-            f"median kurtosis {number(float(np.nanmedian(self.kurtosis)))}, median density "
+            f"median kurtosis {number(self.median_kurtosis)}, median density "
             f"{number(float(np.median(self.density)))}, {sum(map(len, groups))} near-duplicates in "
             f"{len(groups)} groups (|r| >= {self.redundancy.level} over {self.redundancy.rows:,} rows)"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from mmxai.store.units import BLOCK_VALUES, Units
 LEVELS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 """Quantiles between which rows are drawn. Of a unit that is mostly exactly 0, of the rows where it is not."""
 
-_BYTES = 1 << 25  # values held of the rows looked at
+_BYTES = 1 << 24  # values held of the rows looked at
+_ENTRY_BYTES = 32  # of an entry of a sparse row: value, unit, its place when sorted by unit
 
 
 @dataclass
@@ -39,15 +41,10 @@ BINS = 40
 
 def strata(units: Units, numbers: np.ndarray, each: int, seed: int) -> Strata:
     """Draw `each` rows a band of every unit from logical rows `numbers` (ascending)."""
-    most = max(1024, _BYTES // (4 * units.count))
+    most = max(1024, _BYTES // (4 * units.count if units.entries is None else _ENTRY_BYTES * units.entries))
     order = Permutation(len(numbers), seed)(np.arange(min(most, len(numbers))))
     rows = numbers[order]
-    by_row = np.argsort(rows, kind="stable")
-    x = np.empty((len(rows), units.count), np.float32)
-    step = max(1, BLOCK_VALUES // units.site.width)
-    for start in range(0, len(rows), step):
-        some = by_row[start : start + step]  # in the store's order, which is quicker to read
-        x[some] = units.values(rows[some]).numpy()
+    column = _columns(units, rows)
     bands = len(LEVELS) - 1
     found = Strata(
         len(rows), LEVELS, np.full((units.count, bands, each), -1, np.int64),
@@ -57,7 +54,7 @@ def strata(units: Units, numbers: np.ndarray, each: int, seed: int) -> Strata:
         np.empty((units.count, BINS), np.int64),
     )  # fmt: skip
     for unit in range(units.count):
-        own = np.ascontiguousarray(x[:, unit])
+        own = column(unit)
         found.quantiles[unit] = np.quantile(own, LEVELS)
         found.histogram[unit] = np.histogram(own, BINS, (own.min(), max(own.max(), own.min() + 1e-30)))[0]
         sparse = (own == 0).mean() > 0.5
@@ -70,3 +67,25 @@ def strata(units: Units, numbers: np.ndarray, each: int, seed: int) -> Strata:
             found.rows[unit, b, : len(drawn)] = rows[drawn]
             found.values[unit, b, : len(drawn)] = own[drawn]
     return found
+
+
+def _columns(units: Units, rows: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Unit -> its values at logical `rows`, float32 `[N]`. Of sparse rows only the entries are held."""
+    if (kept := units.entries) is not None:
+        held, columns = units.site.entries(rows)
+        values, column = held.float().numpy().ravel(), columns.numpy().ravel()
+        order = np.argsort(column, kind="stable")
+        starts = np.searchsorted(column, np.arange(units.count + 1), sorter=order)
+
+        def sparse(unit: int) -> np.ndarray:
+            own = order[starts[unit] : starts[unit + 1]]
+            return np.bincount(own // kept, values[own], len(rows)).astype(np.float32)
+
+        return sparse
+    by_row = np.argsort(rows, kind="stable")
+    x = np.empty((len(rows), units.count), np.float32)
+    step = max(1, BLOCK_VALUES // units.site.width)
+    for start in range(0, len(rows), step):
+        some = by_row[start : start + step]  # in the store's order, which is quicker to read
+        x[some] = units.values(rows[some]).numpy()
+    return lambda unit: np.ascontiguousarray(x[:, unit])

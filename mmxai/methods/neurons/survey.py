@@ -1,16 +1,17 @@
-"""`neurons`: everything that a store tells of a site's units, in one streaming pass (AUCs need a second)."""
+"""`neurons`: everything that a store tells of a site's units, in one streaming pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from mmxai.errors import SelectionError
+from mmxai.methods.neurons.areas import Areas, bins_of, groups
 from mmxai.methods.neurons.config import NeuronsConfig
 from mmxai.methods.neurons.labels import RowLabels
-from mmxai.methods.neurons.ranks import Ranks, groups, key_bits
 from mmxai.methods.neurons.redundancy import redundancy
 from mmxai.methods.neurons.results import Neurons, Selectivity
 from mmxai.methods.neurons.strata import strata
@@ -36,8 +37,9 @@ def neurons(
 ) -> Neurons:
     """Survey the units of `site`: neurons, heads (of a `z` site), residual dimensions or latents alike.
 
-    `labels`: of rows, for ROC-AUC, correlation and selectivity; those take one further pass, or more where
-    `config.memory` is small. Memory does not grow with the store but by 8 bytes a row.
+    `labels`: of rows, for ROC-AUC, correlation and selectivity, in the same pass (AUCs of so many units and
+    labels that `config.memory` does not hold their counts take further ones). What is drawn at random and
+    correlated are rows read anew. Memory does not grow with the store but by 8 bytes a row.
     """
     config = config or NeuronsConfig()
     units = Units(store, site, config.heads)
@@ -54,11 +56,12 @@ def neurons(
         places.add(block)
         exemplars.add(block)
         if told is not None:
-            told.first(block)
+            told.add(block)
         numbers.append(block.rows)
         samples += len(np.unique(block.who.sample.numpy()))
     every = np.concatenate(numbers)
     selectivity = None if told is None else told.finish(lambda: blocks(units, rows), say)
+    told = None  # its counts go before the products of pairs come
     say(f"{site}: rows at random, and correlations of units")
     return Neurons(
         site, units.kind, len(every), samples,
@@ -70,60 +73,57 @@ def neurons(
         strata(units, every, config.drawn, config.seed),
         redundancy(
             units, every, rows=config.redundancy_rows, level=config.duplicate, near=config.near,
-            seed=config.seed,
+            seed=config.seed, memory=config.memory,
         ),
         selectivity,
     )  # fmt: skip
 
 
 class _Told:
-    """Labels: sums in the first pass; ranks of a group of units counted in one pass and added in the next."""
+    """Labels: sums of all units, and the counts behind the AUCs of those that memory holds at once."""
 
     def __init__(self, units: Units, labels: RowLabels, config: NeuronsConfig):
-        self._labels, self._units = labels, units
-        self.sums = LabelSums(units.count, len(labels.names))
-        self._groups = groups(units.count, config.memory)
-        self._bits = key_bits(units.dtype, len(self._groups[0]), config.memory)
-        self._counting: Ranks | None = self._ranks(0)
+        self._labels, self._units, self._memory = labels, units, config.memory
+        self._sums = LabelSums(units.count, len(labels.names))
+        self._groups = groups(units.count, len(labels.names), config.memory)
+        self._areas = self._of(self._groups[0])
 
-    def _ranks(self, group: int) -> Ranks | None:
-        if group >= len(self._groups):
-            return None
-        return Ranks(self._groups[group], len(self._labels.names), self._units.dtype, self._bits)
+    def _of(self, group: range) -> Areas:
+        labels = len(self._labels.names)
+        bins = bins_of(self._units.dtype, len(self._groups[0]), labels, self._memory)
+        return Areas(group, labels, bins)
 
     def _known(self, block: Block) -> tuple[torch.Tensor, np.ndarray]:
         kept, found = self._labels.of(block.who)
         return block.values[torch.from_numpy(kept)], found
 
-    def first(self, block: Block) -> None:
+    def add(self, block: Block) -> None:
         x, found = self._known(block)
-        self.sums.add(x, found)
-        if self._counting is not None:
-            self._counting.count(x)
+        self._sums.add(x, found)
+        self._areas.add(x, found)
 
-    def finish(self, again: Callable, say: Say) -> Selectivity:
-        names, shape = self._labels.names, (self._units.count, len(self._labels.names))
-        auc, error = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-        for number in range(len(self._groups)):
-            ranking, self._counting = self._counting, None
-            assert ranking is not None  # one was made for each group
-            following = self._ranks(number + 1)
-            say(f"ranks of units {ranking.units.start:,} to {ranking.units.stop - 1:,}")
+    def finish(self, again: Callable[[], Iterable[Block]], say: Say) -> Selectivity:
+        if not self._sums.rows:
+            raise SelectionError(
+                f"{self._units.name}: got no row with a label among those looked at, expected some; see "
+                "tokens, split and which samples the labels are of"
+            )
+        found = [self._areas.auc()]
+        for group in self._groups[1:]:
+            say(f"AUCs of units {group.start:,} to {group.stop - 1:,}: a further pass, for want of memory")
+            self._areas = self._of(group)
             for block in again():
-                x, found = self._known(block)
-                ranking.rank(x, found)
-                if following is not None:
-                    following.count(x)
-            self._counting = following
-            own = slice(ranking.units.start, ranking.units.stop)
-            auc[own], error[own] = (v.numpy() for v in ranking.auc(self.sums.positive))
+                self._areas.add(*self._known(block))
+            found.append(self._areas.auc())
+        auc, error = (np.concatenate(v) for v in zip(*found, strict=True))
         index, best = {}, {}
         for task, classes in self._labels.classes.items():
-            selective, which = self.sums.class_selectivity(list(classes))
+            selective, which = self._sums.class_selectivity(list(classes))
             index[task], best[task] = selective.numpy(), which.numpy()
+        sums = self._sums
         return Selectivity(
-            names, self._labels.how, self.sums.rows, self.sums.positive.numpy(), auc, error,
-            self.sums.correlation().numpy(), self.sums.selectivity().numpy(), index, best,
+            self._labels.names, self._labels.how, sums.rows, sums.positive.numpy(), auc, error,
+            sums.correlation().numpy(), sums.selectivity().numpy(), index, best,
         )  # fmt: skip
 
 

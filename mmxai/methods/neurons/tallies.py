@@ -162,11 +162,12 @@ class LabelSums:
 
     def selectivity(self) -> torch.Tensor:
         """(m1 - m0) / (m1 + m0) of the means of max(x, 0) with and without the label: float32 `[U, K]` in
-        -1..1; 0 where both are 0."""
+        -1..1; 0 where both are 0, NaN where all rows have the label, or none."""
         p = self.positive.double()
         one = self._above_by_label / p.clamp(min=1)
         none = (self._above[:, None] - self._above_by_label) / (self.rows - p).clamp(min=1)
-        return (one - none).div((one + none).clamp(min=1e-300)).float()
+        found = (one - none).div((one + none).clamp(min=1e-300)).float()
+        return torch.where((p > 0) & (p < self.rows), found, torch.nan)
 
     def class_selectivity(self, classes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Class-selectivity index of exclusive labels (Morcos et al. 2018, arXiv:1803.06959).

@@ -1,18 +1,17 @@
-"""Mean-ablation of any terms, and what zero-shot decisions lose: of the direct path, or in the live model."""
+"""Mean-ablation of any terms in their direct path to the output, and what zero-shot decisions lose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mmxai.capture.hooks import Edit
 from mmxai.errors import ArgumentError
 from mmxai.methods.path.path import Path, Targets
-from mmxai.models import edits
+from mmxai.models.metrics import labels_of
 from mmxai.results import Result, axes, lines_of
 from mmxai.types import Batch
 
@@ -25,10 +24,12 @@ if TYPE_CHECKING:
 class Ablation(Result):
     """Accuracy with each set of terms replaced by their means over the rows, beside random sets.
 
-    clean: with nothing replaced. accuracy `[sets]`; random `[sets, draws]`: of as many terms drawn from those
+    how: in the "direct path" (`ablate`), or the "whole model" (`ablate_whole`). clean: with nothing
+    replaced. accuracy `[sets]`; random `[sets, draws]`: of as many terms drawn from those
     of the same kinds, the set's own left out as far as the others suffice. sizes: terms of each set.
     """
 
+    how: str
     rows: int
     classes: int
     clean: float
@@ -44,8 +45,8 @@ class Ablation(Result):
         ]
         columns = ("mean-ablated", "terms", "accuracy", "random sets", "worst of them")
         return (
-            f"{self.clean:.1%} of {self.rows:,} rows right of {self.classes} classes with nothing ablated\n"
-            + lines_of(columns, rows)
+            f"{self.how}: {self.clean:.1%} of {self.rows:,} rows right of {self.classes} classes with "
+            "nothing ablated\n" + lines_of(columns, rows)
         )
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -87,57 +88,76 @@ def ablate(
     batches: called twice, for means and for decisions. targets: of K classes (`path.towards(texts)`), the
     largest wins; the embedding's length changes no decision. labels: class of each sample, by its number; -1
     or absent: the row is left out. sets: name -> names of terms (`path.terms`). What later blocks would make
-    of the loss is left out: it is the direct path that is cut (see `mean_edits` for the whole effect).
+    of the loss is left out: it is the direct path that is cut (see `ablate_whole`).
     """
-    if draws < 1:
-        raise ArgumentError(f"ablate: got {draws} draws, expected one random set at least to compare with")
-    number = {t.name: i for i, t in enumerate(path.terms)}
-    chosen = {name: _indices(number, terms) for name, terms in sets.items()}
-    drawn = _controls(path, chosen, draws, seed)
-    marks = torch.zeros(len(chosen) * (1 + draws) + 1, len(number))  # the first marks nothing
+    chosen = {name: indices(path, terms) for name, terms in sets.items()}
+    drawn = controls(path, chosen, draws, seed)
+    marks = torch.zeros(len(chosen) * (1 + draws) + 1, len(path.terms))  # the first marks nothing
     for row, terms in enumerate([t for name in chosen for t in (chosen[name], *drawn[name])], 1):
         marks[row, terms] = 1
-    total, rows = torch.zeros(()), 0
-    for batch in batches():
-        split = path.split(batch, targets).double()
-        split = split[_labels(batch, labels) >= 0]
-        total, rows = total + split.sum(0).cpu(), rows + len(split)
-    if not rows:
-        raise ArgumentError("ablate: got no row with a label, expected some")
-    mean = (total / rows).float()
+    mean, rows = _mean(path, batches(), targets, labels)
     right = torch.zeros(len(marks), dtype=torch.int64)
-    for batch in batches():
-        known = _labels(batch, labels)
-        split, known = path.split(batch, targets)[known >= 0], known[known >= 0]
-        lost = torch.einsum("sc,nck->nsk", marks.to(split.device), split - mean.to(split.device))
+    for split, known in _labelled(path, batches(), targets, labels):
+        lost = torch.einsum("sc,nck->nsk", marks.to(split.device), split - mean)
         decided = (split.sum(1, keepdim=True) - lost).argmax(-1).cpu()
         right += (decided == known[:, None]).sum(0)
     share = (right.double() / rows).numpy()
-    each = share[1:].reshape(len(chosen), 1 + draws)
-    sizes = [len(t) for t in chosen.values()]
-    return Ablation(rows, mean.shape[1], float(share[0]), list(chosen), sizes, each[:, 0], each[:, 1:])
+    return ablation("direct path", rows, mean.shape[1], share, chosen)
 
 
-def mean_edits(path: Path, terms: Sequence[str], means: Mapping[str, torch.Tensor]) -> dict[str, Edit]:
-    """Edits for `model.intervene` that set heads and MLPs to their means, at every token: the whole effect.
+def class_margins(
+    path: Path,
+    batches: Callable[[], Iterable[Batch]],
+    targets: Targets,
+    labels: Mapping[int, int] | torch.Tensor,
+) -> np.ndarray:
+    """How much each term speaks for a row's own class and not for the others: float64 `[terms]`.
 
-    terms: names of heads (`vision.3.z.2`) and MLPs (`vision.3.mlp_post`). means: site -> mean row `[width]`,
-    as `store.stats[site].mean` has it of a harvest of all tokens.
+    The contribution to the own class less the mean over classes, each less its mean over rows (what a term
+    says of every row decides nothing); the mean over rows. Arguments as in `ablate`.
     """
-    columns: dict[str, list[int]] = {}
-    for term in (path.terms[i] for i in _indices({t.name: i for i, t in enumerate(path.terms)}, terms)):
-        if term.kind not in ("head", "mlp"):
-            raise ArgumentError(f"mean_edits: got {term.name}, a {term.kind}, expected heads and MLPs")
-        site = term.name.rpartition(".")[0] if term.head is not None else term.name
-        width, heads = path.model.width_of(site), path.model.heads_of(site)
-        own = range(width) if term.head is None else edits.head_columns([term.head], heads or 1, width)
-        columns.setdefault(site, []).extend(own)
-    if missing := [site for site in columns if site not in means]:
-        raise ArgumentError(f"mean_edits: got no means of {', '.join(missing)}, expected a mean row of each")
-    return {s: edits.mean(own, torch.as_tensor(means[s]).float()[own]) for s, own in columns.items()}
+    mean, rows = _mean(path, batches(), targets, labels)
+    total = np.zeros(len(path.terms))
+    for split, known in _labelled(path, batches(), targets, labels):
+        off = split - mean
+        own = off.gather(2, known.to(off.device)[:, None, None].expand(-1, off.shape[1], 1))[..., 0]
+        total += (own - off.mean(2)).double().sum(0).cpu().numpy()
+    return total / rows
 
 
-def _indices(number: Mapping[str, int], terms: Sequence[str]) -> list[int]:
+def _labelled(
+    path: Path, batches: Iterable[Batch], targets: Targets, labels: Mapping[int, int] | torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(contributions `[n, terms, K]`, classes `[n]`) of the rows whose class is known."""
+    for batch in batches:
+        known = classes_of(batch, labels)
+        yield path.split(batch, targets)[known >= 0], known[known >= 0]
+
+
+def _mean(
+    path: Path, batches: Iterable[Batch], targets: Targets, labels: Mapping[int, int] | torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """The mean contributions `[terms, K]` over labelled rows, and how many there are."""
+    total, rows = torch.zeros((), dtype=torch.float64, device=targets.read.device), 0
+    for split, _ in _labelled(path, batches, targets, labels):
+        total, rows = total + split.double().sum(0), rows + len(split)
+    if not rows:
+        raise ArgumentError("ablate: got no row with a label, expected some")
+    return (total / rows).float(), rows
+
+
+def ablation(
+    how: str, rows: int, classes: int, share: np.ndarray, chosen: Mapping[str, Sequence[int]]
+) -> Ablation:
+    """Of accuracies with nothing replaced, then of each set and its random ones."""
+    each = share[1:].reshape(len(chosen), -1)
+    sizes = [len(t) for t in chosen.values()]
+    return Ablation(how, rows, classes, float(share[0]), list(chosen), sizes, each[:, 0], each[:, 1:])
+
+
+def indices(path: Path, terms: Sequence[str]) -> list[int]:
+    """Names of terms -> their places in `path.terms`. Raises ArgumentError."""
+    number = {t.name: i for i, t in enumerate(path.terms)}
     if unknown := [t for t in terms if t not in number]:
         raise ArgumentError(
             f"got terms {unknown[:4]}, expected some of path.terms, as {', '.join(list(number)[:3])}"
@@ -145,10 +165,15 @@ def _indices(number: Mapping[str, int], terms: Sequence[str]) -> list[int]:
     return sorted({number[t] for t in terms})
 
 
-def _controls(
+def controls(
     path: Path, chosen: Mapping[str, list[int]], draws: int, seed: int
 ) -> dict[str, list[list[int]]]:
     """Random sets with as many terms of each kind; of a set's own only what the others do not suffice for."""
+    if draws < 1 or not chosen:
+        raise ArgumentError(
+            f"ablate: got {len(chosen)} sets and {draws} draws, expected a set at least, and one random set "
+            "to compare it with"
+        )
     generator = np.random.default_rng(seed)
     found: dict[str, list[list[int]]] = {}
     for name, own in chosen.items():
@@ -166,8 +191,9 @@ def _controls(
     return found
 
 
-def _labels(batch: Batch, labels: Mapping[int, int] | torch.Tensor) -> torch.Tensor:
-    samples: list[Any] = batch.rows.sample.tolist()
+def classes_of(batch: Batch, labels: Mapping[int, int] | torch.Tensor) -> torch.Tensor:
+    """The class of each row's sample; -1 where none is known."""
     if isinstance(labels, torch.Tensor):
-        return labels[torch.tensor(samples)].long()
+        return labels_of(batch.rows.sample, labels)
+    samples: list[int] = batch.rows.sample.tolist()
     return torch.tensor([labels.get(s, -1) for s in samples], dtype=torch.int64)

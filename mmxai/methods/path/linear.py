@@ -51,11 +51,22 @@ def matrix_of(module: nn.Module, where: str) -> tuple[torch.Tensor, torch.Tensor
             f"{where}: got a {type(module).__name__} without a floating matrix, expected a linear map; load "
             "the model without quantisation or adapters (LoRA: merge it first)"
         )
-    weight = weight.detach().float()
+    dtype, weight = weight.dtype, weight.detach().float()
     bias: Any = getattr(module, "bias", None)
     bias = None if bias is None else bias.detach().float()
     # Conv1D holds its matrix transposed.
-    return (weight.T if type(module).__name__ == "Conv1D" else weight), bias
+    weight = weight.T if type(module).__name__ == "Conv1D" else weight
+    # An adapter beside the matrix (LoRA) shows the matrix without it: asked, it answers otherwise.
+    drawn = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.device)
+    with torch.no_grad():
+        said = module(drawn.to(dtype)[None, None])[0, 0].float()
+    expected = weight @ drawn.to(dtype).float() + (0 if bias is None else bias)
+    if not _close(said, expected, 1e-4 if dtype == torch.float32 else _TOLERANCE):
+        raise ModelError(
+            f"{where}: the {type(module).__name__} does not do what its matrix says, expected a linear map "
+            "with nothing beside it (LoRA: merge it first)"
+        )
+    return weight, bias
 
 
 def norm_of(module: nn.Module, width: int, where: str) -> Norm:
@@ -103,5 +114,5 @@ def after_of(module: nn.Module, width: int, where: str) -> Norm | torch.Tensor:
     )
 
 
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).abs().max() <= _TOLERANCE * b.abs().max().clamp(min=1e-6))
+def _close(a: torch.Tensor, b: torch.Tensor, tolerance: float = _TOLERANCE) -> bool:
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))

@@ -65,7 +65,7 @@ def network_of(model: Model, tower: str) -> Network:
     if bound is None or spec is None:
         raise ArgumentError(
             f"path: got tower {tower!r} of {model.name}, expected one of "
-            f"{list(model.towers) or 'an adapter'} with an output that is linear behind its norm"
+            f"{list(model.towers)} with an output that is linear behind its norm"
         )
     if spec.token == "first" and bound.spec.input == "pixel_values" and bound.spec.prefix[:1] != ("cls",):
         raise ArgumentError(

@@ -53,10 +53,12 @@ class Path:
     """The split of what `tower` of a model puts out. Immutable; weights are taken once, in float32.
 
     sites: whose rows at the read-out token are needed. tokens: the same as `tokens=` of a harvest. out: the
-    output's width.
+    output's width. logits: whether it is logits, which a softmax reads up to a constant.
     """
 
     def __init__(self, model: Model, tower: str | None = None):
+        if not model.towers:
+            raise ArgumentError(f"path: {model.name} has no adapter, expected a model of a known family")
         if tower is None and len(model.towers) != 1:
             raise ArgumentError(f"path: {model.name} has towers {list(model.towers)}, expected tower=")
         self.model, self.tower = model, tower or next(iter(model.towers))
@@ -68,6 +70,7 @@ class Path:
         self.tokens = "cls" if vision else "special" if first else "last"
         self.width = model.towers[self.tower].dims.model
         matrix = self.network.matrix
+        self.logits = matrix is not None and spec.readout is not None and spec.readout.logits
         self.out = self.width if matrix is None else matrix.shape[0]
         self.terms = self._terms()
 
@@ -124,7 +127,8 @@ class Path:
         """
         matrix, bias = self.network.matrix, self.network.bias
         if matrix is None:
-            return self.towards(torch.eye(self.out, device=self._device)[which.to(self._device)])
+            directions = torch.eye(self.out, device=self._device)[which.to(self._device)]
+            return self.towards(directions - 1 / self.out if centred else directions)
         which = which.to(self._device)
         read, offset = matrix[which], matrix.new_zeros(which.shape) if bias is None else bias[which]
         if centred:
@@ -136,9 +140,17 @@ class Path:
         return self.outputs(torch.arange(self.out))
 
     def itself(self, batch: Mapping[str, torch.Tensor]) -> Targets:
-        """The output in the direction of itself: contributions are shares of its square, and sum to 1."""
+        """The output (logits: less their mean) in the direction of itself: contributions are shares of its
+        square, and sum to 1."""
         output = self.output(batch)
+        if self.logits:
+            output = output - output.mean(1, keepdim=True)
         return self.towards((output / output.square().sum(1, keepdim=True))[:, None])
+
+    def foremost(self, batch: Mapping[str, torch.Tensor]) -> Targets:
+        """Each row's own largest number of the output, less the mean over all: of a language model the logit
+        of the token that it would say next, of a classifier that of its class."""
+        return self.outputs(self.output(batch).argmax(1, keepdim=True), centred=True)
 
     # The split
 
@@ -186,11 +198,31 @@ class Path:
 
     def columns(self, batch: Mapping[str, torch.Tensor], site: str, targets: Targets) -> torch.Tensor:
         """As `neurons`, of any site that writes to the stream (`z`: a column a dimension of a head)."""
-        for step, _, read, factor in self._pulled(batch, targets):
-            if isinstance(step, Add) and step.site == site:
-                pulled = read @ step.matrix
-                return factor[..., None] * pulled * self._rows(batch, site)[:, None]
+        for step, pulled, rows in self._weighed(batch, targets):
+            if step.site == site:
+                return pulled * rows[:, None]
         raise ArgumentError(f"path: got site {site!r}, expected one of {', '.join(self.sites)}")
+
+    def neuron_sums(self, batch: Mapping[str, torch.Tensor], targets: Targets) -> dict[str, torch.Tensor]:
+        """Contributions of every neuron, summed over a batch: site -> float64 `[neurons, K]`.
+
+        Never `[N, K, neurons]` where the targets are shared by all rows.
+        """
+        found = {}
+        for step, pulled, rows in self._weighed(batch, targets):
+            if not step.heads:
+                shared = pulled.ndim == 2
+                each = pulled * rows.sum(0) if shared else torch.einsum("nkw,nw->kw", pulled, rows)
+                found[step.site] = each.T.double()
+        return dict(reversed(found.items()))
+
+    def _weighed(
+        self, batch: Mapping[str, torch.Tensor], targets: Targets
+    ) -> Iterator[tuple[Add, torch.Tensor, torch.Tensor]]:
+        """(step, what the targets read of its site `[K, W]` or `[N, K, W]`, its rows times the scales)."""
+        for step, _, read, factor in self._pulled(batch, targets):
+            if isinstance(step, Add):
+                yield step, read @ step.matrix, factor * self._rows(batch, step.site)
 
     @property
     def _device(self) -> torch.device:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_CHUNK = 1 << 24  # weights turned to floats at once
+_CHUNK = 1 << 21  # weights turned to floats at once, 16 MiB
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,6 @@ class Bootstrap:
         step = max(1, _CHUNK // max(1, len(each)))
         for start in range(0, len(self._weights), step):
             block = self._weights[start : start + step].astype(np.float64)
-            out[1 + start : 1 + start + len(block)] = block @ each
+            with np.errstate(invalid="ignore"):  # an infinite loss that a resample has none of: NaN
+                out[1 + start : 1 + start + len(block)] = block @ each
         return out

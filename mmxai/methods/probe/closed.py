@@ -13,6 +13,11 @@ import torch
 
 from mmxai.linalg.states import State
 
+ACCURACY = {"float64": 1e-8, "float32": 1e-5}
+"""Of `ridge_path` for ridge, by the type in which products of rows were taken: of float32 ones coefficients
+are known to `gram.SAFE`, three times as much. `lda` needs more than either: it divides by what the classes
+leave, which may be little."""
+
 
 class Linear(NamedTuple):
     """coef float64 `[P, D, K]`, intercept float64 `[P, K]`."""

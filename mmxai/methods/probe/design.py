@@ -122,6 +122,12 @@ def _tasks(labels: Labels, config: ProbeConfig) -> list[Task]:
         raise ArgumentError(f"probe: got labels of patches with pool={config.pool!r}, expected pool='token'")
     tasks = [t for t in labels.tasks if t.level == level]
     if config.tasks:
+        if other := sorted(set(config.tasks) & {t.name for t in labels.tasks} - {t.name for t in tasks}):
+            pools = "pool='token'" if level == "sample" else "pool='cls', 'mean' or 'last'"
+            raise ArgumentError(
+                f"probe: got tasks {other} with pool={config.pool!r}, which are of "
+                f"{'patches' if level == 'sample' else 'whole samples'}; expected {pools}"
+            )
         tasks = [labels.task(name, level) for name in config.tasks]
     if level == "sample":
         return tasks
@@ -202,12 +208,20 @@ def _usable(
             f"{task.name}: left out, known of {counts['training']} training and {counts['test']} test samples"
         )
         return None
+    if len(np.unique(found.fold[train])) < 2:
+        notes.append(f"{task.name}: left out, its training samples are all in one of {config.folds} folds")
+        return None
     if task.kind == "regression":
+        if alike := [n for n, mask in (("training", train), ("test", test)) if np.ptp(values[mask]) == 0]:
+            notes.append(f"{task.name}: left out, its numbers are all alike in {alike[0]} samples")
+            return None
         return task, values
     columns = (values[:, None] == np.arange(task.width)) if task.kind == "classes" else values == 1
 
     def enough(mask: np.ndarray) -> bool:
-        return len(np.unique(found.samples[mask & train])) >= config.folds
+        own = mask & train
+        # What is in one fold alone, nothing is left of where that is held out.
+        return len(np.unique(found.samples[own])) >= config.folds and len(np.unique(found.fold[own])) > 1
 
     there = [enough(columns[:, k]) for k in range(task.width)]
     if task.kind == "multilabel":
@@ -215,7 +229,8 @@ def _usable(
     names = tuple(n for n, t in zip(task.names, there, strict=True) if t)
     if rare := [n for n, t in zip(task.names, there, strict=True) if not t]:
         notes.append(
-            f"{task.name}: {', '.join(rare)} left out, in fewer than {config.folds} training samples"
+            f"{task.name}: {', '.join(rare)} left out, in fewer than {config.folds} training samples or in "
+            "one fold of them alone"
         )
     if len(names) < (2 if task.kind == "classes" else 1):
         notes.append(f"{task.name}: left out, {len(names)} labels remain")

@@ -136,7 +136,8 @@ def choose(
             made = scores(x[held], fitted.coef[f, p], fitted.intercept[f, p])
             out[p] += _right(made, y[held], kind)
     if kind == "regression":
-        out = 1 + out / np.square(y - y.mean(0)).sum()
+        spread = np.square(y - y.mean(0)).sum()
+        out = 1 + out / spread if spread > 0 else out
     else:
         out /= y.size if kind == "multilabel" else len(y)
     best = max(range(len(penalties)), key=lambda p: (out[p], penalties[p]))
@@ -149,6 +150,11 @@ def smooth_temperature(logits: np.ndarray, targets: np.ndarray, kind: str) -> fl
     These are taken for a little less sure than they say (Platt 1999), so that classes that are parted exactly
     do not scale without end.
     """
+    if kind == "multilabel":
+        told = (targets != targets[:1]).any(0)  # of a label that all rows have, or none, any scale is right
+        if not told.any():
+            return 1.0
+        logits, targets = logits[:, told], targets[:, told]
     parts = 2 if kind == "multilabel" else targets.shape[1]
     soft = targets + (1 / parts - targets) * 2 / (len(targets) + 2)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import log, log2
 
 import numpy as np
 import torch
 
 from mmxai.labels.labels import Task
-from mmxai.methods.probe.calibration import nats
+from mmxai.methods.probe.calibration import LogLoss
 from mmxai.methods.probe.columns import Columns
 from mmxai.methods.probe.site_probes import Probes, scores_of
 
@@ -65,21 +66,23 @@ def online_codes(x: torch.Tensor, places: np.ndarray, columns: Columns, fit: Fit
                 continue
             block, values = scores_of(probes[k], x[start:stop]).numpy(), known.values[places[start:stop]]
             at, scale = best[k]
-            sent[k] += nats(known.task, block[at], values, scale, MIX) * (stop - start) / np.log(2)
+            loss = LogLoss(known.task, block[at], values)(scale, MIX)
+            sent[k] += float(loss) * (stop - start) / log(2)
             best[k] = _least(known.task, block[:, :_LOOKED_AT], values[:_LOOKED_AT])
     return [_code(columns, k, cuts, bits) for k, bits in enumerate(sent)]
 
 
 def _least(task: Task, scores: np.ndarray, values: np.ndarray) -> tuple[int, float]:
     """The penalty (of scores `[P, n, K]`) and scale that would have sent a block in the fewest bits."""
-    every = [(p, scale) for p in range(len(scores)) for scale in _SCALES]
-    costs = [nats(task, scores[p], values, scale, MIX) for p, scale in every]
-    return every[int(np.argmin(costs))]
+    loss = LogLoss(task, scores, values)
+    costs = np.stack([loss(scale, MIX) for scale in _SCALES], 1)
+    penalty, scale = np.unravel_index(int(costs.argmin()), costs.shape)
+    return int(penalty), _SCALES[scale]
 
 
 def _code(columns: Columns, k: int, cuts: Sequence[int], bits: float) -> Codelength | None:
     task = columns.known[k].task
     if task.kind == "regression":
         return None
-    uniform = float(task.width if task.kind == "multilabel" else np.log2(task.width))
+    uniform = float(task.width) if task.kind == "multilabel" else log2(task.width)
     return Codelength((uniform * cuts[0] + bits) / cuts[-1], uniform, cuts[-1])

@@ -13,6 +13,8 @@ from mmxai.methods.probe.bootstrap import Bootstrap
 BINS = 15
 """Of the expected calibration error (Guo et al. 2017)."""
 
+_TOGETHER = 16  # classes whose sums are taken at once: each time, weights are turned to floats
+
 CLASSES = ("accuracy", "balanced accuracy", "F1", "AUC", "ECE", "log loss")
 NUMBERS = ("R2", "RMSE")
 
@@ -26,19 +28,21 @@ def of_classes(scores: np.ndarray, logp: np.ndarray, y: np.ndarray, boot: Bootst
     """
     answer = scores.argmax(1)
     right = answer == y
-    n, hits = boot.sums(np.stack([np.ones(len(y)), right], 1)).T
-    recall, f1, auc = [], [], []
-    for k in range(scores.shape[1]):
-        own = y == k
-        tp, said, there = boot.sums(np.stack([own & right, answer == k, own], 1)).T
-        recall.append(_ratio(tp, there))
-        f1.append(_ratio(2 * tp, said + there))
-        auc.append(_auc(scores[:, k], own, boot))
     at = np.arange(len(y))
+    n, hits, loss = boot.sums(np.stack([np.ones(len(y)), right, -logp[at, y] / np.log(2)], 1)).T
+    recall, f1, auc = [], [], []
+    for first in range(0, scores.shape[1], _TOGETHER):
+        columns: list[np.ndarray] = []
+        for k in range(first, min(first + _TOGETHER, scores.shape[1])):
+            own = y == k
+            columns += [own & right, answer == k, own, *_areas(scores[:, k], own)]
+        sums = boot.sums(np.stack(columns, 1)).T
+        for tp, said, there, high, low in sums.reshape(-1, 5, sums.shape[1]):
+            recall.append(_ratio(tp, there))
+            f1.append(_ratio(2 * tp, said + there))
+            auc.append(_auc(high, there, low, n - there))
     out = {"accuracy": hits / n, "balanced accuracy": _mean(recall), "F1": _mean(f1), "AUC": _mean(auc)}
-    out["ECE"] = _ece(np.exp(logp[at, answer]), right, boot)
-    out["log loss"] = boot.sums(-logp[at, y][:, None] / np.log(2))[:, 0] / n
-    return out
+    return out | {"ECE": _ece(np.exp(logp[at, answer]), right, boot), "log loss": loss / n}
 
 
 def of_labels(scores: np.ndarray, logp: np.ndarray, y: np.ndarray, boot: Bootstrap) -> dict[str, np.ndarray]:
@@ -50,18 +54,17 @@ def of_labels(scores: np.ndarray, logp: np.ndarray, y: np.ndarray, boot: Bootstr
     every = []
     for k in range(scores.shape[1]):
         own, said = y[:, k] == 1, scores[:, k] > 0
-        n, tp, positive, there, right = boot.sums(
-            np.stack([np.ones(len(y)), own & said, said, own, own == said], 1)
-        ).T
         gone = np.log(-np.expm1(np.minimum(logp[:, k], -1e-12)))
         answer = np.exp(np.where(said, logp[:, k], gone))
-        loss = boot.sums(-np.where(own, logp[:, k], gone)[:, None] / np.log(2))[:, 0]
+        cost = -np.where(own, logp[:, k], gone) / np.log(2)
+        columns = [np.ones(len(y)), own & said, said, own, own == said, cost, *_areas(scores[:, k], own)]
+        n, tp, positive, there, right, loss, high, low = boot.sums(np.stack(columns, 1)).T
         absent = n - positive - there + tp
         found = {
             "accuracy": right / n,
             "balanced accuracy": _mean([_ratio(tp, there), _ratio(absent, n - there)]),
             "F1": _ratio(2 * tp, positive + there),
-            "AUC": _auc(scores[:, k], own, boot),
+            "AUC": _auc(high, there, low, n - there),
             "ECE": _ece(answer, own == said, boot),
             "log loss": loss / n,
         }
@@ -71,11 +74,15 @@ def of_labels(scores: np.ndarray, logp: np.ndarray, y: np.ndarray, boot: Bootstr
 
 
 def of_numbers(scores: np.ndarray, y: np.ndarray, boot: Bootstrap) -> dict[str, np.ndarray]:
-    """R2 and root mean squared error `[1 + B]` of predictions `[n]` of float `[n]`."""
+    """R2 (NaN of numbers all alike) and root mean squared error `[1 + B]` of predictions `[n]` of float
+    `[n]`."""
     centre = y.mean()  # squares of large numbers close together would lose their digits
     z = y - centre
     n, total, squares, off = boot.sums(np.stack([np.ones(len(y)), z, z * z, (scores - y) ** 2], 1)).T
-    return {"R2": 1 - off / (squares - total**2 / n), "RMSE": np.sqrt(off / n)}
+    spread = squares - total**2 / n
+    # A resample of one item alone has none; what rounding leaves of it would be divided by.
+    spread[spread <= 1e-12 * squares] = 0
+    return {"R2": 1 - _ratio(off, spread), "RMSE": np.sqrt(off / n)}
 
 
 def placements(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -93,13 +100,17 @@ def placements(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
     return out
 
 
-def _auc(scores: np.ndarray, own: np.ndarray, boot: Bootstrap) -> np.ndarray:
-    """Exact; its resamples are of the placements (DeLong et al. 1988), the first-order part of what
-    resampling pairs would give."""
+def _areas(scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Placements of positives, and of negatives, each 0 elsewhere: float64 `[n]`."""
     if own.all() or not own.any():
-        return np.full(len(boot.sums(own[:, None])), np.nan)
+        return np.zeros(len(own)), np.zeros(len(own))
     v = placements(scores, own)
-    high, some, low, others = boot.sums(np.stack([v * own, own, v * ~own, ~own], 1)).T
+    return v * own, v * ~own
+
+
+def _auc(high: np.ndarray, some: np.ndarray, low: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """From sums of `_areas` and the numbers of positives and negatives. Exact; its resamples are of the
+    placements (DeLong et al. 1988), the first-order part of what resampling pairs would give."""
     both = _ratio(high, some) + _ratio(low, others)
     area: np.ndarray = both - both[0] / 2
     return area
@@ -109,8 +120,8 @@ def _ece(confidence: np.ndarray, right: np.ndarray, boot: Bootstrap) -> np.ndarr
     which = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     gap = np.zeros((len(confidence), BINS))
     gap[np.arange(len(confidence)), which] = right - confidence
-    n = boot.sums(np.ones((len(confidence), 1)))[:, 0]
-    error: np.ndarray = np.abs(boot.sums(gap)).sum(1) / n
+    sums = boot.sums(np.column_stack([gap, np.ones(len(gap))]))
+    error: np.ndarray = np.abs(sums[:, :-1]).sum(1) / sums[:, -1]
     return error
 
 

@@ -26,9 +26,11 @@ class Score:
 
     figures: those of `metrics.CLASSES` or `NUMBERS`. control: the same of its control tasks, mean over them.
     selectivity: accuracy (R2 of numbers) less the control's, resampled in pairs. majority: share of the
-    commonest class; None but of classes. penalty: the one chosen, at_edge: the smallest or largest candidate;
-    temperature: what scores are multiplied by to be log odds. confusion: `[K, K]`, rows the truth.
-    reliability: see `metrics.reliability`.
+    commonest class; None but of classes. penalty: the one chosen, NaN of mean_difference; at_edge: the
+    smallest or largest candidate; converged: logistic regression came to its end (the others have none to
+    come to); temperature: what scores
+    are multiplied by to be log odds. confusion: `[K, K]`, rows the truth. reliability: see
+    `metrics.reliability`.
     """
 
     site: str
@@ -42,6 +44,7 @@ class Score:
     test_samples: int
     penalty: float
     at_edge: bool
+    converged: bool
     temperature: float
     figures: dict[str, Estimate]
     majority: float | None = None
@@ -94,7 +97,7 @@ class ProbeReport(Result):
 
     def best(self, task: str) -> Score:
         """The site where the task is told best, by its main figure."""
-        return max(self.of(task), key=lambda s: s.figures[s.main].value)
+        return max(self.of(task), key=lambda s: np.nan_to_num(s.figures[s.main].value, nan=-np.inf))
 
     def table(self, figure: str | None = None) -> np.ndarray:
         """float64 `[sites, tasks]` of a figure of `Score.values`, by default each task's main one; NaN where
@@ -110,11 +113,14 @@ class ProbeReport(Result):
 
     def save(self, path: str | Path) -> Path:
         """`to_json` to the file `path` (`.json`); beside it the directions, `.safetensors`, and where there
-        are erasers, `.erasers.safetensors`."""
+        are erasers, `.erasers.safetensors`; those of an earlier report there go, so that all are of one."""
         path = super().save(path)
         self.directions.save(path.with_suffix(".safetensors"))
+        erasers = path.with_suffix(".erasers.safetensors")
         if self.erasers:
-            save_erasers(self.erasers, path.with_suffix(".erasers.safetensors"))
+            save_erasers(self.erasers, erasers)
+        else:
+            erasers.unlink(missing_ok=True)
         return path
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -160,7 +166,9 @@ class ProbeReport(Result):
 
 def _told(score: Score) -> str:
     e = score.figures[score.main]
-    text = f"{score.task}: best at {score.site}, {score.main} {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+    text = f"{score.task}: best at {score.site}, {score.main} {e.value:.3f}"
+    if np.isfinite(e.low):
+        text += f" [{e.low:.3f}, {e.high:.3f}]"
     if score.majority is not None:
         text += f", commonest class {score.majority:.3f}"
     if score.control is not None and score.selectivity is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from mmxai.errors import SelectionError
 from mmxai.labels import Labels, read_labels
+from mmxai.linalg.gram import SAFE
 from mmxai.methods.probe.design import TEST, Design, make_design
 from mmxai.methods.probe.directions import Direction, Directions
 from mmxai.methods.probe.erasers import Erasers
-from mmxai.methods.probe.group import Group, bytes_of_site
+from mmxai.methods.probe.group import Group
+from mmxai.methods.probe.memory import groups
 from mmxai.methods.probe.options import ProbeConfig
 from mmxai.methods.probe.results import ProbeReport, Score
 from mmxai.models import names
@@ -43,10 +45,11 @@ def probe(
     Samples are split by a hash of their number: a share `test` is measured on and seen by nothing else;
     penalties and temperatures come from inner folds of the rest. A row space is read once for training and
     once, its test items alone, for measuring; by logistic regression training items are read again where they
-    do not fit in memory. Beside `config.memory` there are about 20 bytes a row for who it is, and 8 for each
-    task.
+    do not fit in memory. Beside `config.memory` there are about 80 bytes a row for who it is, and 8 for each
+    task and control.
 
-    SelectionError where nothing can be probed, UnknownSiteError for sites, NonFiniteError for NaN or inf.
+    ArgumentError where a site alone takes more than that, before anything is read; SelectionError where
+    nothing can be probed, UnknownSiteError for sites, NonFiniteError for NaN or inf.
     """
     config = config or ProbeConfig()
     if not isinstance(labels, Labels):
@@ -64,18 +67,24 @@ def probe(
     if not designs:
         raise SelectionError("probe: " + "; ".join(notes))
     scores: list[Score] = []
-    directions, erasers = Directions(), Erasers()
+    directions, erasers, single = Directions(), Erasers(), 0
     for space, design in designs.items():
         notes += design.notes
-        for sites in _groups(store, design, config, spaces[space]):
+        for sites, threads in groups(store, design, config, spaces[space]):
             say(f"{len(sites)} sites of {space}: {design.items:,} items, {len(design.cohorts)} sets of tasks")
-            group = Group(store, design, config, sites)
+            group = Group(store, design, config, sites, threads)
             group.train()
             say("measuring")
             scores += group.test()
             _keep(group, directions)
             erasers |= group.erasers
-    notes += _at_the_edge(scores, config)
+            single += len(group.single)
+    notes += _doubts(scores, config)
+    if single:
+        notes.append(
+            f"X'X: products in float32, summed in float64, at {single} sites; by their first rows that "
+            f"changes coefficients by less than {SAFE:g} of their length"
+        )
     order = {site: i for i, site in enumerate(store.sites)}
     tasks = {(t.name, str(t.level)): i for i, t in enumerate(labels.tasks)}
     scores.sort(key=lambda s: (order[s.site], tasks[s.task, s.level]))
@@ -83,19 +92,6 @@ def probe(
         _about(store, labels, designs, scores, config), config.to_json(), scores, list(dict.fromkeys(notes)),
         directions, erasers,
     )  # fmt: skip
-
-
-def _groups(store: Store, design: Design, config: ProbeConfig, sites: list[str]) -> Iterator[list[str]]:
-    """As many sites at a time as memory holds, one at least."""
-    left, group = config.memory * (1 << 30), list[str]()
-    for site in sites:
-        size = bytes_of_site(store, design, config, site)
-        if group and size > left:
-            yield group
-            left, group = config.memory * (1 << 30), []
-        group.append(site)
-        left -= size
-    yield group
 
 
 def _keep(group: Group, directions: Directions) -> None:
@@ -106,12 +102,17 @@ def _keep(group: Group, directions: Directions) -> None:
             directions.add(Direction(site, task.name, task.names, coef.contiguous(), intercept))
 
 
-def _at_the_edge(scores: list[Score], config: ProbeConfig) -> list[str]:
-    if len(config.penalties) == 1 or config.method == "mean_difference":
-        return []
+def _doubts(scores: list[Score], config: ProbeConfig) -> list[str]:
+    notes = []
     edge = sum(s.at_edge for s in scores)
-    where = "the smallest or largest candidate"
-    return [f"penalty: {edge} of {len(scores)} probes took {where}"] if edge else []
+    if edge and len(config.penalties) > 1:
+        notes.append(f"penalty: {edge} of {len(scores)} probes took the smallest or largest candidate")
+    if late := sum(not s.converged for s in scores):
+        notes.append(
+            f"logistic regression: {late} of {len(scores)} probes ended before they had converged, where the "
+            "penalty that did best is small; their figures are those of a probe stopped early"
+        )
+    return notes
 
 
 def _about(

@@ -20,13 +20,14 @@ from mmxai.methods.probe.site_probes import method_of
 @dataclass(frozen=True)
 class Fitted:
     """A task's or control's probe at one site: `probe` of the chosen penalty alone (P is 1).
-    at_edge: that penalty was the smallest or largest candidate."""
+    at_edge: that penalty was the smallest or largest candidate; converged: see `Score`."""
 
     known: Known
     probe: Linear
     choice: Choice
     penalty: float
     at_edge: bool
+    converged: bool
     codelength: Codelength | None
 
 
@@ -54,7 +55,7 @@ def score_site(
                 site, task.name, task.kind, task.level, task.names, method_of(task.kind, method),
                 train=int((cohort.fold != TEST).sum()), test=len(scores),
                 test_samples=len(np.unique(cohort.samples[cohort.measured])), penalty=one.penalty,
-                at_edge=one.at_edge, temperature=one.choice.temperature,
+                at_edge=one.at_edge, converged=one.converged, temperature=one.choice.temperature,
                 figures={name: Estimate.of(v, confidence) for name, v in found.items()},
                 majority=_majority(one.known, cohort), control=control, selectivity=selectivity,
                 codelength=one.codelength, control_codelength=codelength,

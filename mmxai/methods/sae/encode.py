@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 16 << 20  # of dense codes at a time
 _PROBE_ROWS = 16384
 _SAMPLE = ROW_COLUMNS.index("sample")
+_FED = ("data", "model", "inputs", "selection")  # of the harvest: who runs the model again needs them
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _plan(sae: SAE, store: Store, config: EncodeConfig, keep: RowFilter, out: Pa
         "sae": of,
         "tokens": None if keep.tokens is None else list(keep.tokens),
         "statistics": {"k": config.exemplars, "exemplars": "sample"},
-    } | {name: source.identity[name] for name in ("data", "model") if name in source.identity}
+    } | {name: source.identity[name] for name in _FED if name in source.identity}
     k = config.k or (spec.k if spec.arch == "topk" else None)
     if k is None and (out / PLAN).is_file():
         begun = {s.name: s for s in Plan.load(out / PLAN).sites}

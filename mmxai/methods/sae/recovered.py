@@ -11,7 +11,7 @@ import torch
 from mmxai.capture.select import Selection
 from mmxai.errors import ArgumentError
 from mmxai.models.inputs import Inputs
-from mmxai.models.metrics import Metric, number_samples
+from mmxai.models.metrics import Metric, prepared
 from mmxai.results import Result, axes, lines_of, number, plain
 
 if TYPE_CHECKING:
@@ -118,12 +118,7 @@ def recovered(
             value = metric(run, inputs).detach().double().cpu()
             found.setdefault(name, {}).setdefault(label, []).append(value)
 
-    first = 0
-    for given in batches:
-        inputs = model.prepare(given)
-        if not isinstance(given, Inputs):
-            number_samples(inputs, first)
-        first += inputs.batch_size
+    for inputs in prepared(model, batches):
         clean = model.run(inputs, capture=[*needs, *spec.sites_in])
         note("clean", clean, inputs)
         space = model.space_of(spec.sites_in[0])

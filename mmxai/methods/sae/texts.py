@@ -1,4 +1,4 @@
-"""Names of a CLIP's latents: texts nearest to their decoder directions, as `mmxai.models.near_texts` has it."""
+"""Names of a CLIP's latents: texts nearest to their decoder directions, as `models.near_texts` has it."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ FAMILY = Family(
             input="input_ids",
             anatomy=Anatomy("ln_1", "ln_2", "mlp.act"),
             kwargs={"use_cache": False},
-            readout=ReadOut("last", "/lm_head", positions=True),
+            readout=ReadOut("last", "/lm_head", positions=True, logits=True),
         ),
     ),
 )

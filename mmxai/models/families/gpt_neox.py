@@ -57,7 +57,7 @@ def family(config: Any) -> Family:
                 input="input_ids",
                 anatomy=Anatomy("input_layernorm", "post_attention_layernorm", "mlp.act"),
                 kwargs={"use_cache": False},
-                readout=ReadOut("last", "/lm_head"),
+                readout=ReadOut("last", "/lm_head", logits=True),
             ),
         ),
         residual="parallel" if parallel else "sequential",

@@ -62,7 +62,7 @@ def family(config: Any) -> Family:
                     heads=PROJECTIONS if normed else {},
                 ),
                 kwargs={"use_cache": False},
-                readout=ReadOut("last", "/lm_head"),
+                readout=ReadOut("last", "/lm_head", logits=True),
             ),
         ),
     )

@@ -54,7 +54,7 @@ def family(config: Any) -> Family:
         method="encode_image",
         prefix=("cls",),
         arguments={"pixel_values": "image"},
-        readout=ReadOut("first", "proj", start_norm="ln_pre"),
+        readout=ReadOut("first", "proj", start_norm="ln_pre") if config.vision.pool == "tok" else None,
     )
     text = Tower(
         name="text",
@@ -70,6 +70,6 @@ def family(config: Any) -> Family:
         anatomy=ANATOMY,
         method="encode_text",
         arguments={"input_ids": "text"},
-        readout=ReadOut("end", "text_projection", positions=True),
+        readout=ReadOut("end", "text_projection", positions=True) if config.text.pool == "argmax" else None,
     )
     return Family("open_clip", (vision, text))

@@ -46,6 +46,6 @@ def family(config: Any) -> Family:
         ),
         prefix=config.prefix,
         arguments={"pixel_values": "x"},
-        readout=ReadOut("first"),
+        readout=ReadOut("first", "head", logits=True) if config.pool in ("token", "") else None,
     )
     return Family("timm", (tower,))

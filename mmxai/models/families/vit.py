@@ -50,7 +50,7 @@ FAMILY = Family(
             input="pixel_values",
             anatomy=Anatomy("layernorm_before", "layernorm_after", "mlp.activation_fn"),
             prefix=("cls",),
-            readout=ReadOut("first", "/classifier"),
+            readout=ReadOut("first", "/classifier", logits=True),
         ),
     ),
 )

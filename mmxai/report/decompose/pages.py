@@ -99,12 +99,15 @@ def dictionary_pages(
 
 
 def _front(report: DecomposeReport) -> str:
-    """FVU against the units kept of each row; where a dictionary uses fewer of its own, the line ends
-    there."""
+    """FVU against the units kept of each row; where a dictionary uses fewer of its own, the line ends there.
+
+    Points above 1 are left out: few units of a code that was made for all of them together, as semi-NMF's,
+    may be a hundred times worse than the mean row, and would press all else into a corner.
+    """
     series = {}
     for name, line in report.comparison.lines.items():
         points = {n: v for n, v in line.kept.items() if n < line.l0} | {line.l0: line.fvu}
-        shown = {n: v for n, v in points.items() if n > 0 and v > 0}  # the axes are logarithmic
+        shown = {n: v for n, v in points.items() if n > 0 and 0 < v <= 1}  # the axes are logarithmic
         if shown:
             series[name] = (list(shown), list(shown.values()))
     return plots.front(series, x="units kept of each row", y="FVU", log_y=True) if series else ""

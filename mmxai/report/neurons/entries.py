@@ -97,7 +97,8 @@ class Gatherer:
             for task, index in found.labels.index.items():
                 if np.isfinite(index[unit]):
                     name = found.labels.names[found.labels.best[task][unit]]
-                    shown[f"selectivity index, {task}"] = f"{number(float(index[unit]))} ({name})"
+                    most = f" ({name})" if index[unit] > 0 else ""
+                    shown[f"selectivity index, {task}"] = f"{number(float(index[unit]))}{most}"
         return shown
 
     def plots(self, unit: int) -> list[dict[str, Any]]:
@@ -166,7 +167,7 @@ class Gatherer:
 
     def entry(self, unit: int, cards: list[dict[str, Any]]) -> dict[str, Any]:
         """A unit on the index: its first examples, out of the `cards` of its page."""
-        best = next(iter(self.labels(unit)), None)
+        best = next((label for label in self.labels(unit) if label["auc"] > 0.5), None)
         pictures = [c for c in cards if c["picture"]][:_GALLERY]
         tokens = [text for c in cards for text, _, top in c["tokens"] if top]
         named = [] if best is None else [best["name"]]

@@ -42,7 +42,7 @@ def index_page(
         "units": f"{found.units:,} {found.kind}s",
         "rows": f"{found.rows:,}",
         "samples": f"{found.samples:,}",
-        "median excess kurtosis": number(float(np.nanmedian(found.kurtosis))),
+        "median excess kurtosis": number(found.median_kurtosis),
         "near-duplicates": f"{sum(map(len, duplicates)):,}",
     }
     links = {n: (f"units/{n}.html", f"{found.kind} {n}") for n in gather.shown}
@@ -57,7 +57,7 @@ def index_page(
             cloud=Markup(
                 draw.cloud(
                     found.density, heavy, names=("share of rows above 0", "kurtosis (3: Gaussian)"),
-                    label=lambda v: f"{100 * v:.3g}%", links=links, what=f"{found.kind}s",
+                    label=lambda v: f"{100 * v:.3g}%" if v <= 1 else "", links=links, what=f"{found.kind}s",
                 )
             ),
             kurtosis=Markup(_kurtosis(heavy)),

@@ -117,4 +117,5 @@ def unit_pages(
             progress()
     html = index_page(gather, gallery, title=title, how=how, facts=facts or {}, plots=plots)
     nbytes += write(out / "index.html", html)
+    files.tidy()
     return UnitPages(out / "index.html", order, nbytes + files.nbytes)

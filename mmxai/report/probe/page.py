@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _UNBOUNDED = ("log loss", "RMSE", "codelength", "compression")
 """Figures that are not shares: their tint goes by the largest of the table."""
 
+_FEW = 10  # items of a bin of probabilities whose share right is worth drawing
+
 _MOST_NAMES = 48  # directions in a table of cosines
 
 
@@ -69,7 +71,7 @@ def _map(report: ProbeReport, figure: str | None) -> Heat:
 
 def _interval(score: Score, figure: str) -> str:
     found: Estimate | None = score.selectivity if figure == "selectivity" else score.figures.get(figure)
-    return "" if found is None else f" [{found.low:.4g}, {found.high:.4g}]"
+    return "" if found is None or np.isnan(found.low) else f" [{found.low:.4g}, {found.high:.4g}]"
 
 
 def _task(report: ProbeReport, task: str) -> dict[str, Any]:
@@ -113,9 +115,10 @@ def _curve(report: ProbeReport, task: str) -> dict[str, Any] | None:
 
 
 def _reliability(score: Score) -> Markup | None:
-    if len(score.reliability) < 2:
+    bins = [(c, r) for c, r, items in score.reliability if items >= _FEW]
+    if len(bins) < 2:
         return None
-    said, right = [c for c, _, _ in score.reliability], [r for _, r, _ in score.reliability]
+    said, right = [c for c, _ in bins], [r for _, r in bins]
     ends = [min(said), max(said)]
     return Markup(curves({"right": (said, right), "as said": (ends, ends)}, x="probability said"))
 

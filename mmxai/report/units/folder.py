@@ -13,8 +13,12 @@ def file_of(site: str) -> str:
 
 
 def clear(folder: Path, units: Sequence[int]) -> None:
-    """Remove pages of other units: one that stays from another call would show other pictures."""
+    """Remove pages of other units: one that stays from another call would show other pictures.
+
+    The index beside `folder` goes first, for it leads to them; it is written last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "index.html").unlink(missing_ok=True)
     kept = {f"{unit}.html" for unit in units}
     for page in folder.glob("*.html"):
         if page.stem.isdecimal() and page.name not in kept:

@@ -36,3 +36,10 @@ class PictureFiles:
             (self._folder / f"{index}.{kind}").write_bytes(content)
             self.nbytes += len(content)
         return above + self._known[index]
+
+    def tidy(self) -> None:
+        """Remove pictures of an earlier call that no page shows now."""
+        shown = {Path(path).name for path in self._known.values()}
+        for file in self._folder.glob("*"):
+            if file.stem.isdecimal() and file.name not in shown:
+                file.unlink()

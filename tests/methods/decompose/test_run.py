@@ -25,6 +25,8 @@ from mmxai.methods.decompose.config import KINDS
 from mmxai.methods.decompose.names import activation_names, sample_extremes
 from mmxai.methods.decompose.stream import RowStream
 from mmxai.methods.sae import SAE, SAESpec
+from mmxai.store.select import split_of
+from mmxai.store.units import Units
 from tests.methods.decompose.stores import PER, SITE, UNITS, WIDTH, make_store, planted
 
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon")
@@ -172,6 +174,7 @@ def test_codes_become_a_store(report, held, tmp_path):
         expected = made.dictionaries["pca"].encode_dense(store[SITE][:][kept])
         torch.testing.assert_close(codes[f"{SITE}.pca"][:], expected.bfloat16())
         assert codes.samples[3].text == store.samples[3].text
+        assert Units(codes, f"{SITE}.pca").kind == "latent"
         stats = codes.stats[f"{SITE}.pca"]
         torch.testing.assert_close(stats.topk_values[:, 0], expected.bfloat16().float().amax(0))
         torch.testing.assert_close(stats.bottom_values[:, 0], expected.bfloat16().float().amin(0))
@@ -193,6 +196,97 @@ def test_every_kind_saves_and_streams(kind, held, tmp_path):
     assert torch.equal(again.encode_dense(x), made.encode_dense(x)) and again.facts == made.facts
     assert (again.kind, again.site, again.tokens, again.signed) == (kind, SITE, "patch", made.signed)
     assert again.decode(again.encode_dense(x)).shape == x.shape and str(again.units) in repr(again)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_any_dtype_layout_and_number(kind, held):
+    store, _, _ = held
+    made = fit_dictionary(store, SITE, kind, units=4, negative="clip", passes=1, warm=5, tokens="patch")
+    x = store[SITE][:40]
+    expected = made.encode_dense(x)
+    turned = x.T.contiguous().T
+    assert not turned.is_contiguous()
+    torch.testing.assert_close(made.encode_dense(turned), expected)
+    torch.testing.assert_close(made.encode_dense(x.double()), expected)
+    torch.testing.assert_close(made.encode_dense(x.bfloat16()), made.encode_dense(x.bfloat16().float()))
+    assert torch.equal(made.encode_dense(x.clone().requires_grad_()), expected)
+    none = made.encode_dense(x[:0])
+    assert none.shape == (0, 4) and made.decode(none).shape == (0, WIDTH)
+    one = made.encode_dense(x[:1])
+    torch.testing.assert_close(one, expected[:1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_do_not_vary(kind, tmp_path):
+    """Constant columns, and a site of one row again and again."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(40, 4, generator=draw)
+    x[:, 2] = 7
+    for name, rows in (("column", x), ("all", torch.full((40, 4), 3.0))):
+        with mmxai.create_store(tmp_path / name, {"m": 4}, dtype="float32") as w:
+            w.write([{"key": str(i)} for i in range(40)], {"m": rows})
+        with mmxai.open_store(tmp_path / name) as store:
+            options = {"units": 2, "split": None, "warm": 20}
+            refused = {"ica": "vary in 0 directions", "seminmf": r"0 rows other than 0 \(less their mean"}
+            if name == "all" and kind in refused:
+                with pytest.raises(ArgumentError, match=refused[kind]):
+                    fit_dictionary(store, "m", kind, **options)
+                continue
+            made = fit_dictionary(store, "m", kind, **options)
+        back = made.decode(made.encode_dense(rows))
+        assert back.isfinite().all() and made.directions.isfinite().all()
+        if name == "all" and kind != "nmf":
+            torch.testing.assert_close(back, rows)
+
+
+def test_what_is_not_converged_says_so_and_by_how_much(held):
+    store, _, _ = held
+    options = {"units": 4, "tokens": "patch", "seeds": 0, "sample": 200}
+    for kind, did in (
+        ("kmeans", "lowered the error by the share"),
+        ("ica", "turned a unit by 1 - |cosine| ="),
+    ):
+        report = decompose(store, SITE, (kind,), passes=2, tol=1e-12, **options)
+        facts, note = report.dictionaries[kind].facts, report.comparison.lines[kind].note
+        assert not facts["converged"] and facts["passes"] == 2
+        assert f"2 passes, the last of which still {did} {facts['change']:.1g} (tol 1e-12)" in note
+        errors = facts.get("errors")
+        assert errors is None or facts["change"] == (errors[-2] - errors[-1]) / errors[-2]
+    settled = decompose(store, SITE, ("kmeans",), passes=50, **options)
+    assert settled.dictionaries["kmeans"].facts["converged"]
+    assert settled.comparison.lines["kmeans"].note == ""
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_fitted(held, tmp_path):
+    store, _, _ = held
+    said = []
+    options = {"say": said.append, "tokens": "patch"}
+    with pytest.raises(ArgumentError, match="at most 16 of ica and pca"):
+        decompose(store, SITE, ("kmeans", "pca", "ica"), units=WIDTH + 1, **options)
+    few, _, _ = make_store(tmp_path / "few.zarr", samples=2)  # neither of which is for tests
+    with few, pytest.raises(SelectionError, match="split=test"):
+        decompose(few, SITE, ("kmeans",), units=2, split=None, **options)
+    assert said == []
+
+
+def test_names_that_are_refused_leave_the_figures(held, tmp_path):
+    store, _, much = held
+    everyone = Truth.of_table(("all",), np.ones((len(much), 1), bool))
+    with pytest.raises(ArgumentError, match="give more samples or other candidates"):
+        decompose(store, SITE, ("pca",), units=2, tokens="patch", truth=everyone, out=tmp_path)
+    assert json.loads((tmp_path / "decompose.json").read_text())["comparison"]["lines"]["pca"]["fvu"] > 0
+
+
+def test_one_unit_and_no_rows(held):
+    store, _, _ = held
+    made = fit_dictionary(store, SITE, "pca", units=1, tokens="patch")
+    x = store[SITE][:50]
+    line = compare({"a": Entry(made, made.directions)}, lambda: iter([x]), SITE).lines["a"]
+    assert np.isnan(line.hoyer) and line.kept == {} and line.l0 == 1
+    one = compare({"a": Entry(made, made.directions)}, lambda: iter([x[:1]]), SITE).lines["a"]
+    assert np.isnan(one.fvu)  # one row does not vary
+    with pytest.raises(ArgumentError, match="got no rows"):
+        compare({"a": Entry(made, made.directions)}, lambda: iter([]), SITE)
 
 
 def test_a_seed_draws_rows(held):
@@ -220,7 +314,10 @@ def test_refuses(held, tmp_path):
         fit_dictionary(store, SITE, "pca", units=2).encode_dense(torch.ones(3, 4))
     with pytest.raises(ArgumentError, match="each once"):
         decompose(store, SITE, ("pca", "pca"))
-    for wrong in ({"units": 0}, {"tol": 0}, {"sample": 3, "units": 4}, {"rows": True, "passes": -1}):
+    for wrong in (
+        {"units": 0}, {"tol": 0}, {"sample": 3, "units": 4}, {"rows": True, "passes": -1},
+        {"negative": "clipped"}, {"split": "training"},
+    ):  # fmt: skip
         with pytest.raises(ArgumentError):
             FitConfig(**wrong)
     with pytest.raises(DictionaryFormatError, match=r"dictionary\.json"):
@@ -233,6 +330,12 @@ def test_rows_that_are_not_finite_are_named(tmp_path):
     store, _, _ = make_store(tmp_path / "bad.zarr", samples=20, spoil=83)
     with store, pytest.raises(NonFiniteError, match="a row of sample 10"):
         fit_dictionary(store, SITE, "kmeans", units=2, split=None)
+    sample = int(np.flatnonzero(split_of(np.arange(20), (0.8, 0.1, 0.1)) == 1)[0])  # for validation
+    store, _, _ = make_store(tmp_path / "val.zarr", samples=20, spoil=PER * sample + 1)
+    with store:
+        made = fit_dictionary(store, SITE, "kmeans", units=2)  # of rows for training alone
+        with pytest.raises(NonFiniteError, match=f"a row of sample {sample},"):
+            sample_extremes(store, SITE, {"kmeans": made})
 
 
 def test_planted_rows_are_what_they_say():

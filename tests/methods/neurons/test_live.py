@@ -18,7 +18,7 @@ import mmxai
 from mmxai.errors import ArgumentError, ModelError
 from mmxai.methods.neurons import ablate, activation_gradient, logit_contribution, similarity_contribution
 from mmxai.models import edits
-from mmxai.models.metrics import ZeroShot, ZeroShotMargin, next_token_loss
+from mmxai.models.metrics import Cosine, ZeroShot, ZeroShotMargin, next_token_loss
 from mmxai.models.near_texts import embed_texts
 from mmxai.shapes import ShapesWorld
 from tests.harvesting.conftest import save_tiny_clip
@@ -128,14 +128,14 @@ def test_heads_sum_their_columns(lm, batches):
 def test_activation_times_gradient_is_the_first_order_of_scaling(lm, batches):
     site, epsilon = "text.0.mlp_post", 1e-2
 
-    def metric(out, tensors):
-        return out.logits.double().logsumexp(-1).sum(1)
+    def metric(run, inputs):
+        return run.out.logits.double().logsumexp(-1).sum(1)
 
     found = activation_gradient(lm, site, batches, metric)
 
     def value(edit=None):
         runs = [lm.run(b, edit={site: edit} if edit else None) for b in batches]
-        return float(torch.cat([metric(r.out, None) for r in runs]).mean())
+        return float(torch.cat([metric(r, None) for r in runs]).mean())
 
     assert found.total == pytest.approx(value(), rel=1e-6)
     for unit in found.ranking()[:3].tolist():
@@ -149,10 +149,29 @@ def test_activation_times_gradient_is_the_first_order_of_scaling(lm, batches):
 def _padded_part(lm, site, batches, metric, unit):
     parts = []
     for batch in batches:
-        run = lm.run(batch, capture=[site], grad=lambda out: metric(out, None).sum())
+        run = lm.run(batch, capture=[site], grad=lambda out: out.logits.double().logsumexp(-1).sum())
         each = (run.acts[site] * run.grads[site])[..., unit]
         parts.append((each * (1 - batch["attention_mask"])).sum(1))
     return float(torch.cat(parts).mean())
+
+
+def test_gradients_of_the_cosine_are_difference_quotients(clip):
+    world, site = ShapesWorld(8, seed=1, size=32), "vision.1.mlp_post"
+    pictures = [[world[i].pil for i in range(8)]]
+    text = embed_texts(clip, ["a red circle"])
+    found = activation_gradient(clip, site, pictures, Cosine(text), name="red")
+    assert found.items == 8 and "red" in str(found)
+
+    def value(by):
+        run = clip.run(pictures[0], capture=["vision.embeds"], edit={site: edits.scale([unit], by)})
+        return float(Cosine(text)(run, None).mean())
+
+    unit = int(found.ranking()[0])
+    assert found.total == pytest.approx(value(1.0), abs=1e-6)
+    assert (value(1.05) - value(0.95)) / 0.1 == pytest.approx(found.mean[unit], rel=2e-2)
+    heads = activation_gradient(clip, "vision.1.z", pictures, Cosine(text), heads=2)
+    columns = activation_gradient(clip, "vision.1.z", pictures, Cosine(text))
+    assert np.allclose(heads.mean, columns.mean.reshape(2, -1).sum(1), atol=1e-6)
 
 
 def test_what_has_no_direct_path_is_refused(lm, batches):

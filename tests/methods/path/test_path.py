@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path as File
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import Dinov2ForImageClassification, ViTForImageClassification
 
 from mmxai.errors import ArgumentError, ModelError
 from mmxai.methods.path import Path
-from mmxai.models import load_model
+from mmxai.models import families, load_model, wrap
 from tests.models import test_clip, test_elsewhere, test_text, test_vision
 from tests.models.contract import shake
 
@@ -20,10 +21,25 @@ class Classifier(test_vision.TestViT):
         return ViTForImageClassification(self.config())
 
 
+class TimmLogits(test_elsewhere.TimmViT):
+    def __init__(self):
+        super().__init__()
+        self.global_pool, self.head = "token", torch.nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(super().forward(x)[:, 0])
+
+
+class TimmClassifier(test_elsewhere.TestTimm):
+    def make(self):
+        return TimmLogits()
+
+
 FAMILIES = {
     "clip": test_clip.TestCLIP,
     "open_clip": test_elsewhere.TestOpenCLIP,
     "timm": test_elsewhere.TestTimm,
+    "timm-classifier": TimmClassifier,
     "vit": test_vision.TestViT,
     "vit-classifier": Classifier,
     "dinov2": test_vision.TestDinov2,
@@ -77,6 +93,11 @@ def test_the_terms_sum_to_the_models_own_output(name, tower):
     sizes = split.norm(dim=(0, 2)) / split.sum(1).norm()
     kinds = [size for size, term in zip(sizes, path.terms, strict=True) if term.kind in ("head", "mlp")]
     assert min(kinds) > 1e-4
+
+
+def test_every_family_is_among_the_cases():
+    files = {p.stem for p in File(families.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == {load_model(FAMILIES[name]().make()).family for name, _ in CASES}
 
 
 @pytest.mark.parametrize(("name", "tower"), CASES)
@@ -186,7 +207,48 @@ def test_what_cannot_be_split_is_refused():
         Path(load_model(module))
 
 
+class Lora(torch.nn.Module):
+    """As peft has it: it shows the base layer's weight and adds a product of its own."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.down, self.up = (torch.nn.Linear(n, m, bias=False) for n, m in ((32, 2), (2, 32)))
+
+    weight = property(lambda self: self.base_layer.weight)
+    bias = property(lambda self: self.base_layer.bias)
+
+    def forward(self, x):
+        return self.base_layer(x) + 0.1 * self.up(self.down(x))
+
+
+def test_an_adapter_beside_a_matrix_is_refused():
+    module = shake(FAMILIES["llama"]().make())
+    attention = module.model.layers[1].self_attn
+    attention.o_proj = Lora(attention.o_proj)
+    with pytest.raises(ModelError, match="merge it first"):
+        Path(load_model(module))
+
+
 def test_a_classifier_on_more_than_the_class_token_is_split_up_to_its_norm():
     config = test_vision.TestDinov2().make().config
     model = load_model(shake(Dinov2ForImageClassification(config)))
     assert Path(model).out == config.hidden_size
+
+
+@pytest.mark.parametrize(("part", "pool", "tower"), [("visual", "avg", "vision"), ("", "last", "text")])
+def test_pooling_that_reads_no_one_token_is_refused(part, pool, tower):
+    module = test_elsewhere.TestOpenCLIP().make()
+    setattr(module.get_submodule(part), "pool_type" if part else "text_pool_type", pool)
+    with pytest.raises(ArgumentError, match="linear behind its norm"):
+        Path(load_model(module), tower)
+    timm = test_elsewhere.TestTimm().make()
+    timm.global_pool = "avg"
+    with pytest.raises(ArgumentError, match="linear behind its norm"):
+        Path(load_model(timm))
+
+
+def test_a_wrapped_network_is_refused():
+    model = wrap(torch.nn.Sequential(torch.nn.Linear(3, 3)), example=torch.zeros(2, 3))
+    with pytest.raises(ArgumentError, match="expected a model of a known family"):
+        Path(model)

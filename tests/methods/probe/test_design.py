@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from mmxai.errors import ArgumentError, NonFiniteError, SelectionError
-from mmxai.labels import Task, read_labels
+from mmxai.labels import Task, WorldLabels, read_labels
 from mmxai.methods.probe.controls import control_values, types_of
 from mmxai.methods.probe.design import TEST, make_design
 from mmxai.methods.probe.options import ProbeConfig
 from mmxai.methods.probe.pooling import read_items
+from mmxai.shapes import ShapesWorld
 from mmxai.store import open_store
 from mmxai.store.select import split_of
 from tests.methods.probe.stores import PATCHES, TEXT, A, B, make, truth, write_labels
@@ -117,6 +118,24 @@ def test_patches_of_boxes(store, tmp_path):
         make_design(store, "vision", two, ProbeConfig(pool="mean"))
 
 
+def test_tasks_of_the_other_level(store):
+    """Named by somebody who forgot the pooling: the error says which pooling it takes."""
+    world = WorldLabels(ShapesWorld(SAMPLES, seed=0))
+    with pytest.raises(ArgumentError, match=r"\['place'\].*whole samples; expected pool='cls'"):
+        make_design(store, "vision", world, ProbeConfig(tasks=("colour", "place")))
+    two = BoxLike(world)
+    with pytest.raises(ArgumentError, match=r"\['covered'\].*of patches; expected pool='token'"):
+        make_design(store, "vision", two, ProbeConfig(pool="cls", tasks="covered"))
+
+
+class BoxLike(WorldLabels):
+    """The world with a task that only patches have."""
+
+    def __init__(self, world):
+        super().__init__(world._world)
+        self.tasks = (*self.tasks, Task("covered", "classes", "cell", ("a", "b")))
+
+
 def test_controls_keep_the_frequencies_and_nothing_else():
     draw = np.random.default_rng(0)
     values = draw.choice(3, 6000, p=[0.7, 0.2, 0.1])
@@ -195,3 +214,34 @@ def test_a_row_that_is_no_number(tmp_path):
 def test_refuses(options, said):
     with pytest.raises(ArgumentError, match=said):
         ProbeConfig(**options)
+
+
+def test_a_class_in_one_fold_alone_is_left_out(store, tmp_path):
+    """Where that fold is held out, nothing would be left of it; with another fold, there is."""
+    config = ProbeConfig(folds=2, pool="cls")
+    path = write_labels(tmp_path / "all.csv", SAMPLES)
+    (cohort,) = make_design(store, "vision", read_labels(path, store, multilabel=["labels"]), config).cohorts
+    where = {f: cohort.samples[cohort.fold == f][:3].tolist() for f in (0, 1)}
+    for rare, kept in ((where[0], False), (where[0] + where[1], True)):
+        lines = [f"k{i},{'rare' if i in rare else 'ab'[i % 2]}" for i in range(SAMPLES)]
+        (tmp_path / "l.csv").write_text("\n".join(["sample,label", *lines]))
+        design = make_design(store, "vision", read_labels(tmp_path / "l.csv", store), config)
+        assert ("rare" in design.cohorts[0].tasks[0].names) == kept
+        assert any("rare left out" in note and "one fold" in note for note in design.notes) != kept
+
+
+def test_numbers_with_nothing_to_tell_are_left_out(store, tmp_path):
+    """All alike, or with no training sample but in one fold: not a NaN, nor an error half way."""
+    config = ProbeConfig(folds=2, pool="cls")
+    path = write_labels(tmp_path / "all.csv", SAMPLES)
+    (cohort,) = make_design(store, "vision", read_labels(path, store, multilabel=["labels"]), config).cohorts
+    some = [s for f in (0, TEST) for s in cohort.samples[cohort.fold == f][:6].tolist()]
+    lines = [f"k{i},3.5,{i if i in some else ''},{i}" for i in range(SAMPLES)]
+    (tmp_path / "l.csv").write_text("\n".join(["sample,alike,one fold,good", *lines]))
+    labels = read_labels(tmp_path / "l.csv", store, regression=["alike", "one fold", "good"])
+    design = make_design(store, "vision", labels, config)
+    assert [t.name for c in design.cohorts for t in c.tasks] == ["good"]
+    assert {
+        "alike: left out, its numbers are all alike in training samples",
+        "one fold: left out, its training samples are all in one of 2 folds",
+    } <= set(design.notes)

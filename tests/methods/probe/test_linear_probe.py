@@ -198,3 +198,21 @@ def test_one_class_is_none(digits):
     x, _ = digits
     with pytest.raises(ArgumentError, match="one class"):
         LinearProbe().fit(x[:10], np.zeros(10))
+
+
+@pytest.mark.parametrize("method", CLASSIFIERS)
+def test_a_label_that_no_row_has_changes_no_other(method):
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((300, 6))
+    y = np.stack([x[:, 0] > 0, x[:, 1] + x[:, 2] > 0], 1).astype(int)
+    alone = LinearProbe(method).fit(x, y).predict_proba(x)
+    beside = LinearProbe(method).fit(x, np.column_stack([y, np.zeros(300, int)])).predict_proba(x)
+    assert np.abs(beside[:, :2] - alone).max() < 0.05 and beside[:, 2].max() < 0.05
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_all_alike():
+    """Every penalty is as good: the largest of equals."""
+    x = np.random.default_rng(0).standard_normal((50, 4))
+    probe = LinearProbe("ridge_regression", penalty=(0.1, 10.0, 1.0)).fit(x, np.full(50, 3.0))
+    assert probe.penalty_ == 10 and np.isfinite(probe.cv_scores_).all()

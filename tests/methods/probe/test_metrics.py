@@ -1,12 +1,14 @@
 """Figures against scikit-learn, and their resamples against resampling for real."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
 from mmxai.labels import Task
 from mmxai.methods.probe.bootstrap import Bootstrap, Estimate
-from mmxai.methods.probe.calibration import golden, log_probabilities, nats, temperature
+from mmxai.methods.probe.calibration import LogLoss, golden, log_probabilities, temperature
 from mmxai.methods.probe.metrics import BINS, of_classes, of_labels, of_numbers, placements, reliability
 
 
@@ -136,8 +138,60 @@ def test_temperature_undoes_a_scale():
     s = draw.normal(size=(20000, 3))
     p = np.exp(log_probabilities(task("classes", 3), s, 2.0))
     y = (p.cumsum(1) < draw.random((len(p), 1))).sum(1)
-    scale, loss = temperature(task("classes", 3), s / 5, y)
+    scale, loss = temperature(task("classes", 3), s / 5, y), LogLoss(task("classes", 3), s / 5, y)
     assert scale == pytest.approx(10, rel=0.05)
-    assert loss <= nats(task("classes", 3), s / 5, y, 10.0) + 1e-6
+    assert loss(scale) <= loss(10.0) + 1e-6
     assert golden(lambda v: (v - 3) ** 2, -10, 10, 40)[0] == pytest.approx(3, abs=1e-6)
     assert reliability(np.array([0.9, 0.91]), np.array([True, False])) == [(pytest.approx(0.905), 0.5, 2)]
+
+
+@pytest.mark.parametrize("kind", ["classes", "multilabel"])
+def test_temperature_of_answers_that_are_all_right(kind):
+    """Is bounded: out of n items, it is about as sure as somebody who has seen n right answers may be."""
+    one, n = task(kind, 4), 100
+    y = np.arange(n) % 4
+    there = y[:, None] == np.arange(4)
+    values = y if kind == "classes" else there.astype(np.int8)
+    scale = temperature(one, np.where(there, 1.0, -1.0), values)
+    logp = log_probabilities(one, np.where(there, 1.0, -1.0), scale)
+    assert 0.3 / n < 1 - np.exp(logp[there]).mean() < 3 / n
+    assert LogLoss(one, np.where(there, 1.0, -1.0), values)(scale) > 0
+
+
+@pytest.mark.parametrize("kind", ["classes", "multilabel"])
+@pytest.mark.parametrize("mix", [0.0, 0.1])
+def test_log_loss(kind, mix):
+    """Of several sets of scores at once, however far apart, against probabilities written out."""
+    draw = np.random.default_rng(6)
+    scores = draw.normal(size=(3, 50, 4)) * np.array([1, 10, 900])[:, None, None]
+    one = task(kind, 4)
+    y = draw.integers(0, 4, 50) if kind == "classes" else draw.integers(0, 2, (50, 4))
+    found = LogLoss(one, scores, y)(1.7, mix)
+    for s, loss in zip(scores, found, strict=True):
+        if kind == "classes":
+            logp = log_probabilities(one, s, 1.7)[np.arange(50), y][:, None]
+        else:
+            logp = log_probabilities(one, np.where(y == 1, s, -s), 1.7)
+        parts = 4 if kind == "classes" else 2
+        if mix:
+            logp = np.log((1 - mix) * np.exp(logp) + mix / parts)
+        assert loss == pytest.approx(-logp.sum(1).mean(), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_do_not_differ():
+    """R2 is of none; nor are resamples that drew one sample alone taken for enormous errors."""
+    boot = Bootstrap(np.repeat([0, 1, 2], 2), 200, 0)
+    assert np.isnan(of_numbers(np.ones(6), np.full(6, 0.1), boot)["R2"]).all()
+    y = np.repeat([0.1, 0.7, 1.3], 2)
+    found = Estimate.of(of_numbers(y + 0.01, y, boot)["R2"], 0.95)
+    assert 0.9 < found.low <= found.value < 1
+
+
+def test_resamples_take_little_memory():
+    boot = Bootstrap(np.arange(4000), 4000, 0)
+    tracemalloc.start()
+    boot.sums(np.ones((4000, 3)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 << 20

@@ -1,6 +1,8 @@
 """`probe` from a store to figures: against scikit-learn on the same rows, in any grouping of sites."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,15 +10,15 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 
-import mmxai
-from mmxai import edits
 from mmxai.errors import ArgumentError, SelectionError, UnknownSiteError
 from mmxai.labels import read_labels
-from mmxai.methods.probe import ProbeConfig, load_directions, load_erasers, probe
+from mmxai.methods.probe import ProbeConfig, group, load_directions, load_erasers, memory, probe, site_probes
 from mmxai.methods.probe.design import TEST, make_design
-from mmxai.store import create_store, open_store
+from mmxai.methods.probe.memory import needs_of
+from mmxai.methods.probe.metrics import CLASSES as FIGURES
+from mmxai.methods.probe.metrics import NUMBERS
+from mmxai.store import Store, create_store, open_store
 from tests.methods.probe.stores import CLASSES, PATCHES, POOLED, TEXT, A, B, make, truth, write_labels
-from tests.models.tokenizers_ import word_tokenizer
 
 SAMPLES = 500
 
@@ -148,19 +150,98 @@ def test_words_are_learnt_by_heart_and_selectivity_says_so(store, tmp_path):
     assert score.control["accuracy"].value > score.figures["accuracy"].value + 0.1
 
 
+def test_every_row_is_read_once(store, labels, monkeypatch):
+    """All sites of a row space, tasks, penalties, folds and controls: training rows together once, test rows
+    once."""
+    asked = []
+    batches = Store.batches
+
+    def counted(self, batch, **options):
+        asked.append((tuple(options["sites"]), np.asarray(options["rows"])))
+        return batches(self, batch, **options)
+
+    monkeypatch.setattr(Store, "batches", counted)
+    report = probe(store, labels, ProbeConfig(sites=(A, B), controls=2, erase=True, pool="mean"))
+    assert [sites for sites, _ in asked] == [(A, B), (A, B)]
+    read = np.concatenate([rows for _, rows in asked])
+    assert len(np.unique(read)) == len(read) == SAMPLES * PATCHES
+    assert {len(asked[1][1]) // PATCHES} == {s.test_samples for s in report.scores}
+
+
+def test_all_figures_are_in_the_file(store, labels, tmp_path):
+    """What the issue names, each beside its interval and its control's, as JSON that any reader takes."""
+    probe(store, labels, ProbeConfig(sites=A, bootstrap=20)).save(tmp_path / "probe.json")
+    found = json.loads((tmp_path / "probe.json").read_text(), parse_constant=lambda c: pytest.fail(c))
+    by_task = {s["task"]: s for s in found["scores"]}
+    assert set(by_task) == {"class", "labels", "number"}
+    for name, score in by_task.items():
+        figures = NUMBERS if name == "number" else FIGURES
+        for table in (score["figures"], score["control"]):
+            assert set(table) == set(figures)
+            for e in table.values():
+                assert set(e) == {"value", "low", "high"} and e["low"] <= e["high"]
+        assert set(score["selectivity"]) == {"value", "low", "high"}
+        if name != "number":
+            assert score["codelength"]["bits"] < score["control_codelength"]["bits"]
+    assert len(by_task["class"]["confusion"]) == CLASSES and by_task["class"]["reliability"]
+
+
 def test_memory_decides_how_many_at_once_and_nothing_else(store, labels):
     said = []
     options = {"sites": ("*",), "pool": "cls", "bootstrap": 20, "batch": 61}
-    one = probe(store, labels, ProbeConfig(**options, memory=1e-6), say=said.append)
+    config = ProbeConfig(**options)
+    designs = {s: make_design(store, store[s].space, labels, config) for s in (A, B, POOLED)}
+    most = max(sum(needs_of(store, design, config, site)) for site, design in designs.items())
+    one = probe(store, labels, ProbeConfig(**options, memory=most / 2**30), say=said.append)
     assert sum("1 sites" in line for line in said) == 3
     other = probe(store, labels, ProbeConfig(**options | {"batch": 4096}))
     assert one.sites == other.sites == [A, B, POOLED]
     assert any("text" in n for n in one.notes), "no class token there"
     for a, b in zip(one.scores, other.scores, strict=True):
         assert a.values() == pytest.approx(b.values(), rel=1e-4, abs=1e-4)
+    with pytest.raises(ArgumentError, match=rf"{B}, 24 wide, takes .*fewer folds"):
+        probe(store, labels, ProbeConfig(**options, memory=0.99 * most / 2**30))
     # The pooled rows are those of the class token.
     by_site = {s.site: s for s in other.scores if s.task == "class"}
     assert by_site[POOLED].values() == pytest.approx(by_site[A].values(), rel=1e-6)
+
+
+@pytest.mark.parametrize("sites", [(A,), (A, B)])
+@pytest.mark.parametrize("method", ["ridge", "lda"])
+def test_the_number_of_threads_changes_no_bit(store, labels, method, sites):
+    """Folds side by side where there is one site, else sites."""
+    before, found = torch.get_num_threads(), []
+    config = ProbeConfig(sites=sites, method=method, bootstrap=20, erase=True)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(probe(store, labels, config))
+    finally:
+        torch.set_num_threads(before)
+    one, two = found
+    assert one.to_json() == two.to_json()
+    assert all(
+        torch.equal(one.directions[s, t].coef, two.directions[s, t].coef)
+        for s in sites
+        for t in ("class", "number")
+    )
+    assert list(one.erasers) == list(two.erasers)
+
+
+def test_threads_are_as_many_as_memory_has_room_for(store, labels, monkeypatch):
+    monkeypatch.setattr(memory, "thread_count", lambda threads: 3)
+    design = make_design(store, "vision", labels, config := ProbeConfig(sites=A))
+
+    def made(most):
+        return list(memory.groups(store, design, replace(config, memory=most / 2**30), [A, A, A]))
+
+    held, working = 100, 10_000
+    monkeypatch.setattr(memory, "needs_of", lambda *args: memory.Needs(held, working))
+    assert made(held + working) == [([A], 1)] * 3
+    assert made(3 * held + working) == [([A] * 3, 1)], "sites that share a reading come before threads"
+    assert made(2 * held + 2.5 * working) == [([A] * 3, 2)]
+    assert made(held + 6 * working) == [([A] * 3, 3)]
+    assert made(1e12) == [([A] * 3, 3)]
 
 
 def test_fewer_rows_than_width(tmp_path):
@@ -182,13 +263,30 @@ def test_fewer_rows_than_width(tmp_path):
         np.testing.assert_allclose(report.directions[A, "class"].coef, there.coef_, atol=1e-5)
 
 
-def test_logistic_from_the_store_is_that_from_memory(store, labels):
+def test_logistic_from_the_store_is_that_from_memory(store, labels, monkeypatch):
     options = {"sites": A, "method": "logistic", "tasks": "class", "bootstrap": 0, "mdl": False}
+    options |= {"kept": 256, "batch": 64}
     one = probe(store, labels, ProbeConfig(**options))
-    other = probe(store, labels, ProbeConfig(**options, memory=1e-5))
+    read, inner = [], group.read_items
+    monkeypatch.setattr(group, "read_items", lambda *args: read.append(1) or inner(*args))
+    monkeypatch.setattr(group, "budget", lambda config: 0)
+    other = probe(store, labels, ProbeConfig(**options))
+    assert len(read) > 5, "a pass over the store each iteration"
     torch.testing.assert_close(
         one.directions[A, "class"].coef, other.directions[A, "class"].coef, rtol=1e-3, atol=1e-3
     )
+
+
+def test_logistic_that_does_not_converge_says_so(store, labels, monkeypatch, recwarn):
+    """In the report, where it concerns the penalty that was chosen; others warn of nothing."""
+    options = {"sites": A, "method": "logistic", "tasks": "class", "bootstrap": 0, "mdl": False}
+    fine = probe(store, labels, ProbeConfig(**options))
+    assert fine.scores[0].converged and not any("converged" in n for n in fine.notes)
+    monkeypatch.setattr(site_probes, "fit_logistic", partial(site_probes.fit_logistic, max_passes=2))
+    late = probe(store, labels, ProbeConfig(**options))
+    assert not late.scores[0].converged and not late.to_json()["scores"][0]["converged"]
+    assert any("1 of 1 probes ended before they had converged" in n for n in late.notes)
+    assert not any("logistic" in str(w.message) for w in recwarn)
 
 
 def test_saved_and_read_again(store, labels, tmp_path):
@@ -238,63 +336,30 @@ def test_an_eraser_leaves_nothing_to_tell(store, labels, tmp_path):
         ProbeConfig(method="logistic", erase=True)
 
 
-def test_steering_by_a_direction(tmp_path):
-    """A direction found in a store moves the model it is of: added at its site, the probe says that class, at
-    every token of a generation; projected out, it says nothing of it."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = word_tokenizer("none")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    LlamaForCausalLM(
-        LlamaConfig(**sizes, vocab_size=len(tokenizer), max_position_embeddings=64)
-    ).save_pretrained(tmp_path / "lm")
-    tokenizer.save_pretrained(tmp_path / "lm")
-    model = mmxai.load_model(str(tmp_path / "lm"))
-    draw = np.random.default_rng(0)
-    kind = draw.integers(0, 2, 200)
-    texts = [" ".join(f"w{50 * k + draw.integers(0, 50)}" for _ in range(8)) for k in kind]
-    site = "text.0.resid_post"
-    mmxai.harvest(
-        model, [{"text": t} for t in texts], sites=site, store=tmp_path / "s", store_dtype="float32",
-        progress=False,
-    )  # fmt: skip
-    (tmp_path / "l.csv").write_text("sample,kind\n" + "\n".join(f"{i},k{k}" for i, k in enumerate(kind)))
-    with mmxai.open_store(tmp_path / "s") as opened:
-        report = probe(
-            opened, read_labels(tmp_path / "l.csv", opened), ProbeConfig(sites=site, pool="mean", mdl=False)
-        )
-        spread = float(opened[site][:].std())
-    assert report.scores[0].figures["accuracy"].value > 0.9
-    found = report.directions[site, "kind"]
-    unit = found.unit("k1")
-    seen = []
-
-    def look(x):
-        seen.append((x.double() @ found.coef[1].double() + found.intercept[1]).flatten())
-        return x
-
-    said = {}
-    for name, edit in (
-        ("as it is", []), ("more", [edits.add(unit, 40 * spread)]), ("less", [edits.add(unit, -40 * spread)]),
-        ("none", [edits.project_out(unit)]),
-    ):  # fmt: skip
-        seen.clear()
-        with model.intervene({site: [*edit, look]}):
-            said[name] = model.generate([texts[0]], max_new_tokens=6).texts
-        assert len(seen) == 6, "a forward for the prompt and one for each further token"
-        scores = torch.cat(seen)
-        if name == "more":
-            assert (scores > 0).all()
-        elif name == "less":
-            assert (scores < 0).all()
-        elif name == "none":
-            assert torch.allclose(scores, found.intercept[1].double(), atol=1e-4)
-    assert said["more"] != said["less"]
-
-
 def test_refuses(store, labels):
     with pytest.raises(UnknownSiteError, match="resid_mid"):
         probe(store, labels, ProbeConfig(sites="vision.0.resid_mid"))
     with pytest.raises(SelectionError, match="text"):
         probe(store, labels, ProbeConfig(sites=TEXT, pool="cls"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["lda", "mean_difference"])
+def test_controls_whose_classes_are_not_in_every_fold(store, tmp_path, method):
+    """Labels drawn at random for samples miss some of forty classes in some fold, and in all of them."""
+    names = [f"c{i % 40 if i < 300 else i % 4}" for i in range(SAMPLES)]
+    (tmp_path / "l.csv").write_text("sample,label\n" + "\n".join(f"k{i},{c}" for i, c in enumerate(names)))
+    config = ProbeConfig(sites=A, pool="cls", method=method, controls=4, bootstrap=50)
+    (score,) = probe(store, tmp_path / "l.csv", config).scores
+    assert len(score.names) > 20 and score.control is not None
+    assert np.isfinite([e.value for e in score.figures.values()]).all() and np.isfinite(score.temperature)
+    assert np.isfinite([e.value for n, e in score.control.items() if n != "log loss"]).all()
+    assert np.isnan(score.penalty) == (method == "mean_difference")
+
+
+def test_scores_to_choose_by_are_counted(store, labels):
+    """All penalties' in float64, of methods that choose by the log loss."""
+    design = make_design(store, "vision", labels, ProbeConfig())
+    few, many = (needs_of(store, design, ProbeConfig(method=m), A).working for m in ("ridge", "lda"))
+    (kept,) = (int(c.kept.sum()) for c in design.cohorts)
+    assert few < 32 * 7 * kept * CLASSES < many
