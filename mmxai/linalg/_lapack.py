@@ -24,7 +24,8 @@ def potrf(matrix: np.ndarray) -> bool:
     _check(matrix)
     size, info = ctypes.c_int(len(matrix)), ctypes.c_int(0)
     _function("potrf", matrix.dtype.char)(_LOWER, size, matrix.ctypes.data, size, info)
-    return info.value == 0
+    # OpenBLAS takes NaN for positive; it spreads to the diagonal.
+    return info.value == 0 and bool(np.isfinite(matrix.diagonal()).all())
 
 
 def potrs(factor: np.ndarray, right: np.ndarray) -> None:

@@ -72,3 +72,11 @@ def test_other_threads_run_meanwhile():
     done.set()
     clock.join()
     assert found >= 3
+
+
+@pytest.mark.parametrize("at", [(0, 0), (0, 2), (1, 2), (2, 2)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_is_not_positive_definite(at, bad):
+    matrix = np.eye(3)
+    matrix[at] = matrix[at[::-1]] = bad
+    assert not potrf(matrix)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -86,7 +87,8 @@ def test_pages_show_the_top_samples(held, pages):
     assert len(shown) == 8 and [best[i] for i in shown] == np.sort(best)[::-1][:8].tolist()
     assert "best for &lt;a label&gt;" in html and "1.000" in html and "Adds to" in html
     assert html.count('<h3 class="band">') >= 4 and "mean by place on the 4 × 4 grid" in html
-    assert "It is above 0 in no row" in (pages / f"vision/units/{CONSTANT}.html").read_text()
+    silent = (pages / f"vision/units/{CONSTANT}.html").read_text()
+    assert "It is above 0 in no row" in silent and "<dd>nan</dd>" not in silent
 
 
 def test_pages_are_escaped_and_every_link_leads_somewhere(pages):
@@ -174,3 +176,14 @@ def test_a_browser_shows_the_pages(pages, tmp_path, name):
     assert shown == total >= 4 and wide <= 500 and errors == 0
     index = "index" in name
     assert (found[5], found[6]) == ((str(DETECTOR), "0 of 4") if index else ("", ""))
+
+
+def test_a_silent_unit_is_for_no_class(held, tmp_path):
+    """Its class-selectivity is 0 of any class, and the page names none."""
+    index = np.zeros(UNITS, np.float32)
+    index[DETECTOR] = 0.5
+    told = replace(held.found.labels, index={"task": index}, best={"task": np.zeros(UNITS, np.int64)})
+    unit_pages(replace(held.found, labels=told), held.store, tmp_path, [DETECTOR, CONSTANT])
+    head = {u: (tmp_path / f"units/{u}.html").read_text().split("</dl>")[0] for u in (DETECTOR, CONSTANT)}
+    assert "0.5 (&lt;a label&gt;)" in head[DETECTOR]
+    assert "selectivity index, task" in head[CONSTANT] and "a label" not in head[CONSTANT]
