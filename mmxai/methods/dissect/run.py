@@ -23,7 +23,7 @@ from mmxai.methods.dissect.space import Say, Space
 if TYPE_CHECKING:
     from mmxai.store.reader import Store
 
-_FREE = ("save_every", "detector", "min_fired")
+_FREE = ("save_every", "detector", "min_fired", "confidence")
 """Options that a run may go on with others of."""
 
 _DIGESTS = 256  # samples compared between a store and that of the untrained model

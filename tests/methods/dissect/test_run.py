@@ -1,6 +1,7 @@
 """Counts of a store against brute force, pixel by pixel, and all that is derived of them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -427,6 +428,10 @@ def test_a_run_goes_on_where_it_was(tmp_path):
         equal(resumed, straight)
         Stops.left = 0  # nothing is read again
         equal(dissect(store, Stops(len(x)), config, state=tmp_path / "state")[SITE], straight)
+        told = replace(config, detector=0.1, min_fired=3, confidence=0.5, save_every=7)  # only told otherwise
+        other = dissect(store, Stops(len(x)), told, state=tmp_path / "state")[SITE]
+        narrower = other.high - other.low < straight.high - straight.low  # of ten resamples
+        assert narrower.any() and np.array_equal(other.iou, straight.iou) and other.level == 0.1
         with pytest.raises(CheckpointError, match="held_out"):
             dissect(store, concepts, DissectConfig(**PLAIN), state=tmp_path / "state")
 

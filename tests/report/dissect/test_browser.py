@@ -29,6 +29,12 @@ PROBE = """<script>
 addEventListener('load', () => setTimeout(async () => {
   %s
   const get = id => document.getElementById(id), all = name => [...document.querySelectorAll(name)];
+  // Data come by scripts, at their own pace: until nothing has changed for a while.
+  for (let known = '', same = 0, turn = 0; same < 6 && turn < 40; turn++) {
+    const now = document.body.innerHTML;
+    [known, same] = now === known ? [known, same + 1] : [now, 0];
+    await new Promise(done => setTimeout(done, 200));
+  }
   const decoded = await Promise.all(all('svg image').map(image => new Promise(done => {
     const made = new Image();
     made.onload = () => done(true);
@@ -101,7 +107,7 @@ def browse(folder, base, address, tmp_path, act="", width=500):
     probed.write_text(html, encoding="utf-8")
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=6000",
+        "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=15000",
         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", "--dump-dom",
         f"{base}/{probed.relative_to(folder).as_posix()}" + (f"#{place}" if place else ""),
     ]  # fmt: skip
