@@ -149,7 +149,7 @@ def read_names(path: Path) -> Names:
     if not len(lines) == len(named) == len(set(named.values())):
         # Two categories may have one name.
         whole = [f"{x['category']}/{x['name']}" if x.get("category") else x["name"] for x in lines]
-        columns = [int(x["number"]) for x in lines], whole
+        columns = [str(int(x["number"])) for x in lines], whole
         twice = next(one for column in columns for one in column if column.count(one) > 1)
         raise DataError(f"{path}: got {twice!r} twice, expected numbers and names that tell labels apart")
     if min(named, default=1) < 1:
