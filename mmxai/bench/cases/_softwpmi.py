@@ -77,16 +77,30 @@ def of_words(work: Labelling, words: int, dtype: torch.dtype) -> torch.Tensor:
     """Its scores of the first words, in another precision."""
     p = [(SCALE * rows.to(dtype)).softmax(1)[:, :words] for rows in work.similarities.split(ROWS)]
     tops = work.activations.topk(work.top, dim=0).indices
-    found = given(torch.cat(p), tops, work, work.neurons)
-    return found - (found.logsumexp(0) - torch.tensor(work.neurons).log())
+    return less_marginal(given(torch.cat(p), tops, work, work.neurons))
 
 
 def given(p: torch.Tensor, tops: torch.Tensor, work: Labelling, neurons: int) -> torch.Tensor:
-    """Its loop, over the first neurons: log p(neuron | word) `[neurons, words]`."""
+    """Its loop, over the first neurons: log p(neuron | word) `[neurons, words]`. Rows are taken as it takes
+    them, by `gather` with an index for every number."""
+    weights, found = work.weights.to(p.dtype), []
+    for neuron in range(neurons):
+        rows = p.gather(0, tops[:, neuron : neuron + 1].expand(-1, p.shape[1]))
+        found.append(torch.log(1 + weights * (rows - 1) + FLOOR).sum(0, keepdim=True))
+    return torch.cat(found)
+
+
+def given_by_rows(p: torch.Tensor, tops: torch.Tensor, work: Labelling, neurons: int) -> torch.Tensor:
+    """The same loop with an index a row: what a reader would make of it first."""
     weights, found = work.weights.to(p.dtype), []
     for neuron in range(neurons):
         found.append(torch.log(1 + weights * (p[tops[:, neuron]] - 1) + FLOOR).sum(0, keepdim=True))
     return torch.cat(found)
+
+
+def less_marginal(found: torch.Tensor) -> torch.Tensor:
+    """What it does behind its loop."""
+    return found - (found.logsumexp(0, keepdim=True) - torch.tensor(len(found)).log())
 
 
 def main(arguments: list[str]) -> None:
