@@ -148,10 +148,11 @@ def read_names(path: Path) -> Names:
         raise DataError(f"{path}: {error}, expected lines of number,name") from error
     if not len(lines) == len(named) == len(set(named.values())):
         # Two categories may have one name.
-        whole = [f"{x['category']}/{x['name']}" if x.get("category") else x["name"] for x in lines]
+        named_as = [(x["name"], x.get("category") or "") for x in lines]
+        whole = [repr(f"{category}/{name}" if category else name) for name, category in named_as]
         columns = [str(int(x["number"])) for x in lines], whole
         twice = next(one for column in columns for one in column if column.count(one) > 1)
-        raise DataError(f"{path}: got {twice!r} twice, expected numbers and names that tell labels apart")
+        raise DataError(f"{path}: got {twice} twice, expected numbers and names that tell labels apart")
     if min(named, default=1) < 1:
         raise DataError(f"{path}: got label numbers {sorted(named)[:3]}, expected numbers from 1 on")
     return Names(dict(sorted(named.items())), colours)
