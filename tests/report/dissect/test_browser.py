@@ -117,7 +117,7 @@ def browse(folder, base, address, tmp_path, act="", width=500):
     probed.write_text(html, encoding="utf-8")
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=15000",
+        "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=60000",
         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", "--dump-dom",
         f"{base}/{probed.relative_to(folder).as_posix()}" + (f"#{place}" if place else ""),
     ]  # fmt: skip
@@ -125,11 +125,10 @@ def browse(folder, base, address, tmp_path, act="", width=500):
     for _ in range(3):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         found = re.search(r"<title>(\{.*?\})</title>", done.stdout, re.S)
-        assert found is not None, done.stdout[:2000]
-        shown = json.loads(unescape(found[1]))
-        if shown["came"]:
+        if found is not None and (shown := json.loads(unescape(found[1])))["came"]:
             break
     probed.unlink()
+    assert found is not None, done.stdout[:2000]
     return shown
 
 
