@@ -1,6 +1,6 @@
 """Run by test_kill.py: dissects in children forked from this preloaded process and kills them with SIGKILL.
 
-usage: kill_driver.py STORE OUT KILLS SEED (KILLS 0: one straight run)
+usage: python -m tests.methods.dissect.kill_driver STORE OUT KILLS SEED (KILLS 0: one straight run)
 
 Prints JSON: `kills`, and `begun`: of every child the row at which it began to count labels to choose (0: none
 was saved yet).

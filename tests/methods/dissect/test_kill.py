@@ -15,13 +15,13 @@ from mmxai.methods.dissect.resume import State, held
 from mmxai.store import open_store
 from tests.methods.dissect.stores import SITE, Maps, make
 
-DRIVER = Path(__file__).with_name("kill_driver.py")
+ROOT = Path(__file__).parents[3]
 
 
 def drive(*args):
     done = subprocess.run(
-        [sys.executable, DRIVER, *map(str, args)], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=280,
+        [sys.executable, "-m", "tests.methods.dissect.kill_driver", *map(str, args)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
