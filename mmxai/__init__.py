@@ -6,9 +6,9 @@ that only needs the bfloat16 data type).
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mmxai._lazy import lazy
 from mmxai.store.bfloat16 import register as _register_bfloat16
 
 if TYPE_CHECKING:
@@ -30,33 +30,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Batch": "mmxai.types",
-    "LinearProbe": "mmxai.methods.probe",
-    "Model": "mmxai.models",
-    "Rows": "mmxai.types",
-    "SAE": "mmxai.methods.sae",
-    "Store": "mmxai.store",
-    "create_store": "mmxai.store",
-    "edits": "mmxai.models",
-    "harvest": "mmxai.harvesting",
-    "load_model": "mmxai.models",
-    "load_sae": "mmxai.methods.sae",
-    "open_store": "mmxai.store",
-    "train_sae": "mmxai.methods.sae",
-    "wrap": "mmxai.models",
+    "Batch": "types",
+    "LinearProbe": "methods.probe",
+    "Model": "models",
+    "Rows": "types",
+    "SAE": "methods.sae",
+    "Store": "store",
+    "create_store": "store",
+    "edits": "models",
+    "harvest": "harvesting",
+    "load_model": "models",
+    "load_sae": "methods.sae",
+    "open_store": "store",
+    "train_sae": "methods.sae",
+    "wrap": "models",
 }
 
 __all__ = [*_HOMES]
+__getattr__, __dir__ = lazy(__name__, _HOMES)
 
 # zarr 3.1 collects the entry points of data types but does not load them.
 _register_bfloat16()
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmxai' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])

@@ -3,14 +3,16 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent / "mmxai"
 
-BASE = {"errors", "types", "share", "results", "runs"}
+BASE = {"_lazy", "errors", "types", "share", "results", "runs"}
 ALLOWED = {
+    "_lazy": set(),
     "errors": set(),
     "types": {"errors"},
     "share": {"errors"},
@@ -87,6 +89,24 @@ def test_nothing_unpickles(path):
     assert not {n for n in names if "_unpickle" in n}
     calls = path.read_text().replace('torch.load(source, map_location="cpu", weights_only=True)', "")
     assert "torch.load" not in (calls if path == UNPICKLES else path.read_text())
+
+
+LAZY = [path for path in FILES if path.name == "__init__.py" and "lazy(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", LAZY, ids=lambda p: str(p.parent.relative_to(ROOT.parent)))
+def test_names_that_load_on_first_use(path):
+    """Type checkers see them where they load from, `dir` lists them, and no other name loads."""
+    name = ".".join(path.parent.relative_to(ROOT.parent).parts)
+    package = import_module(name)
+    (block,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert seen == {key: f"{name}.{home}" for key, home in package._HOMES.items()}
+    assert sorted(seen) == sorted(package.__all__) and {"__name__", *seen} <= set(dir(package))
+    for key, home in seen.items():
+        assert getattr(package, key) is getattr(import_module(home), key)
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_import_is_light():

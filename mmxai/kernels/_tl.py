@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.runtime.interpreter import InterpretedFunction
 
 MISSING = tl.constexpr(-(1 << 63))
 """The key of nothing: below that of every value."""
@@ -77,8 +76,3 @@ def key_place(key):
 def as_bits(x: torch.Tensor) -> torch.Tensor:
     """A float tensor as the kernels take it; same strides, same memory."""
     return x.view(torch.int32 if x.dtype == torch.float32 else torch.int16)
-
-
-def interpreted() -> bool:
-    """Do the kernels of this process run under Triton's interpreter, on the CPU?"""
-    return isinstance(widen, InterpretedFunction)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
     from mmxai.linalg.gram import FoldedGram as FoldedGram
@@ -14,18 +15,13 @@ if TYPE_CHECKING:
     from mmxai.linalg.states import GramState as GramState
 
 _HOMES = {
-    "DualState": "mmxai.linalg.states",
-    "FoldedGram": "mmxai.linalg.gram",
-    "GramState": "mmxai.linalg.states",
-    "Leace": "mmxai.linalg.leace",
-    "Moments": "mmxai.linalg.moments",
-    "ridge_path": "mmxai.linalg.solve",
+    "DualState": "states",
+    "FoldedGram": "gram",
+    "GramState": "states",
+    "Leace": "leace",
+    "Moments": "moments",
+    "ridge_path": "solve",
 }
 
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmxai.linalg' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
-    from mmxai.store.create import create_store
-    from mmxai.store.part import PartWriter
-    from mmxai.store.plan import Plan, SiteSpec
-    from mmxai.store.reader import Store, open_store
-    from mmxai.store.snapshot import Snapshot, read_commits
-    from mmxai.store.writer import StoreWriter
+    from mmxai.store.create import create_store as create_store
+    from mmxai.store.part import PartWriter as PartWriter
+    from mmxai.store.plan import Plan as Plan
+    from mmxai.store.plan import SiteSpec as SiteSpec
+    from mmxai.store.reader import Store as Store
+    from mmxai.store.reader import open_store as open_store
+    from mmxai.store.snapshot import Snapshot as Snapshot
+    from mmxai.store.snapshot import read_commits as read_commits
+    from mmxai.store.writer import StoreWriter as StoreWriter
 
 _HOMES = {
     "PartWriter": "part",
@@ -28,24 +32,5 @@ _HOMES = {
     "read_commits": "snapshot",
 }
 
-__all__ = [
-    "PartWriter",
-    "Plan",
-    "SiteSpec",
-    "Snapshot",
-    "Store",
-    "StoreWriter",
-    "create_store",
-    "open_store",
-    "read_commits",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmxai.store' has no attribute {name!r}")
-    return getattr(import_module(f"mmxai.store.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -65,8 +65,8 @@ def test_projected_gradients_are_tangent():
     full, tangent = torch.empty(12, 5), torch.empty(12, 5)
     code_gradients(held, *rest, full, torch.empty(12, 4), torch.empty(12))
     code_gradients(held, *rest, tangent, torch.empty(12, 4), torch.empty(12), project=units)
-    # What is left along the unit is rounding, which goes with what was taken away.
-    np.testing.assert_allclose((tangent * units).sum(1) / full.norm(dim=1), 0, atol=1e-6)
+    # Rounding is left along the unit, in proportion to what was taken away: at most 2.7e-7 in 3,000 draws.
+    np.testing.assert_allclose((tangent * units).sum(1) / full.norm(dim=1), 0, atol=5e-7)
 
 
 @pytest.mark.parametrize("wrong", ["d_pre", "errors", "x", "g_dec", "g_enc", "g_bias", "project"])

@@ -1,8 +1,6 @@
 """The page of a store: what it shows is what the store holds, and a browser can show it."""
 
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -16,10 +14,10 @@ from mmxai.report.pictures import inverse, outline
 from mmxai.shapes import ShapesWorld
 from mmxai.store import create_store, open_store
 from mmxai.types import TOKEN_CODES, Rows
+from tests.report.browser import browse, needs_browser
 
 WORLD = ShapesWorld(12, seed=1)
 AFFINE = [0.125, 0, 0, 0, 0.125, 0]
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -133,24 +131,10 @@ def test_bad_units(store, tmp_path):
         neuron_page(store, ["text.0.mlp_post"], {"other": [1]}, tmp_path / "p.html")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@needs_browser
 def test_a_browser_decodes_every_picture(store, tmp_path):
     sites = ["vision.0.mlp_post", "text.0.mlp_post"]
     page = neuron_page(store, sites, 2, tmp_path / "page.html", _picture)
-    probe = (
-        "<script>addEventListener('load', () => { const all = [...document.images];"
-        "document.title = 'decoded ' + all.filter(i => i.naturalWidth > 0).length + ' of ' + all.length"
-        " + ' wide ' + document.documentElement.scrollWidth })</script></body>"
-    )
-    probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,800", "--dump-dom", probed.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"<title>decoded (\d+) of (\d+) wide (\d+)", done.stdout)
-    assert found is not None
-    shown, total, wide = map(int, found.groups())
-    assert shown == total == 16 and wide <= 500  # nothing overflows a narrow screen
+    shown = browse(page, "return {}", tmp_path)
+    assert shown["pictures"] == 16 and shown["broken"] == 0
+    assert shown["wide"] <= 500 and not shown["errors"]  # nothing overflows a narrow screen

@@ -1,14 +1,13 @@
 """The page of a split: one file, a view a target, and cells that say what they are."""
 
 import re
-import subprocess
 
 import numpy as np
 import pytest
 
 from mmxai.methods.path import Ablation, Contributions, Term
 from mmxai.report.path import path_page
-from tests.report.test_page import BROWSER
+from tests.report.browser import browse, needs_browser
 
 TERMS = [Term("embedding", "embedding")]
 for block in range(2):
@@ -47,14 +46,12 @@ def test_what_it_says(page):
     assert max(strongest) == 1
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@needs_browser
 def test_a_browser_shows_another_target(page, tmp_path):
-    file = page[1]
-    script = "<script>target.value = 2; target.onchange();</script></body>"
-    file.write_text(file.read_text().replace("</body>", script))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", file.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    views = re.findall(r"<div( hidden=\"\")?>\s*<h2>([^<]*)", shown)
+    script = "target.value = 2; target.onchange(); return { html: document.body.outerHTML }"
+    shown = browse(page[1], script, tmp_path)
+    views = re.findall(r"<div( hidden=\"\")?>\s*<h2>([^<]*)", shown["html"])
     assert [(bool(hidden), name.strip()) for hidden, name in views] == [
         (True, "share of the output"), (True, "red &lt;b&gt;"), (False, "blue"),
     ]  # fmt: skip
+    assert not shown["errors"]

@@ -1,8 +1,6 @@
 """The page of probes: it says what the report says, and a browser shows it."""
 
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -14,8 +12,7 @@ from mmxai.report.probe import probe_page
 from mmxai.report.tables import confusion_heat, cosine_heat
 from mmxai.store import open_store
 from tests.methods.probe.stores import make, write_labels
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.report.browser import browse, needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +48,13 @@ def test_heats():
     assert [c.text for c in cells[0][1]] == ["1.00", "\N{MINUS SIGN}.25"] and cells[1][1][0].level is None
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@needs_browser
 def test_a_browser_shows_it(page, tmp_path):
     """No script fails, nothing overflows a narrow screen, the figure can be changed."""
-    path, _ = page
-    asked = (
-        "<script>addEventListener('load', () => { const maps = [...document.getElementById('maps').children];"
-        "const before = maps.findIndex(m => !m.hidden); figure.value = 2; figure.onchange();"
-        "document.title = 'shown ' + before + ' ' + maps.findIndex(m => !m.hidden) + ' wide '"
-        " + document.documentElement.scrollWidth + ' errors ' + failed })</script></body>"
+    script = (
+        "const shown = () => [...get('maps').children].findIndex(m => !m.hidden), before = shown();"
+        "figure.value = 2; figure.onchange(); return { before, after: shown() };"
     )
-    html = path.read_text(encoding="utf-8").replace("</body>", asked)
-    html = html.replace("<head>", "<head><script>var failed = 0; onerror = () => { failed++ }</script>")
-    probed = tmp_path / "probed.html"
-    probed.write_text(html, encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,800", "--dump-dom", probed.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"<title>shown (\S+) (\S+) wide (\d+) errors (\d+)<", done.stdout)
-    assert found is not None and found[1] == "0" and found[2] == "2"
-    assert int(found[3]) <= 500 and found[4] == "0"
+    shown = browse(page[0], script, tmp_path)
+    assert (shown["before"], shown["after"]) == (0, 2)
+    assert shown["wide"] <= 500 and not shown["errors"]

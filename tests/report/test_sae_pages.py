@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -15,9 +13,8 @@ from PIL import Image
 from mmxai.errors import ArgumentError, DataError
 from mmxai.report.sae import latent_pages, read_evaluation, read_metrics, survey
 from mmxai.store import create_store, open_store
+from tests.report.browser import browse, needs_browser
 from tests.report.latents import DEAD, SAMPLES, SITE, TEXT, WORLD
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 EVALUATION = {
     "name": "<run>",
@@ -179,32 +176,14 @@ def test_refuses(held, sae, tmp_path):
         survey(dense, "a", [0])
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize("name", ["vision/index.html", "vision/latents/0.html"])
 def test_a_browser_shows_the_pages(pages, tmp_path, name):
     """Every picture decodes, no script fails, nothing overflows a narrow screen, sorting sorts."""
-    probe = (
-        "<script>addEventListener('load', () => { const all = [...document.images]; let order = '';"
-        "const by = document.getElementById('sort'); if (by) { by.value = 'cosine'; by.onchange();"
-        "order = [...document.querySelectorAll('[data-latent]')].map(c => c.dataset.latent).join('-') }"
-        "document.title = 'decoded ' + all.filter(i => i.naturalWidth > 0).length + ' of ' + all.length"
-        " + ' wide ' + document.documentElement.scrollWidth + ' errors ' + failed + ' order ' + order })"
-        "</script></body>"
+    script = (
+        "const by = get('sort'); if (!by) return {}; by.value = 'cosine'; by.onchange();"
+        "return { order: all('[data-latent]').map(c => c.dataset.latent) }"
     )
-    page = pages / name
-    html = page.read_text(encoding="utf-8").replace("</body>", probe)
-    html = html.replace("<head>", "<head><script>var failed = 0; onerror = () => { failed++ }</script>")
-    probed = page.with_name("probed-" + page.name)
-    probed.write_text(html, encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,800", "--dump-dom", probed.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    probed.unlink()
-    found = re.search(r"<title>decoded (\d+) of (\d+) wide (\d+) errors (\d+) order (\S*)<", done.stdout)
-    assert found is not None
-    shown, total, wide, errors = map(int, found.groups()[:4])
-    assert shown == total >= 4 and wide <= 500 and errors == 0
-    assert found[5] == ("0-3-19" if "index" in name else "")
+    shown = browse(pages / name, script, tmp_path)
+    assert shown["pictures"] >= 4 and shown["broken"] == 0 and shown["wide"] <= 500 and not shown["errors"]
+    assert shown.get("order") == (["0", "3", "19"] if "index" in name else None)

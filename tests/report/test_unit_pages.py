@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -18,9 +16,9 @@ from mmxai.report.neurons import Panel, Plot, choose, unit_pages
 from mmxai.report.plots import curves
 from mmxai.store import create_store, open_store
 from mmxai.types import TOKEN_CODES, Rows
+from tests.report.browser import browse, needs_browser
 from tests.report.latents import CELLS, SAMPLES, WORDS, WORLD
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SITE, TEXT, UNITS, DETECTOR, CONSTANT = "vision.1.mlp_post", "text.0.z", 12, 7, 9
 
 
@@ -141,41 +139,19 @@ def test_all_that_was_found_is_json(held, tmp_path):
     assert saved["kurtosis"][CONSTANT] is None and saved["redundancy"]["groups"] == [[1, 2]]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize("name", ["vision/index.html", f"vision/units/{DETECTOR}.html"])
 def test_a_browser_shows_the_pages(pages, tmp_path, name):
     """Every picture decodes, no script fails, nothing overflows a narrow screen, sorting and search work."""
-    probe = (
-        "<script>addEventListener('load', () => { const all = [...document.images];"
-        "let order = '', left = '';"
-        "const by = document.getElementById('sort'); if (by) { by.value = 'auc'; by.onchange();"
-        "order = document.querySelector('[data-unit]').dataset.unit;"
-        "const find = document.getElementById('find');"
-        "find.value = 'no such word'; find.oninput(); left = document.getElementById('told').textContent }"
-        "document.title = 'decoded ' + all.filter(i => i.naturalWidth > 0).length + ' of ' + all.length"
-        " + ' wide ' + document.documentElement.scrollWidth + ' errors ' + failed + ' order ' + order"
-        " + ' left ' + left.trim() })</script></body>"
+    script = (
+        "const by = get('sort'), find = get('find'); if (!by) return {}; by.value = 'auc'; by.onchange();"
+        "const first = all('[data-unit]')[0].dataset.unit; find.value = 'no such word'; find.oninput();"
+        "return { first, left: get('told').textContent }"
     )
-    page = pages / name
-    html = page.read_text(encoding="utf-8").replace("</body>", probe)
-    html = html.replace("<head>", "<head><script>var failed = 0; onerror = () => { failed++ }</script>")
-    probed = page.with_name("probed-" + page.name)
-    probed.write_text(html, encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,800", "--dump-dom", probed.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    probed.unlink()
-    found = re.search(
-        r"<title>decoded (\d+) of (\d+) wide (\d+) errors (\d+) order (\S*) left (.*?)<", done.stdout
-    )
-    assert found is not None
-    shown, total, wide, errors = map(int, found.groups()[:4])
-    assert shown == total >= 4 and wide <= 500 and errors == 0
+    shown = browse(pages / name, script, tmp_path)
+    assert shown["pictures"] >= 4 and shown["broken"] == 0 and shown["wide"] <= 500 and not shown["errors"]
     index = "index" in name
-    assert (found[5], found[6]) == ((str(DETECTOR), "0 of 4") if index else ("", ""))
+    assert (shown.get("first"), shown.get("left")) == ((str(DETECTOR), "0 of 4") if index else (None, None))
 
 
 def test_a_silent_unit_is_for_no_class(held, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 import mmxai
+from mmxai.bench.memory import growth
 from mmxai.linalg._threads import spread
 from mmxai.linalg.gram import FoldedGram, Product
 from mmxai.linalg.logistic import fit_logistic
@@ -21,7 +21,6 @@ from mmxai.methods.probe.closed import ACCURACY, Linear, ridge_classifier
 from mmxai.store import Store
 
 BLOCK = 8192
-_LOOK = 0.002  # seconds between looks at the memory
 
 Fits = tuple[np.ndarray, np.ndarray]
 """coef float64 `[penalties, folds, tasks, classes, D]`, intercept `[penalties, folds, tasks, classes]`."""
@@ -93,27 +92,8 @@ class Side:
 
 
 def _memory(job: dict[str, Any], what: str) -> int:
-    """Bytes by which this process grows at most, less maps of the store's files (the system's)."""
-    side = Side(job)
-    before = most = _anonymous()
-    done = threading.Event()
-
-    def look() -> None:
-        nonlocal most
-        while not done.wait(_LOOK):
-            most = max(most, _anonymous())
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    getattr(side, what)()
-    done.set()
-    looking.join()
-    return most - before
-
-
-def _anonymous() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    """Bytes by which this process grows at most."""
+    return growth(getattr(Side(job), what))[1]
 
 
 if __name__ == "__main__":

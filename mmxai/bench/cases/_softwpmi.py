@@ -6,14 +6,13 @@ next. Run as a script it measures the memory of ours in a process of its own.
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
+from mmxai.bench.memory import status
 from mmxai.methods.describe.scores import soft_wpmi
 
 SCALE, TOP, FIRST, LAST, FLOOR = 10.0, 100, 0.998, 0.97, 1e-7
@@ -107,9 +106,7 @@ def main(arguments: list[str]) -> None:
     neurons, pictures, words, top, threads = map(int, arguments)
     torch.set_num_threads(threads)
     ours(Labelling(neurons, pictures, words, top))
-    # Not ru_maxrss, which begins with that of the process this one was started by.
-    status = Path("/proc/self/status").read_text()
-    print(1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]))
+    print(status("VmHWM"))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mmxai.bench.cases._vision import BATCH, SITES, Decoded, clip_base, clip_sma
 from mmxai.bench.figures import Figure, interleave_paths, ratio
 from mmxai.bench.floors import multiply_rate, operations_floor
 from mmxai.bench.machine import PACKAGE
+from mmxai.bench.memory import status
 from mmxai.bench.options import Options
 from mmxai.models import Model
 
@@ -121,16 +122,10 @@ def _grown(which: str, count: int, folder: str) -> int:
     with torch.no_grad():
         model.module(pixel_values=data.pixels[:BATCH])
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-    before = _status("VmRSS")
+    before = status("VmRSS")
     with tempfile.TemporaryDirectory(dir=folder) as path:
         harvest(model, data, Path(path) / "s.zarr")
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    """Bytes of a field of /proc/self/status; ru_maxrss would begin at the parent's peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    return status("VmHWM") - before
 
 
 if __name__ == "__main__":

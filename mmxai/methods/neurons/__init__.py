@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
     from mmxai.methods.neurons.ablation import Ablation as Ablation
@@ -21,25 +22,20 @@ if TYPE_CHECKING:
     from mmxai.methods.neurons.survey import neurons as neurons
 
 _HOMES = {
-    "Ablation": "mmxai.methods.neurons.ablation",
-    "Contribution": "mmxai.methods.neurons.contribution",
-    "Latents": "mmxai.methods.neurons.latents",
-    "Matches": "mmxai.methods.neurons.matching",
-    "Neurons": "mmxai.methods.neurons.results",
-    "NeuronsConfig": "mmxai.methods.neurons.config",
-    "RowLabels": "mmxai.methods.neurons.labels",
-    "ablate": "mmxai.methods.neurons.ablation",
-    "activation_gradient": "mmxai.methods.neurons.contribution",
-    "logit_contribution": "mmxai.methods.neurons.contribution",
-    "match": "mmxai.methods.neurons.matching",
-    "neurons": "mmxai.methods.neurons.survey",
-    "similarity_contribution": "mmxai.methods.neurons.contribution",
+    "Ablation": "ablation",
+    "Contribution": "contribution",
+    "Latents": "latents",
+    "Matches": "matching",
+    "Neurons": "results",
+    "NeuronsConfig": "config",
+    "RowLabels": "labels",
+    "ablate": "ablation",
+    "activation_gradient": "contribution",
+    "logit_contribution": "contribution",
+    "match": "matching",
+    "neurons": "survey",
+    "similarity_contribution": "contribution",
 }
 
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmxai.methods.neurons' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

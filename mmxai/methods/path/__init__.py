@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
     from mmxai.methods.path.ablation import Ablation as Ablation
@@ -33,9 +34,4 @@ _HOMES = {
 }
 
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmxai.methods.path' has no attribute {name!r}")
-    return getattr(import_module(f"mmxai.methods.path.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

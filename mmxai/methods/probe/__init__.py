@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
     from mmxai.methods.probe.directions import Directions as Directions
@@ -15,19 +16,14 @@ if TYPE_CHECKING:
     from mmxai.methods.probe.run import probe as probe
 
 _HOMES = {
-    "Directions": "mmxai.methods.probe.directions",
-    "LinearProbe": "mmxai.methods.probe.linear_probe",
-    "ProbeConfig": "mmxai.methods.probe.options",
-    "ProbeReport": "mmxai.methods.probe.results",
-    "load_directions": "mmxai.methods.probe.directions",
-    "load_erasers": "mmxai.methods.probe.erasers",
-    "probe": "mmxai.methods.probe.run",
+    "Directions": "directions",
+    "LinearProbe": "linear_probe",
+    "ProbeConfig": "options",
+    "ProbeReport": "results",
+    "load_directions": "directions",
+    "load_erasers": "erasers",
+    "probe": "run",
 }
 
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmxai.methods.probe' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
     from mmxai.methods.sae.config import TrainConfig as TrainConfig
@@ -13,17 +14,12 @@ if TYPE_CHECKING:
     from mmxai.methods.sae.train import train_sae as train_sae
 
 _HOMES = {
-    "SAE": "mmxai.methods.sae.model",
-    "SAESpec": "mmxai.methods.sae.spec",
-    "TrainConfig": "mmxai.methods.sae.config",
-    "load_sae": "mmxai.methods.sae.model",
-    "train_sae": "mmxai.methods.sae.train",
+    "SAE": "model",
+    "SAESpec": "spec",
+    "TrainConfig": "config",
+    "load_sae": "model",
+    "train_sae": "train",
 }
 
 __all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmxai.methods.sae' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -6,13 +6,12 @@ import importlib
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmxai.errors import ArgumentError
 from mmxai.runs import StepLog
 
 NAME = "metrics.jsonl"
-Tracker = Literal["tensorboard", "wandb"]
 
 
 class TensorBoard:

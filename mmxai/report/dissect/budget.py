@@ -20,6 +20,8 @@ _PLANS = (
     (16, 192), (16, 160), (16, 128), (16, 112), (12, 112), (12, 96), (10, 96), (8, 96), (8, 80), (6, 80),
     (6, 64), (4, 64), (4, 48),
 )  # fmt: skip
+"""Exemplars a unit, and the longest side of a picture: a multiple of 16, WebP's blocks, or neighbours mix."""
+
 _TOLD = 230  # bytes of what is said of a picture
 _MARGIN = 0.97  # what estimates may be off by
 

@@ -83,7 +83,7 @@ class Site:
             ],
             controls=layers.controls_of(found.sites), categories=self._categories(),
             plots=layers.plots(found.sites, self.colours), file_of=file_of, notes=found.notes,
-            level=first(found).level, site=None,
+            level=first(found).level,
         )  # fmt: skip
         (self.out / "index.html").write_text(index, encoding="utf-8")
         unit = environment().get_template("dissect_unit.html").render(**shared, up="")

@@ -21,8 +21,6 @@ Images = Callable[[int], Image.Image]
 
 PER_SHEET, COLUMNS = 16, 4
 FOLDER = "pictures"
-SIDES = (192, 160, 128, 112, 96, 80, 64, 48)
-"""Longest sides that pictures may have on a sheet. Multiples of 16, WebP's blocks: neighbours do not mix."""
 
 _SMALL = 96 * 96  # pixels up to which pictures are kept as they are, without loss
 _SAID = 160  # characters of a caption

@@ -1,18 +1,16 @@
 """Every kind, figures, names and codes of a store several times the memory that may be used."""
 
-import sys
-import threading
-from pathlib import Path
-
 import pytest
 import torch
 
+from mmxai.bench.memory import growth
 from mmxai.labels import Truth
 from mmxai.linalg.overlap import matched_cosine
 from mmxai.methods.decompose import decompose, encode_store
 from mmxai.methods.decompose.config import KINDS
 from mmxai.store import create_store, open_store
 from mmxai.types import TOKEN_CODES, Rows
+from tests.memory import linux
 
 SITE, WIDTH, UNITS, SAMPLES, PER, PART = "vision.0.resid_post", 256, 8, 1600, 128, 50
 LIMIT = 64 << 20
@@ -47,24 +45,7 @@ def store(tmp_path_factory):
         yield opened
 
 
-def anonymous():
-    """Memory that is not a map of the store's files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) << 10
-
-
-class Peak(threading.Thread):
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.first = self.most = anonymous()
-        self.done = threading.Event()
-
-    def run(self):
-        while not self.done.wait(0.005):
-            self.most = max(self.most, anonymous())
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc to read memory from")
+@linux
 def test_memory_is_what_was_stated(store, tmp_path):
     assert store[SITE].nbytes > 3 * LIMIT
     known = torch.rand(SAMPLES, 3, generator=torch.Generator().manual_seed(1)).numpy() < 0.3
@@ -74,12 +55,13 @@ def test_memory_is_what_was_stated(store, tmp_path):
     }  # fmt: skip
     # Libraries, and what they hold for good, on few rows first.
     decompose(store, SITE, KINDS, **options | {"sample": 256, "rows": 300, "evaluated": 300})
-    peak = Peak()
-    peak.start()
-    report = decompose(store, SITE, KINDS, **options)
-    encode_store(list(report.dictionaries.values()), store, tmp_path / "codes.zarr")
-    peak.done.set()
-    peak.join()
+
+    def work():
+        report = decompose(store, SITE, KINDS, **options)
+        encode_store(list(report.dictionaries.values()), store, tmp_path / "codes.zarr")
+        return report
+
+    report, grown = growth(work)
     for kind in KINDS:
         facts = report.dictionaries[kind].facts
         assert facts["rows"] == SAMPLES * PER and (kind == "pca" or facts["passes"] >= 1)
@@ -87,4 +69,4 @@ def test_memory_is_what_was_stated(store, tmp_path):
         assert matched_cosine(report.dictionaries[kind].directions, directions()) > 0.97
     with open_store(tmp_path / "codes.zarr") as codes:
         assert len(codes[f"{SITE}.nmf"]) == SAMPLES * PER
-    assert peak.most - peak.first < LIMIT, f"{(peak.most - peak.first) / 2**20:.0f} MiB"
+    assert grown < LIMIT, f"{grown / 2**20:.0f} MiB"

@@ -1,16 +1,15 @@
 """Counting in memory that does not grow with the pictures."""
 
-import threading
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from mmxai.bench.memory import growth
 from mmxai.concepts import Concept, Concepts, ImageLabels
 from mmxai.methods.dissect import DissectConfig, dissect
 from mmxai.store import create_store, open_store
 from mmxai.types import Rows
+from tests.memory import linux
 
 SITE, UNITS, GRID, PART = "vision.0.mlp_post", 256, 8, 100
 LIMIT = 150 << 20
@@ -47,32 +46,12 @@ def path(tmp_path_factory):
     return path
 
 
-def anonymous():
-    """Memory that is not a map of the store's files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) << 10
-
-
-class Peak(threading.Thread):
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.first = self.most = anonymous()
-        self.done = threading.Event()
-
-    def run(self):
-        while not self.done.wait(0.005):
-            self.most = max(self.most, anonymous())
-
-
+@linux
 def test_a_store_larger_than_what_is_held(path):
     config = DissectConfig(
         sites=(SITE,), controls=("shuffled",), bootstrap=50, sketch_rows=20_000, held_out=0.2
     )
     with open_store(path, verify="never") as store:
-        peak = Peak()
-        peak.start()
-        found = dissect(store, Blobs(), config)[SITE]
-        peak.done.set()
-        peak.join()
+        found, grown = growth(lambda: dissect(store, Blobs(), config)[SITE])
         assert found.counts.pictures == 6000 and store[SITE].nbytes > 2 * LIMIT
-    assert peak.most - peak.first < LIMIT, f"{(peak.most - peak.first) >> 20} MiB"
+    assert grown < LIMIT, f"{grown / 2**20:.0f} MiB"

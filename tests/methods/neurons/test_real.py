@@ -40,37 +40,35 @@ def test_sentiment_neurons_of_stories260k(shared_data, tmp_path):
 
 
 _WATCHED = """
-import sys, threading, time, torch, mmxai
+import sys, torch, mmxai
+from mmxai.bench.memory import growth
 from mmxai.methods.neurons import NeuronsConfig, RowLabels, match, neurons
 from mmxai.methods.neurons.redundancy import redundancy
 from mmxai.store.units import Units
 import numpy as np
-def held():
-    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) << 10
 store, memory = mmxai.open_store(sys.argv[1]), int(sys.argv[2])
 torch.ones(8, 8) @ torch.ones(8, 8)
-before, most = held(), [0]
-def watch():
-    while True:
-        most[0] = max(most[0], held()); time.sleep(0.002)
-threading.Thread(target=watch, daemon=True).start()
 """
 
 _SURVEY = """
 def of(rows):
     return np.ones(len(rows), bool), np.stack([rows.sample.numpy() % n == 0 for n in (2, 3)], 1)
-found = neurons(store, "a", NeuronsConfig(memory=memory), RowLabels(("even", "third"), of))
-print(found.rows, most[0] - before)
+labels = RowLabels(("even", "third"), of)
+found, grown = growth(lambda: neurons(store, "a", NeuronsConfig(memory=memory), labels))
+print(found.rows, grown)
 """
 
 _WIDE = """
-units = Units(store, "a.sae")
-Units.values = None  # no row is made dense
-twins = redundancy(units, np.arange(len(units.site)), rows=1 << 20, level=0.9, near=4, memory=memory)
-found = match(units, units, memory=memory)
-assert (found.best()[0] == np.arange(units.count)).mean() > 0.99
-assert [0, units.count - 1] in twins.groups
-print(twins.rows, most[0] - before)
+def both():
+    units = Units(store, "a.sae")
+    Units.values = None  # no row is made dense
+    twins = redundancy(units, np.arange(len(units.site)), rows=1 << 20, level=0.9, near=4, memory=memory)
+    found = match(units, units, memory=memory)
+    assert (found.best()[0] == np.arange(units.count)).mean() > 0.99
+    assert [0, units.count - 1] in twins.groups
+    return twins.rows
+rows, grown = growth(both)
+print(rows, grown)
 """
 
 

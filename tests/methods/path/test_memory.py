@@ -1,29 +1,20 @@
 """Contributions and ablation of a store several times the memory they take."""
 
-import sys
-import threading
-from pathlib import Path as File
-
-import pytest
 import torch
 
 import mmxai
+from mmxai.bench.memory import growth
 from mmxai.methods.path import Path, ablate, contributions
 from mmxai.store import create_store
 from mmxai.types import TOKEN_CODES, Rows
+from tests.memory import linux
 
 SAMPLES, PART = 8000, 1000
 LIMIT = 64 << 20
 """What docs/path.md states, at the shapes CLIP's size and batches of 512 rows."""
 
 
-def anonymous():
-    """Memory that is not a map of the store's files."""
-    lines = File("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) << 10
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc to read memory from")
+@linux
 def test_memory_does_not_grow_with_rows(tmp_path):
     path = Path(mmxai.load_model("shapes-clip"), "vision")
     widths = {site: path.model.width_of(site) for site in path.sites}
@@ -41,18 +32,12 @@ def test_memory_does_not_grow_with_rows(tmp_path):
     with mmxai.open_store(tmp_path / "s.zarr", verify="never") as store:
         assert sum(store[site].nbytes for site in path.sites) > 2.5 * LIMIT
         contributions(path, [next(iter(path.batches(store)))], targets, list("abcd"))  # what libraries keep
-        first, seen, done = anonymous(), [], threading.Event()
 
-        def watch():
-            while not done.wait(0.005):
-                seen.append(anonymous())
+        def work():
+            found = contributions(path, path.batches(store), targets, list("abcd"))
+            ablate(path, lambda: path.batches(store), targets, labels, sets, draws=5)
+            return found
 
-        watching = threading.Thread(target=watch, daemon=True)
-        watching.start()
-        found = contributions(path, path.batches(store), targets, list("abcd"))
-        ablate(path, lambda: path.batches(store), targets, labels, sets, draws=5)
-        done.set()
-        watching.join()
+        found, grown = growth(work)
     assert found.rows == SAMPLES
-    grown = max(seen) - first
     assert grown < LIMIT, f"{grown / 2**20:.0f} MiB"

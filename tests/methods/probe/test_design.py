@@ -13,21 +13,9 @@ from mmxai.methods.probe.pooling import read_items
 from mmxai.shapes import ShapesWorld
 from mmxai.store import open_store
 from mmxai.store.select import split_of
-from tests.methods.probe.stores import PATCHES, TEXT, A, B, make, truth, write_labels
+from tests.methods.probe.stores import PATCHES, TEXT, A, B, truth, write_labels
 
 SAMPLES = 300
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with open_store(make(tmp_path_factory.mktemp("probe") / "acts.zarr", SAMPLES)) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def labels(store, tmp_path_factory):
-    path = write_labels(tmp_path_factory.mktemp("labels") / "l.csv", SAMPLES)
-    return read_labels(path, store, regression=["number"], multilabel=["labels"])
 
 
 def test_samples_are_split_and_not_rows(store, labels):

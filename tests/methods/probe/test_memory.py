@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 import warnings
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmxai.bench.memory import growth
 from mmxai.labels import read_labels
 from mmxai.linalg.logistic import array_blocks, bytes_needed, fit_logistic
 from mmxai.methods.probe import ProbeConfig, group, probe
 from mmxai.store import create_store, open_store
 from mmxai.types import TOKEN_CODES, Rows
+from tests.memory import linux
 
 SITES, SAMPLES, PER, WIDTH = 4, 1600, 64, 256
 LIMIT = 96 << 20
@@ -47,34 +48,6 @@ def store(tmp_path_factory):
         yield opened, labels
 
 
-def anonymous():
-    """Memory that is not a map of the store's files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) << 10
-
-
-class Peak(threading.Thread):
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.first = self.most = anonymous()
-        self.done = threading.Event()
-
-    def run(self):
-        while not self.done.wait(0.005):
-            self.most = max(self.most, anonymous())
-
-
-def growth(work):
-    """Its result, and the bytes by which memory grew meanwhile."""
-    peak = Peak()
-    peak.start()
-    found = work()
-    peak.done.set()
-    peak.join()
-    return found, peak.most - peak.first
-
-
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc to read memory from")
 OPTIONS = {"batch": 2048, "kept": 2048, "test_rows": 4096, "bootstrap": 50}
 
 

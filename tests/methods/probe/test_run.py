@@ -23,18 +23,6 @@ from tests.methods.probe.stores import CLASSES, PATCHES, POOLED, TEXT, A, B, mak
 SAMPLES = 500
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with open_store(make(tmp_path_factory.mktemp("probe") / "acts.zarr", SAMPLES)) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def labels(store, tmp_path_factory):
-    path = write_labels(tmp_path_factory.mktemp("labels") / "l.csv", SAMPLES)
-    return read_labels(path, store, regression=["number"], multilabel=["labels"])
-
-
 def rows(store, labels, config, site):
     """x and targets of the training and test items, taken from the store by hand."""
     (cohort,) = make_design(store, store[site].space, labels, config).cohorts

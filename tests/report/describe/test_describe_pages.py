@@ -1,8 +1,6 @@
 """Pages of words: what they show is what was found, links lead somewhere, a browser finds words."""
 
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from mmxai.report.describe import describe_pages
 from mmxai.store import create_store, open_store
 from mmxai.types import Rows
 from tests.methods.describe.stores import CONSTANT, SITE, judge, pictures_of
+from tests.report.browser import browse, needs_browser
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LATENTS, HELD = "module:features.3", 0.3
 
 
@@ -101,16 +99,17 @@ def test_without_null_draws_and_pictures_held_out(held, tmp_path):
     assert "nan" not in re.sub(r'title="[^"]*"', "", html).lower()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@needs_browser
 def test_words_are_found(held, tmp_path):
     store, found = held
     describe_pages(found, store, tmp_path, images=picture)
     one, page = found.sites[SITE], tmp_path / f"layers/{SITE}.html"
-    act = "<script>find.value='WORD 3';find.oninput();sort.value='unit';sort.onchange();</script>"
-    page.write_text(page.read_text().replace("</body>", f"{act}</body>"))
-    call = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
-    shown = subprocess.run(call, capture_output=True, text=True, timeout=120).stdout
-    own = [u for u, card in cards(shown).items() if " hidden" not in card.split(">")[0]]
+    script = (
+        "find.value = 'WORD 3'; find.oninput(); sort.value = 'unit'; sort.onchange();"
+        "return { html: get('gallery').outerHTML, told: get('told').textContent }"
+    )
+    shown = browse(page, script, tmp_path)
+    own = [u for u, card in cards(shown["html"]).items() if " hidden" not in card.split(">")[0]]
     searched = {u: f"{u} {' '.join(one.words[k] for k in one.index[u] if k >= 0)}" for u in range(24)}
     has = [u for u, text in searched.items() if "word" in text and "3" in text]
-    assert own == has and 3 in own and 0 not in own and f"{len(has)} of 24" in shown
+    assert own == has and 3 in own and 0 not in own and shown["told"] == f"{len(has)} of 24"

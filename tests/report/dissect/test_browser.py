@@ -2,12 +2,8 @@
 
 import functools
 import http.server
-import json
 import re
-import shutil
-import subprocess
 import threading
-from html import unescape
 
 import numpy as np
 import pytest
@@ -17,54 +13,35 @@ from mmxai.models.geometry import cell_box
 from mmxai.report.dissect import dissect_pages
 from mmxai.store import open_store
 from tests.methods.dissect.stores import GRID, Maps, make
+from tests.report.browser import browse, needs_browser
 from tests.report.dissect.planted import picture
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES, UNITS, SITE = 18, 40, "vision.1.mlp_post"
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+pytestmark = needs_browser
 
-# What a page is, once its pictures have come: written into its title, which --dump-dom prints.
-PROBE = """<script>
-addEventListener('load', () => setTimeout(async () => {
-  const get = id => document.getElementById(id), all = name => [...document.querySelectorAll(name)];
-  // Data come by scripts, at their own pace, and pictures when a frame shows their card: until nothing has
-  // changed for a while, and where there are cards they have pictures (or will never have).
-  const later = wait => new Promise(done => setTimeout(done, wait));
-  const settled = async () => {
-    for (let known = '', same = 0, turn = 0; turn < 25; turn++) {
-      const now = document.body.innerHTML;
-      [known, same] = now === known ? [known, same + 1] : [now, 0];
-      if (same >= 6 && (all('svg image').length || !get('gallery'))) return true;
-      await Promise.race([new Promise(requestAnimationFrame), later(100)]);
-      await later(200);
-    }
-    return false;
-  };
-  const came = await settled();
-  %s
-  await settled();
-  const decoded = await Promise.all(all('svg image').map(image => new Promise(done => {
-    const made = new Image();
-    made.onload = () => done(true);
-    made.onerror = () => done(false);
-    made.src = image.href.baseVal;
-  })));
-  document.title = JSON.stringify({
-    came,
-    wide: document.documentElement.scrollWidth, errors: failures, pictures: decoded.length,
-    broken: decoded.filter(good => !good).length, told: get('told')?.textContent,
-    cards: all('#gallery article').length, first: all('#gallery article h3')[0]?.textContent,
-    text: document.querySelector('main').innerText, more: get('more')?.hidden,
-    said: document.querySelector('p.error')?.textContent ?? '',
-    masks: all('.shown svg.masked').map(svg => {
-      const [box, own] = [svg, svg.querySelector('.mask')].map(e => e.getBoundingClientRect());
-      return [own.left - box.left, own.top - box.top, own.right - box.left, own.bottom - box.top,
-        box.width, box.height];
-    }),
-  });
-}, 1500));
-</script></body>"""
+# Pictures come when a frame shows their card: where there are cards they have some.
+READY = "all('svg image').length || !get('gallery')"
+
+SHOWN = """
+await settled();
+const decoded = await Promise.all(all('svg image').map(image => new Promise(done => {
+  const made = new Image();
+  made.onload = () => done(true);
+  made.onerror = () => done(false);
+  made.src = image.href.baseVal;
+})));
+return {
+  pictures: decoded.length, broken: decoded.filter(good => !good).length, told: get('told')?.textContent,
+  cards: all('#gallery article').length, first: all('#gallery article h3')[0]?.textContent,
+  text: document.querySelector('main').innerText, more: get('more')?.hidden,
+  said: document.querySelector('p.error')?.textContent ?? '',
+  masks: all('.shown svg.masked').map(svg => {
+    const [box, own] = [svg, svg.querySelector('.mask')].map(e => e.getBoundingClientRect());
+    return [own.left - box.left, own.top - box.top, own.right - box.left, own.bottom - box.top,
+      box.width, box.height];
+  }),
+};"""
 
 
 @pytest.fixture(scope="module")
@@ -108,35 +85,20 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def browse(folder, base, address, tmp_path, act="", width=500):
-    """The page's title as JSON; `act`: what is done there first."""
+def look(folder, base, address, tmp_path, act="", width=500):
+    """What stands on a page, and whether its pictures decode; `act`: what is done there first."""
     page, _, place = address.partition("#")
-    probed = folder / page.replace(".html", "-probed.html")
-    html = (folder / page).read_text(encoding="utf-8").replace("</body>", PROBE % act)
-    html = html.replace("<head>", "<head><script>var failures = []; onerror = e => failures.push(e)</script>")
-    probed.write_text(html, encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=60000",
-        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", "--dump-dom",
-        f"{base}/{probed.relative_to(folder).as_posix()}" + (f"#{place}" if place else ""),
-    ]  # fmt: skip
-    # A browser that is just being read from disk may use its virtual time up before a server's answer.
-    for _ in range(3):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        found = re.search(r"<title>(\{.*?\})</title>", done.stdout, re.S)
-        if found is not None and (shown := json.loads(unescape(found[1])))["came"]:
-            break
-    probed.unlink()
-    assert found is not None, done.stdout[:2000]
-    return shown
+    return browse(
+        folder / page, act + SHOWN, tmp_path, ready=READY, window=(width, 3000),
+        address=lambda file: f"{base}/{file.relative_to(folder).as_posix()}" + (f"#{place}" if place else ""),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("page, served", [("index.html", True), (f"sites/{SITE}.html", False)])
 def test_units_are_listed_and_found(site, tmp_path, page, served):
     folder, address, one, *_ = site
     base = address if served else folder.as_uri()
-    shown = browse(folder, base, page, tmp_path)
+    shown = look(folder, base, page, tmp_path)
     assert not shown["errors"] and not shown["said"] and shown["wide"] <= 500
     detectors = int(one.detectors().sum())
     assert shown["told"] == f"{detectors} of {UNITS}" and shown["cards"] == min(24, detectors)
@@ -148,7 +110,7 @@ def test_units_are_listed_and_found(site, tmp_path, page, served):
         "set('state', ''); set('sort', 'unit'); set('find', 'neuron 7');"
     )
     wanted = [u for u in range(UNITS) if "7" in str(u)]
-    found = browse(folder, base, page, tmp_path, act, 1200)
+    found = look(folder, base, page, tmp_path, act, 1200)
     shown = found["told"], found["cards"]
     # Words are looked for anywhere in what is said of a unit, so that 7 finds 17 too.
     label = sum("7" in str(one.concepts[k]) for k in one.label if k >= 0)
@@ -159,7 +121,7 @@ def test_units_are_listed_and_found(site, tmp_path, page, served):
 @pytest.mark.parametrize("mode, served", [("nearest", True), ("bilinear", False)])
 def test_a_units_page_draws_the_mask_where_it_is(sites, tmp_path, mode, served):
     folder, address, one, values, sizes, tiles, places = sites[mode]
-    shown = browse(folder, address if served else folder.as_uri(), "unit.html#0/7", tmp_path)
+    shown = look(folder, address if served else folder.as_uri(), "unit.html#0/7", tmp_path)
     assert not shown["errors"] and not shown["said"] and shown["wide"] <= 500 and shown["broken"] == 0
     assert shown["pictures"] == len(places) == len(shown["masks"])
     text, label = shown["text"], one.concepts[one.label[7]]
@@ -188,28 +150,26 @@ def test_a_bar_leads_to_the_units_of_its_label(site, tmp_path):
     name, units = next((n, k) for labels in one.by_category().values() for n, k in labels.items())
     page = (folder / f"sites/{SITE}.html").read_text()
     address = re.search(rf'href="(#label=[^"]*)"><rect[^>]*><title>{re.escape(name)} ', page)[1]
-    shown = browse(folder, folder.as_uri(), f"sites/{SITE}.html{address}", tmp_path)
+    shown = look(folder, folder.as_uri(), f"sites/{SITE}.html{address}", tmp_path)
     assert shown["told"] == f"{units} of {UNITS}" and name in shown["first"]
 
 
 def test_a_dead_unit_has_a_page(site, tmp_path):
     folder, _, one, *_ = site
     assert one.dead[0]
-    shown = browse(folder, folder.as_uri(), "unit.html#0/0", tmp_path)
+    shown = look(folder, folder.as_uri(), "unit.html#0/0", tmp_path)
     assert "dead: never above its threshold" in shown["text"] and not (shown["errors"] or shown["said"])
 
 
 def test_addresses_of_no_unit_are_told(site, tmp_path):
     folder = site[0]
     for place in ("", "#0/999", "#x/y"):
-        assert (
-            "There is no such unit" in browse(folder, folder.as_uri(), f"unit.html{place}", tmp_path)["text"]
-        )
+        assert "There is no such unit" in look(folder, folder.as_uri(), f"unit.html{place}", tmp_path)["text"]
 
 
 def test_a_missing_file_is_told(site, tmp_path):
     folder = site[0]
     moved = (folder / "data/0/0.js").rename(tmp_path / "0.js")
-    shown = browse(folder, folder.as_uri(), "unit.html#0/7", tmp_path)
+    shown = look(folder, folder.as_uri(), "unit.html#0/7", tmp_path)
     moved.rename(folder / "data/0/0.js")
     assert shown["said"] == "data/0/0.js is missing from this site"
