@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.neurons.latents import Latents
-from mmxai.methods.neurons.writing import (
+from mmxai.models.metrics import Metric, prepared
+from mmxai.models.writing import (
     ReadOut,
     adds,
     check_writes,
@@ -21,7 +22,6 @@ from mmxai.methods.neurons.writing import (
     unembedding,
     writes,
 )  # fmt: skip
-from mmxai.models.metrics import Metric, prepared
 from mmxai.results import Result, axes, lines_of, number
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
