@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,7 +24,19 @@ if TYPE_CHECKING:
 
 _NAME = "mmxai_eager"
 _LIMIT = 2**32
-_received: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] | None = None
+
+
+class Received(NamedTuple):
+    """What an attention function was called with: rotated query `[B, heads, T, d]` and key `[B, kv heads, T, d]`,
+    the factor of their products, and the cap those then get (None: none)."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    scaling: float
+    softcap: float | None
+
+
+_received: dict[nn.Module, Received] | None = None
 _watched: dict[nn.Module, Callable[[torch.Tensor], torch.Tensor]] = {}
 
 
@@ -74,8 +86,8 @@ def switch(
 
 
 @contextmanager
-def receiving() -> Iterator[dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
-    """For `mmxai check`: the query and key (rotated) each switched attention is called with, by module."""
+def receiving() -> Iterator[dict[nn.Module, Received]]:
+    """What each switched attention is called with meanwhile, by module."""
     global _received
     _received = {}
     try:
@@ -103,7 +115,8 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if _received is not None:
-        _received[module] = query.detach(), key.detach()
+        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        _received[module] = Received(query.detach(), key.detach(), scaling, kwargs.get("softcap"))
     mixed, weights = _eager(module)(module, query, key, value, attention_mask, **kwargs)
     through = _watched.get(module)
     if through is None:

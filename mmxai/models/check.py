@@ -129,7 +129,7 @@ class _View:
         tower: BoundTower,
         acts: dict[str, torch.Tensor],
         rows: torch.Tensor,
-        received: Mapping[nn.Module, tuple[torch.Tensor, torch.Tensor]],
+        received: Mapping[nn.Module, attention.Received],
         report: CheckReport,
     ):
         self.received = received
@@ -200,7 +200,7 @@ class _View:
             self.pattern(prefix, at)
         pattern = self.tower.sites.get(prefix + "pattern")
         if pattern is not None and pattern.point.module in self.received:
-            for kind, heads in zip("qk", self.received[pattern.point.module], strict=True):
+            for kind, heads in zip("qk", self.received[pattern.point.module][:2], strict=True):
                 self.same_length(prefix + kind, at[kind], heads)
 
     def projected(self, kind: str, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
