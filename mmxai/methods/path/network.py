@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmxai.errors import ArgumentError, ModelError
-from mmxai.methods.path.linear import Norm, after_of, matrix_of, norm_of
+from mmxai.models.linear import Norm, after_of, matrix_of, norm_of
 
 if TYPE_CHECKING:
     from mmxai.models import Model
