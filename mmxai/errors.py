@@ -91,6 +91,10 @@ class DictionaryFormatError(MmxaiError):
     """A saved dictionary of `mmxai decompose` is damaged, or of another version or width."""
 
 
+class LensFormatError(MmxaiError):
+    """A saved tuned lens is damaged, or of another version, width or model."""
+
+
 class CheckpointError(MmxaiError):
     """A training run's checkpoint is damaged, or was made with other settings or data."""
 

@@ -8,7 +8,7 @@
     MatryoshkaBatchTopKSAE  W_enc [D, M]  b_enc  W_dec [M, D]  b_dec  k  threshold []  group_sizes [G]
     JumpReluAutoEncoder  W_enc [D, M]  b_enc  W_dec [M, D]  b_dec  threshold [M]; nothing subtracted
 
-The library reads nothing but the pickle, so `write` makes one: the only one that mmxai ever writes.
+The library reads nothing but the pickle, so `write` makes one; but for a tuned lens's `params.pt`, mmxai writes no other.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch
 from mmxai.errors import ArgumentError, SAEFormatError
 from mmxai.methods.sae.interop.gated import ungated
 from mmxai.methods.sae.interop.parts import positive_int, read_json, take
-from mmxai.methods.sae.interop.pickled import read_pickled
 from mmxai.methods.sae.interop.plain import Plain, unit_rows
+from mmxai.pickled import read_pickled
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 _LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")

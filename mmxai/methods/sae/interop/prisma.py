@@ -16,8 +16,8 @@ from mmxai.errors import ArgumentError, SAEFormatError
 from mmxai.methods.sae.interop.gated import ungated
 from mmxai.methods.sae.interop.hooks import site_of
 from mmxai.methods.sae.interop.parts import positive_int, read_json, take
-from mmxai.methods.sae.interop.pickled import read_pickled
 from mmxai.methods.sae.interop.plain import Plain
+from mmxai.pickled import read_pickled
 
 CONFIG = "config.json"
 _BASE = ("W_enc", "b_enc", "W_dec", "b_dec")

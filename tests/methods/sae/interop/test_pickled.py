@@ -9,7 +9,7 @@ import torch
 
 from mmxai.errors import SAEFormatError
 from mmxai.methods.sae.interop import detect, read_sae
-from mmxai.methods.sae.interop.pickled import read_pickled
+from mmxai.pickled import read_pickled
 from tests.methods.sae.interop import foreign
 from tests.methods.sae.interop.test_reading import BASE, GATED, D, E, K, M, agree, draw, x  # noqa: F401
 

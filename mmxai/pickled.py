@@ -12,32 +12,32 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mmxai.errors import SAEFormatError
+from mmxai.errors import MmxaiError, SAEFormatError
 
 _SCRIPT = Path(__file__).with_name("_unpickle.py")
 LIMIT_SECONDS = 600
 
 
-def read_pickled(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_pickled(
+    path: Path, error: type[MmxaiError] = SAEFormatError
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors of a torch checkpoint by name (`outer/inner`), and all else of it as JSON.
 
     Read with `weights_only=True` by another process, so that no byte of the file is unpickled in this one.
-    SAEFormatError where it holds anything but tensors, containers, text and numbers.
+    `error` where it holds anything but tensors, containers, text and numbers.
     """
     if not path.is_file():
-        raise SAEFormatError(f"{path}: got no such file, expected a torch checkpoint")
+        raise error(f"{path}: got no such file, expected a torch checkpoint")
     with tempfile.TemporaryDirectory(prefix="mmxai-convert-") as folder:
         weights, document = Path(folder) / "weights.safetensors", Path(folder) / "rest.json"
-        # -P: nothing is imported from the current folder, nor from the script's own with its `sparsify.py`.
+        # -P: nothing is imported from the current folder, nor from the script's own with its `types.py`.
         command = [sys.executable, "-P", str(_SCRIPT), str(path.resolve()), str(weights), str(document)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise SAEFormatError(
-                f"{path}: got no end of reading in {LIMIT_SECONDS} s, expected weights"
-            ) from None
+            raise error(f"{path}: got no end of reading in {LIMIT_SECONDS} s, expected weights") from None
         if done.returncode != 0:
-            raise SAEFormatError(
+            raise error(
                 f"{path}: got a checkpoint that is damaged or holds more than tensors, text and numbers; "
                 f"a pickle may run any code when read, so only those are ({_reason(done.stderr)})"
             )
