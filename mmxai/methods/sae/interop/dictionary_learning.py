@@ -8,7 +8,8 @@
     MatryoshkaBatchTopKSAE  W_enc [D, M]  b_enc  W_dec [M, D]  b_dec  k  threshold []  group_sizes [G]
     JumpReluAutoEncoder  W_enc [D, M]  b_enc  W_dec [M, D]  b_dec  threshold [M]; nothing subtracted
 
-The library reads nothing but the pickle, so `write` makes one; but for a tuned lens's `params.pt`, mmxai writes no other.
+The library reads nothing but the pickle, so `write` makes one: with a tuned lens's `params.pt` the only ones
+that mmxai ever writes.
 """
 
 from __future__ import annotations
