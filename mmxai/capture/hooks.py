@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mmxai.capture.folded import unfolded
 from mmxai.errors import ArgumentError, CompiledModelError, ModelError, SiteNotFiredError
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -35,6 +36,7 @@ class Point:
         norm), so a replacement must be written into it to reach every user.
     keep: later code may overwrite the tensor (in-place activations): copy what is kept.
     fires: how often the module runs in one forward.
+    folded_in: the block around a module that sees `[B * T, D]`; `read` and `write` get `[B, T, D]`.
     """
 
     module: nn.Module
@@ -45,6 +47,7 @@ class Point:
     keep: bool = False
     fires: int = 1
     switch: Callable[[nn.Module, Callable[[torch.Tensor], torch.Tensor]], Any] | None = None
+    folded_in: nn.Module | None = None
 
 
 @dataclass(eq=False)
@@ -139,16 +142,28 @@ def attached(points: Sequence[tuple[Point, Callable[[torch.Tensor], torch.Tensor
     undo: list[Callable[[], None]] = []
     try:
         for point, through in points:
+            if point.folded_in is not None:
+                through, remove = unfolded(point.folded_in, through)
+                undo.append(remove)
             if point.side == "in":
                 undo.append(point.module.register_forward_pre_hook(_before(through), with_kwargs=True).remove)
             elif point.side == "out":
                 undo.append(point.module.register_forward_hook(_after(through)).remove)
+                _before_recorders(point.module)
             else:
                 undo.append(point.switch(point.module, through))  # type: ignore[misc]
         yield
     finally:
         for remove in reversed(undo):
             remove()
+
+
+def _before_recorders(module: nn.Module) -> None:
+    """Let transformers' own hooks see what ours made: they record the hidden states that a multimodal LLM
+    reads its pictures from, and stay on a module once they are there.
+    """
+    for key in [k for k, h in module._forward_hooks.items() if h.__name__ == "output_capturing_hook"]:
+        module._forward_hooks.move_to_end(key)
 
 
 def _before(through: Callable[[torch.Tensor], torch.Tensor]) -> Callable:

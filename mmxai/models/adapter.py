@@ -30,6 +30,7 @@ class Tap:
     width: which of `Dims` the site is wide.
     in_place: see `mmxai.capture.hooks.Point`.
     optional: the submodule may be absent (a model without its projection head); then so is the site.
+    folded: the submodule sees the rows of all samples in one dimension, `[B * T, D]`.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Tap:
     part: Part = WHOLE
     in_place: bool = False
     optional: bool = False
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Tower:
         this tower alone. prefix: token types before the grid (vision). kwargs: passed to every forward.
     arguments: for models whose forward names its inputs differently, our name -> theirs; nothing else is
         passed on then.
+    fill: every text is padded to the whole context and the model reads its padding like any token (SigLIP):
+        our texts come without a mask.
     readout: how an output is made of the stream, where it is by a norm and a matrix.
     """
 
@@ -104,6 +108,7 @@ class Tower:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)
     readout: ReadOut | None = None
+    fill: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
             name = f"{spec.name}.{kind}" if block is None else f"{spec.name}.{block}.{kind}"
             target = _find(module, tap.path[1:]) if tap.path.startswith("/") else _find(base, tap.path)
             if target is not None:
-                tower.sites[name] = _site(name, block, kind, tap, target, tower)
+                tower.sites[name] = _site(name, block, kind, tap, target, base, tower)
             elif not tap.optional:
                 raise ModelError(
                     f"{type(module).__name__}: site {name} needs submodule {tap.path!r}, which is not there; "
@@ -227,13 +232,22 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
     add(root, spec.after, None)
 
 
-def _site(name: str, block: int | None, kind: str, tap: Tap, module: nn.Module, tower: BoundTower) -> Site:
+def _site(
+    name: str,
+    block: int | None,
+    kind: str,
+    tap: Tap,
+    module: nn.Module,
+    base: nn.Module,
+    tower: BoundTower,
+) -> Site:
     read: Callable = partial(_read, tap.part, tower.dims)
     write: Callable = partial(_write, tap.part, tower.dims)
     if kind == "pattern":
         read, write = partial(attention.read, tower), attention.write
     if tap.side == "in" or tap.side == "out":
-        point = Point(module, tap.side, read, write, tap.in_place)
+        folded = base if tap.folded else None
+        point = Point(module, tap.side, read, write, tap.in_place, folded_in=folded)
     else:
         whole = tap.side == "attention"
         switch = partial(attention.switch, tower.root) if whole else partial(multihead.switch, kind)

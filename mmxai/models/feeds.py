@@ -51,7 +51,9 @@ class TowerFeeds:
                 tower.length = _fixed_length(images, tower)
             if tower.spec.input == "input_ids" and tokenizer is not None:
                 texts = TextPipeline(tokenizer, tower.length)
-                self.by_tower[tower.name] = TowerInputs(tower.name, texts=texts)
+                mask = None if tower.spec.fill else "attention_mask"
+                feed = TowerInputs(tower.name, texts=texts, mask=mask, fill=tower.spec.fill)
+                self.by_tower[tower.name] = feed
 
     def identity(self) -> dict[str, Any]:
         fed = {name: feed.images or feed.texts for name, feed in self.by_tower.items()}

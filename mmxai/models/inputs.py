@@ -37,7 +37,8 @@ class TowerInputs:
 
     `name`: the row space. `prefix`: token types before the patches, in order (`("cls", "register", ...)`).
     `rows`: False for a tower without a token sequence (a CNN): no row table, tiles are in input pixels.
-    `pixels`, `ids`, `mask`: the forward's argument names (`mask=None`: it takes none).
+    `pixels`, `ids`, `mask`: the forward's argument names (`mask=None`: it takes none). `fill`: texts are
+    padded to the whole context.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TowerInputs:
     pixels: str = "pixel_values"
     ids: str = "input_ids"
     mask: str | None = "attention_mask"
+    fill: bool = False
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.texts is None):
@@ -71,7 +73,9 @@ class Encoded:
 
     `tensors`: pixels `[3, H, W]`, ids int64 `[T]`. `special`: bool `[T]`. `size`: (w, h) of the original
     picture. `index`: in the data set, set by the loader. `cut`: number of tokens the text had before
-    truncation, else None.
+    truncation, else None. `prompt`: what the text became for a multimodal LLM, a placeholder for the picture
+    in it. `placement`: where the picture's soft tokens are in the sequence, `[first, count]` runs.
+    `generated`: see FORMAT.md, Samples.
     """
 
     key: str
@@ -84,6 +88,9 @@ class Encoded:
     special: torch.Tensor | None = None
     cut: int | None = None
     index: int | None = None
+    prompt: str | None = None
+    placement: list[list[int]] | None = None
+    generated: dict[str, Any] | None = None
 
     def at(self, index: int) -> Encoded:
         """This sample, known by its number in the data set."""
@@ -100,6 +107,9 @@ class Encoded:
         if self.size is not None:
             out["size"] = list(self.size)
             out["tiles"] = self.tiles
+        for name in ("prompt", "placement", "generated"):
+            if getattr(self, name) is not None:
+                out[name] = getattr(self, name)
         if self.columns:
             out["columns"] = self.columns
         return out
@@ -108,15 +118,33 @@ class Encoded:
 @dataclass
 class Inputs:
     """A batch. `tensors`: keyword arguments of the forward; `rows`: row space -> int32 `[B, T, 8]`, pads
-    marked.
+    marked. `counts`: of tensors whose first dimension is not the samples (pictures, patches) how many of its
+    entries belong to each sample, int64 `[B]`.
     """
 
     tensors: dict[str, torch.Tensor]
     rows: dict[str, torch.Tensor]
+    counts: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
+        if self.rows:
+            return len(next(iter(self.rows.values())))
         return len(next(iter(self.tensors.values()))) if self.tensors else 0
+
+    def take(self, index: Sequence[int] | torch.Tensor) -> Inputs:
+        """The samples of these places in the batch, in this order; a place may come several times."""
+        index = torch.as_tensor(index, dtype=torch.int64).cpu()
+        tensors = {}
+        for name, x in self.tensors.items():
+            chosen = index
+            if name in self.counts:
+                ends = self.counts[name].cumsum(0)
+                spans = [torch.arange(int(ends[i] - self.counts[name][i]), int(ends[i])) for i in index]
+                chosen = torch.cat(spans) if spans else index
+            tensors[name] = x[chosen.to(x.device)]
+        rows = {space: table[index] for space, table in self.rows.items()}
+        return Inputs(tensors, rows, {name: n[index] for name, n in self.counts.items()})
 
     def to(
         self,
@@ -131,7 +159,7 @@ class Inputs:
             )
             for name, x in self.tensors.items()
         }
-        return Inputs(moved, self.rows)
+        return Inputs(moved, self.rows, self.counts)
 
 
 def encode(sample: Sample, towers: Sequence[TowerInputs]) -> Encoded:
@@ -180,7 +208,8 @@ def collate(batch: Sequence[Encoded], towers: Sequence[TowerInputs]) -> Inputs:
                 table = _vision_rows(tower.prefix, pixels.shape[-2] // ph, pixels.shape[-1] // pw)
                 out.rows[tower.name] = _with_samples(table, samples)
         elif tower.texts is not None:
-            ids, special, mask = _pad(batch, tower.ids, tower.texts.pad_id)
+            least = tower.texts.context if tower.fill else 1  # even an empty batch needs a position to run on
+            ids, special, mask = _pad(batch, tower.ids, tower.texts.pad_id, least)
             out.tensors[tower.ids] = ids
             if tower.mask is not None:
                 out.tensors[tower.mask] = mask.to(torch.int64)
@@ -255,9 +284,11 @@ def _stack(batch: Sequence[Encoded], tower: TowerInputs) -> torch.Tensor:
     return torch.stack(pixels)
 
 
-def _pad(batch: Sequence[Encoded], name: str, pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _pad(
+    batch: Sequence[Encoded], name: str, pad_id: int, least: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     lengths = [len(e.tensors[name]) for e in batch]
-    shape = (len(batch), max(1, *lengths))  # an all-empty batch still needs a position to run on
+    shape = (len(batch), max(least, *lengths))
     ids = torch.full(shape, pad_id, dtype=torch.int64)
     special = torch.zeros(shape, dtype=torch.bool)
     mask = torch.zeros(shape, dtype=torch.bool)

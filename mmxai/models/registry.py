@@ -26,9 +26,13 @@ FAMILIES = {
     "gpt_neox": "gpt_neox",
     "llama": "llama",
     "mistral": "llama",
+    "opt": "opt",
     "qwen2": "llama",
     "qwen3": "llama",
     "roberta": "bert",
+    "siglip": "siglip",
+    "siglip_text_model": "siglip",
+    "siglip_vision_model": "siglip",
     "vit": "vit",
     "xlm-roberta": "bert",
 }

@@ -12,12 +12,12 @@ from mmxai.models import registry as registry_module
 from mmxai.models.adapter import Tap
 from mmxai.models.check import check
 
-from . import test_clip, test_text, test_vision
+from . import test_clip, test_opt, test_siglip, test_text, test_vision
 from .contract import count_hooks, shake
 
 FAMILIES = [
     case
-    for module in (test_clip, test_text, test_vision)
+    for module in (test_clip, test_opt, test_siglip, test_text, test_vision)
     for name, case in vars(module).items()
     if name.startswith("Test")
 ]
