@@ -1,0 +1,21 @@
+"""The logit lens: what every block, position and head would say if it were the last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmxai._lazy import lazy
+
+if TYPE_CHECKING:
+    from mmxai.methods.lens.live import lens as lens
+    from mmxai.methods.lens.results import LensResult as LensResult
+    from mmxai.methods.lens.results import load_lens as load_lens
+
+_HOMES = {
+    "LensResult": "results",
+    "lens": "live",
+    "load_lens": "results",
+}
+
+__all__ = [*_HOMES]
+__getattr__, __dir__ = lazy(__name__, _HOMES)
