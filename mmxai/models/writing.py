@@ -65,8 +65,8 @@ def check_writes(site: str, acts: torch.Tensor, block_out: torch.Tensor, matrix:
     if rest > _TOLERANCE * whole:
         raise ModelError(
             f"{site}: its block adds something else than its output matrix makes of it (off by "
-            f"{float(rest / whole):.2g}), expected no norm or scale behind that matrix; use "
-            "activation x gradient"
+            f"{float(rest / whole):.2g}), expected no norm or scale behind that matrix; take activation x "
+            "gradient, or whole attentions and MLPs"
         )
 
 
