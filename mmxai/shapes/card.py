@@ -56,7 +56,7 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
         "compositional": scores(trained, "compositional", pictures=FEW),
         "untrained": scores(untrained, "test", pictures=FEW),
     }
-    kept = {"seed": SEED, "scores": _json(found), "few": _json(few)}
+    kept = {"seed": SEED, "scores": to_json(found), "few": to_json(few)}
     (out / SCORES).write_text(json.dumps(kept, indent=1) + "\n")
     draw_curve([e for e in entries if e["step"] <= at], out / CURVE, settings["stress"])
     whole = f" in {state['seconds'] / 3600:.1f} hours" if at == last else f", of {last:,} of the whole run"
@@ -78,18 +78,18 @@ def write_card(run: Path, out: Path, *, step: int | None = None, pictures: int =
         ),
     }
     head = (Path(__file__).parent / "card.md").read_text().format(**facts, **settings)
-    (out / "README.md").write_text(head + _table(found))
+    (out / "README.md").write_text(head + table(found))
     return found
 
 
-def command(settings: Mapping[str, Any], steps: int) -> str:
+def command(settings: Mapping[str, Any], steps: int, script: str = "mmxai.shapes.train clip") -> str:
     """The command line that trains the same again."""
     given = " ".join(
         _option(name, value)
         for name, value in {"steps": steps, **settings}.items()
         if name != "world" and value != []
     )
-    return f"python -m mmxai.shapes.train clip --out RUN {given}"
+    return f"python -m {script} --out RUN {given}"
 
 
 def _option(name: str, value: Any) -> str:
@@ -99,7 +99,8 @@ def _option(name: str, value: Any) -> str:
     return " ".join([f"--{flag}", *map(str, value if isinstance(value, list) else [value])])
 
 
-def _table(found: Found) -> str:
+def table(found: Found) -> str:
+    """Scores by split as Markdown."""
     lines = [f"| score | chance | {' | '.join(found)} |", "| --- | --- |" + " --- |" * len(found)]
     for row in zip(*found.values(), strict=True):
         cells = [f"{s.value:.1%} [{s.low:.1%}, {s.high:.1%}] of {s.n:,}" for s in row]
@@ -107,7 +108,8 @@ def _table(found: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _json(found: Found) -> dict[str, list[dict[str, Any]]]:
+def to_json(found: Found) -> dict[str, list[dict[str, Any]]]:
+    """Scores by split as plain JSON."""
     return {name: [s.to_json() for s in values] for name, values in found.items()}
 
 

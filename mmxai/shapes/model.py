@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmxai.shapes.words import all_words
 
 if TYPE_CHECKING:
-    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+    from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, PreTrainedTokenizerFast
 
 SPECIAL = PAD, UNKNOWN, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 """The first token ids, in this order; words follow in the order of `all_words`."""
@@ -22,7 +22,7 @@ CONTEXT, IMAGE = 48, 64
 
 def clip_config(vocabulary: int) -> CLIPConfig:
     """3.4M parameters: 64 px in patches of 8, 6 vision blocks of width 192, 3 text blocks of width 128."""
-    from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+    from transformers import CLIPConfig, CLIPTextConfig
 
     text = CLIPTextConfig(
         vocab_size=vocabulary,
@@ -36,7 +36,15 @@ def clip_config(vocabulary: int) -> CLIPConfig:
         bos_token_id=2,
         eos_token_id=3,
     )
-    vision = CLIPVisionConfig(
+    vision = vision_config()
+    return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
+
+
+def vision_config() -> CLIPVisionConfig:
+    """The vision tower alone."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
         hidden_size=192,
         intermediate_size=768,
         projection_dim=128,
@@ -45,7 +53,6 @@ def clip_config(vocabulary: int) -> CLIPConfig:
         image_size=IMAGE,
         patch_size=8,
     )
-    return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -27,19 +27,19 @@ def questions(scene: Scene, key: int, index: int) -> list[Question]:
     """What can be asked of this scene: yes and no are equally likely, referents are unique."""
     choose = Choices(key, index)
     asked = [_existence(scene, choose), _count(scene, choose)]
-    referents = ((k, _referent(scene, k)) for k in range(len(scene.objects)))
+    referents = ((k, referent(scene, k)) for k in range(len(scene.objects)))
     named = [(k, phrase) for k, phrase in referents if phrase is not None]
     if named:
         k, phrase = choose.pick(named)
-        asked.append(_attribute(scene, k, choose))
-        asked.append(Question(f"where is the {_words(phrase)} ?", scene.objects[k].place, "place"))
+        asked.append(attribute(scene, k, choose))
+        asked.append(Question(f"where is the {in_words(phrase)} ?", scene.objects[k].place, "place"))
     if len(named) >= 2:
         one, two = choose.shuffled(named)[:2]
         asked.append(_relation(scene, one, two, choose))
     return asked
 
 
-def _referent(scene: Scene, k: int) -> Phrase | None:
+def referent(scene: Scene, k: int) -> Phrase | None:
     """The fewest words that mean object k alone: its shape, colour and shape, and so on."""
     thing, phrase = scene.objects[k], Phrase()
     for name in ("shape", "colour", "size", "fill"):
@@ -49,11 +49,12 @@ def _referent(scene: Scene, k: int) -> Phrase | None:
     return None
 
 
-def _words(phrase: Phrase) -> str:
+def in_words(phrase: Phrase) -> str:
+    """A referent without its article: "large red circle"."""
     return prompt(phrase.shape, phrase.colour, phrase.size, phrase.fill).split(" ", 1)[1]
 
 
-def _attribute(scene: Scene, k: int, choose: Choices) -> Question:
+def attribute(scene: Scene, k: int, choose: Choices) -> Question:
     """An attribute of an object named by others: "what colour is the large circle ?"."""
     thing = scene.objects[k]
     for asked in choose.shuffled(("colour", "size", "fill", "shape")):
@@ -61,7 +62,9 @@ def _attribute(scene: Scene, k: int, choose: Choices) -> Question:
         for name in choose.shuffled([n for n in ("shape", "colour", "size", "fill") if n != asked]):
             phrase = phrase.saying(**{name: getattr(thing, name)})
             if sum(map(phrase.fits, scene.objects)) == 1:
-                return Question(f"what {asked} is the {_words(phrase)} ?", getattr(thing, asked), "attribute")
+                return Question(
+                    f"what {asked} is the {in_words(phrase)} ?", getattr(thing, asked), "attribute"
+                )
     return Question(f"what colour is the object at the {thing.place} ?", thing.colour, "attribute")
 
 
@@ -100,5 +103,5 @@ def _relation(scene: Scene, one: tuple[int, Phrase], two: tuple[int, Phrase], ch
     relation, yes = choose.pick(scene.relations(one[0], two[0])), choose.chance(1, 2)
     if not yes:
         relation = OPPOSITE[relation]
-    text = f"is the {_words(one[1])} {relation} the {_words(two[1])} ?"
+    text = f"is the {in_words(one[1])} {relation} the {in_words(two[1])} ?"
     return Question(text, "yes" if yes else "no", "relation", Facts((one[1], two[1]), ((0, relation, 1),)))

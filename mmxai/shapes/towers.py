@@ -46,6 +46,12 @@ def plain_attention(
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    """uint8 `[N, H, W, 3]` -> float32 `[N, 3, H, W]` as CLIP's image processor scales them."""
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (_MEAN, _STD))
+    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
 class Towers:
     """A CLIPModel as two functions to unit vectors.
 
@@ -68,8 +74,6 @@ class Towers:
 
             AttentionInterface.register("plain", plain_attention)
             model.set_attn_implementation("plain")
-        self._mean = torch.tensor(_MEAN, device=self.device)[:, None, None]
-        self._std = torch.tensor(_STD, device=self.device)[:, None, None]
 
     @property
     def scale(self) -> torch.Tensor:
@@ -78,8 +82,7 @@ class Towers:
 
     def pictures(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `[N, H, W, 3]` -> float32 `[N, width]`, unit vectors."""
-        pixels = images.to(self.device).permute(0, 3, 1, 2).float() / 255
-        pixels = (pixels - self._mean) / self._std
+        pixels = normalised(images.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             pooled = self.model.vision_model(pixel_values=pixels).pooler_output
             out = self.model.visual_projection(pooled)
