@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from mmxai.capture.hooks import Point
 from mmxai.errors import ModelError
-from mmxai.models import attention, multihead
+from mmxai.models import arrange, attention, multihead
 from mmxai.models.parts import POOLED, WHOLE, Dims, Part, pair
+
+if TYPE_CHECKING:
+    from mmxai.models.splice import Splice
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Tap:
     """Where a kind of site passes.
 
     path: submodule relative to the block (or to the tower for sites without a block); "" is the block
-        itself, a leading "/" starts at the loaded object.
+        itself, a leading "/" starts at the loaded object; of "a|b" the first that is there.
     side: going into the module or coming out of it; "attention" and "multihead": inside transformers'
         attention or torch's `nn.MultiheadAttention`, shown while a run lasts.
     width: which of `Dims` the site is wide.
@@ -90,6 +93,7 @@ class Tower:
     fill: every text is padded to the whole context and the model reads its padding like any token (SigLIP):
         our texts come without a mask.
     readout: how an output is made of the stream, where it is by a norm and a matrix.
+    beside: taps behind the tower that are no part of it: each is a site and a row space of its own name.
     """
 
     name: Literal["vision", "text"]
@@ -109,6 +113,7 @@ class Tower:
     arguments: Mapping[str, str] = field(default_factory=dict)
     readout: ReadOut | None = None
     fill: bool = False
+    beside: Mapping[str, Tap] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class Family:
         (resid_post = pre + attn + mlp) or "post-norm" (resid_mid = norm(pre + attn),
         resid_post = norm(mid + mlp)).
     final_norm: ln_final is a norm of the last resid_post and equals transformers' last hidden state.
+    splice: how the pictures of a multimodal LLM enter its text; its `text` tower then runs behind `vision`.
     """
 
     name: str
@@ -126,6 +132,7 @@ class Family:
     residual: Literal["sequential", "parallel", "post-norm"] = "sequential"
     final_norm: bool = True
     transformer_lens: Mapping[str, str] = field(default_factory=dict)
+    splice: Splice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +154,8 @@ class BoundTower:
 
     length: the most rows a sample has (texts: the context length; images: tokens of one image). Wide
         attention patterns depend on it.
+    tile: where a sample may have several pictures, tokens of one, among which its attention stays; else 0.
+    live: blocks whose output goes on to where the model's output is made; those behind run for nothing.
     """
 
     spec: Tower
@@ -155,6 +164,8 @@ class BoundTower:
     config: Any
     dims: Dims
     length: int
+    tile: int = 0
+    live: int = 0
     sites: dict[str, Site] = field(default_factory=dict)
 
     @property
@@ -162,7 +173,12 @@ class BoundTower:
         return self.spec.name
 
     def width(self, site: Site) -> int:
-        return self.dims.heads * self.length if site.kind == "pattern" else site.width
+        return self.dims.heads * self.keys if site.kind == "pattern" else site.width
+
+    @property
+    def keys(self) -> int:
+        """The most keys that a query reads."""
+        return self.tile or self.length
 
 
 def _length(spec: Tower, config: Any) -> int:
@@ -191,7 +207,12 @@ def bind(module: nn.Module, config: Any, family: Family) -> dict[str, BoundTower
         tower = BoundTower(
             spec, module.get_submodule(path), path, own, spec.dims(own, config), _length(spec, own)
         )
-        _bind_sites(module, tower)
+        tower.live = tower.dims.blocks
+        if family.splice is not None and spec.name == "vision":
+            tower.tile, tower.length = tower.length, len(family.splice.longest(config).vision)
+            if family.splice.live is not None:
+                tower.live = family.splice.live(config)
+        _bind_sites(module, tower, ragged=family.splice is not None and spec.name == "vision")
         towers[spec.name] = tower
     if not towers:
         markers = [_join(r, t.marker) for t in family.towers for r in t.roots]
@@ -202,7 +223,7 @@ def bind(module: nn.Module, config: Any, family: Family) -> dict[str, BoundTower
     return towers
 
 
-def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
+def _bind_sites(module: nn.Module, tower: BoundTower, ragged: bool) -> None:
     spec, dims, root = tower.spec, tower.dims, tower.root
     blocks = _find(root, spec.blocks)
     if not isinstance(blocks, nn.ModuleList | nn.Sequential) or len(blocks) != dims.blocks:
@@ -217,9 +238,12 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
     def add(base: nn.Module, taps: Mapping[str, Tap], block: int | None) -> None:
         for kind, tap in taps.items():
             name = f"{spec.name}.{kind}" if block is None else f"{spec.name}.{block}.{kind}"
-            target = _find(module, tap.path[1:]) if tap.path.startswith("/") else _find(base, tap.path)
+            name = kind if taps is spec.beside else name
+            paths = tap.path.split("|")
+            found = (_find(module, p[1:]) if p.startswith("/") else _find(base, p) for p in paths)
+            target = next((m for m in found if m is not None), None)
             if target is not None:
-                tower.sites[name] = _site(name, block, kind, tap, target, base, tower)
+                tower.sites[name] = _site(name, block, kind, tap, target, base, tower, ragged)
             elif not tap.optional:
                 raise ModelError(
                     f"{type(module).__name__}: site {name} needs submodule {tap.path!r}, which is not there; "
@@ -230,6 +254,7 @@ def _bind_sites(module: nn.Module, tower: BoundTower) -> None:
     for index, block in enumerate(blocks):
         add(block, spec.block, index)
     add(root, spec.after, None)
+    add(root, spec.beside, None)
 
 
 def _site(
@@ -240,20 +265,24 @@ def _site(
     module: nn.Module,
     base: nn.Module,
     tower: BoundTower,
+    ragged: bool,
 ) -> Site:
     read: Callable = partial(_read, tap.part, tower.dims)
     write: Callable = partial(_write, tap.part, tower.dims)
     if kind == "pattern":
         read, write = partial(attention.read, tower), attention.write
+    space = f"{tower.name}.pooled" if tap.part is POOLED else tower.name
+    if kind in tower.spec.beside:
+        space = kind
+    if ragged:
+        read, write = partial(arrange.gather, space, read), partial(arrange.scatter, space, read, write)
     if tap.side == "in" or tap.side == "out":
-        folded = base if tap.folded else None
-        point = Point(module, tap.side, read, write, tap.in_place, folded_in=folded)
+        point = Point(module, tap.side, read, write, tap.in_place, folded_in=base if tap.folded else None)
     else:
         whole = tap.side == "attention"
         switch = partial(attention.switch, tower.root) if whole else partial(multihead.switch, kind)
         point = Point(module, "switch", read, write, switch=switch)
     width = 0 if kind == "pattern" else getattr(tower.dims, tap.width)
-    space = f"{tower.name}.pooled" if tap.part is POOLED else tower.name
     return Site(name, tower.name, block, kind, width, space, point)
 
 

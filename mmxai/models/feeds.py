@@ -32,6 +32,7 @@ class Feeds(Protocol):
     def example(self) -> Inputs: ...
     def call(self, module: nn.Module, tensors: Mapping[str, Any]) -> Any: ...
     def identity(self) -> dict[str, Any]: ...
+    def lengths(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]: ...
     def texts(self, tower: str) -> TextPipeline | None: ...
     def set_texts(
         self, tower: str, context: int, bos: Bos | None, long: Long | None
@@ -58,6 +59,10 @@ class TowerFeeds:
     def identity(self) -> dict[str, Any]:
         fed = {name: feed.images or feed.texts for name, feed in self.by_tower.items()}
         return {name: pipeline.identity for name, pipeline in fed.items() if pipeline is not None}
+
+    def lengths(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+        """Rows of each sample where a tower itself knows no samples: see `mmxai.models.arrange`."""
+        return {}
 
     def texts(self, tower: str) -> TextPipeline | None:
         feed = self.by_tower.get(tower)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +29,14 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """`pixels` `[3, H, W]`; `size` (w, h) of the original; `tiles`: see mmxai.models.geometry."""
+    """`pixels` `[3, H, W]`, or as the model takes them; `size` (w, h) of the original; `tiles`: see
+    mmxai.models.geometry; `extra`: what the forward takes beside pixels, by argument name.
+    """
 
     pixels: torch.Tensor
     size: tuple[int, int]
     tiles: list[dict[str, Any]]
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class ImagePipeline:
@@ -103,11 +106,19 @@ class ImagePipeline:
         )
         return cls(processor, patch)
 
+    @classmethod
+    def like(cls, processor: Any, patch: int | tuple[int, int] = 1) -> ImagePipeline:
+        """The standard steps as configured in a processor of another class, which adds others to them."""
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        config = {k: v for k, v in processor.to_dict().items() if not k.endswith("_type")}
+        return cls(CLIPImageProcessorPil(**config | {"do_pad": False}), patch)
+
     @property
     def identity(self) -> dict[str, Any]:
         """JSON: everything that decides the pixels."""
         config = {k: v for k, v in self.processor.to_dict().items() if v is not None}
-        return {"processor": _json(config), "patch": list(self.patch)}
+        return {"processor": json_of(config), "patch": list(self.patch)}
 
     def place(self, width: int, height: int) -> Placement:
         """Where a picture of that size lands in the model's input."""
@@ -208,11 +219,11 @@ def _window(pixels: np.ndarray, offset: tuple[int, int], out: tuple[int, int]) -
     return canvas
 
 
-def _json(value: Any) -> Any:
+def json_of(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _json(v) for k, v in value.items() if v is not None}
+        return {str(k): json_of(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
-        return [_json(v) for v in value]
+        return [json_of(v) for v in value]
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     return int(value)  # Pillow's resampling filters are enumerations

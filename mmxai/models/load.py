@@ -18,6 +18,7 @@ from mmxai.models.feeds import TowerFeeds
 from mmxai.models.model import Model
 from mmxai.models.registry import FAMILIES, family_of
 from mmxai.models.shipped import shipped_models
+from mmxai.models.spliced import SplicedFeeds
 
 _CONVERT = (
     'convert it once, in an environment you trust: python -c "from transformers import AutoModel; '
@@ -69,6 +70,7 @@ def load_model(
         config=config,
         processor=processor or _load_processor(source, local, revision),
         tokenizer=tokenizer or _load_tokenizer(source, local, revision),
+        template=_load_template(source, local, revision),
     )
 
 
@@ -86,17 +88,36 @@ def from_object(
     if device is not None or dtype is not None:
         inner = inner.to(device=device, dtype=_dtype(dtype) if dtype else None)
     source = getattr(inner.config, "_name_or_path", "") or ""
+    template = None
     if source and Path(source).is_dir():
+        template = _load_template(source, True, None)
         processor = processor or _load_processor(source, True, None)
         tokenizer = tokenizer or _load_tokenizer(source, True, None)
     name = Path(source).name if source else type(inner).__name__
-    return build(inner, name=name, config=inner.config, processor=processor, tokenizer=tokenizer)
+    return build(
+        inner, name=name, config=inner.config, processor=processor, tokenizer=tokenizer, template=template
+    )
 
 
-def build(module: nn.Module, *, name: str, config: Any, processor: Any, tokenizer: Any) -> Model:
+def build(
+    module: nn.Module,
+    *,
+    name: str,
+    config: Any,
+    processor: Any,
+    tokenizer: Any,
+    template: str | None = None,
+) -> Model:
     family = family_of(config)
     towers = bind(module, config, family)
-    feeds = TowerFeeds(towers, processor, tokenizer)
+    if hasattr(processor, "image_processor"):  # transformers' processor of both
+        tokenizer = tokenizer or processor.tokenizer
+        template = getattr(processor, "chat_template", None) or template
+        processor = processor.image_processor
+    if family.splice is None:
+        feeds = TowerFeeds(towers, processor, tokenizer)
+    else:
+        feeds = SplicedFeeds(towers, family.splice, config, processor, tokenizer, template)
     return Model(module, name=name, family=family, towers=towers, feeds=feeds, config=config)
 
 
@@ -264,6 +285,16 @@ def _load_processor(source: str, local: bool, revision: str | None) -> Any:
 
 def _load_tokenizer(source: str, local: bool, revision: str | None) -> Any:
     return _load_auto("AutoTokenizer", "tokenizer_config.json", source, local, revision)
+
+
+def _load_template(source: str, local: bool, revision: str | None) -> str | None:
+    """The chat template that older multimodal checkpoints keep in a file of its own."""
+    from transformers.utils import cached_file
+
+    where: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
+    file = "chat_template.json"
+    found = cached_file(source, file, _raise_exceptions_for_missing_entries=False, **where)
+    return None if found is None else json.loads(Path(found).read_text())["chat_template"]
 
 
 def _load_auto(cls: str, file: str, source: str, local: bool, revision: str | None, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmxai.capture.hooks import Edit, Point, Reader, Request, gradients, run_hooked
 from mmxai.errors import ArgumentError, RowSpaceError, UnknownSiteError
-from mmxai.models import modules, names
+from mmxai.models import arrange, modules, names
 from mmxai.models.adapter import BoundTower, Family
 from mmxai.models.feeds import Feeds
 from mmxai.models.generate import Generated, generate
@@ -27,6 +27,7 @@ from mmxai.types import ROW_COLUMNS, TOKEN_CODES, Batch, Rows
 if TYPE_CHECKING:
     from mmxai.data.sample import Sample
     from mmxai.models.inputs import Encoded
+    from mmxai.models.splice import Splice
 
 
 @dataclass
@@ -139,11 +140,16 @@ class Model:
 
     def rows_per_sample(self, space: str) -> int:
         """The most rows a sample can have in a row space."""
+        if self._splice is not None and space in _OF_PICTURES:
+            longest = self._splice.longest(self.config)
+            return len(longest.pooled if space == "vision.pooled" else longest.projector)
         return self.towers[space].length if space in self.towers else modules.length_of(space)
 
     def token_types(self, space: str) -> set[str]:
         """Which token types the rows of a space can have (padding aside); empty for pooled rows."""
         tower = self.towers.get(space)
+        if self._splice is not None and space in ("text", "projector"):
+            return {"image", "text", "special", "generated"} if space == "text" else {"image"}
         if tower is None:
             return {"patch"} if "x" in space.rpartition(".")[2] else set()
         return {"text", "special"} if tower.spec.input == "input_ids" else {"patch", *tower.spec.prefix}
@@ -157,6 +163,10 @@ class Model:
     def inputs_identity(self) -> dict[str, Any]:
         """JSON of the pipelines that feed the towers: all that decides pixels and tokens."""
         return self.feeds.identity()
+
+    @property
+    def _splice(self) -> Splice | None:
+        return self.adapter.splice if self.adapter else None
 
     def set_length(self, tower: str, length: int) -> None:
         """Say how many tokens a text has at most: the context length to work with."""
@@ -259,7 +269,8 @@ class Model:
             only = set()
         differentiate = torch.enable_grad() if grad else torch.no_grad()
         with torch.inference_mode(False) if grad else nullcontext(), differentiate:
-            out = run_hooked(self.module, requests, lambda: self.forward(moved.tensors, only), stop=stop)
+            with self.arranged(inputs):
+                out = run_hooked(self.module, requests, lambda: self.forward(moved.tensors, only), stop=stop)
             result = Run(None if stop else out, {}, rows=inputs.rows)
             if callable(grad):
                 result.value = grad(out)
@@ -311,6 +322,10 @@ class Model:
         """The plain forward without hooks, of the towers that `tensors` feed (of those in `only`, if any)."""
         if not self.towers:
             return self.feeds.call(self.module, tensors)
+        if self._splice is not None and not arrange.known():
+            with arrange.arranged(self.feeds.lengths(tensors)):
+                return self.forward(tensors, only, **options)
+        only = set() if self._splice is not None and "text" in only else only  # its sequence has the pictures
         active = [
             t for t in self.towers.values() if t.spec.input in tensors and t.name in (only or self.towers)
         ]
@@ -321,9 +336,15 @@ class Model:
         for tower in active:
             kwargs.update(tower.spec.kwargs)
         kwargs.update(options)
-        if len(active) == 1 and len(self.towers) > 1:
+        if len(active) == 1 and len(self.towers) > 1 and active[0].spec.method:
             return getattr(self.module, active[0].spec.method)(**kwargs)
         return self.module(**kwargs)
+
+    def arranged(self, inputs: Inputs) -> AbstractContextManager[None]:
+        """A block whose forwards are of these inputs: whose pictures are whose, in a multimodal LLM."""
+        if self._splice is None:
+            return nullcontext()
+        return arrange.arranged(arrange.lengths_of(inputs.rows))
 
     def _check(
         self,
@@ -393,7 +414,8 @@ class Model:
         return self._outputs, example.batch_size, towers
 
 
-_TEXT_ONLY = {"input_ids", "attention_mask", "position_ids", "token_type_ids"}
+_TEXT_ONLY = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"}
+_OF_PICTURES = ("vision.pooled", "projector")
 
 
 def _belongs(argument: str, inputs: Sequence[str]) -> bool:

@@ -25,6 +25,7 @@ FAMILIES = {
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
     "llama": "llama",
+    "llava": "llava",
     "mistral": "llama",
     "opt": "opt",
     "qwen2": "llama",

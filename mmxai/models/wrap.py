@@ -132,6 +132,9 @@ class PlainFeeds:
         name = None if self._prepare is None else getattr(self._prepare, "__qualname__", "callable")
         return {"prepare": name}
 
+    def lengths(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+        return {}
+
     def texts(self, tower: str) -> TextPipeline | None:
         return None
 
