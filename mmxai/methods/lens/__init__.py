@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
-    from mmxai.methods.lens.live import lens as lens
     from mmxai.methods.lens.results import LensResult as LensResult
     from mmxai.methods.lens.results import load_lens as load_lens
+    from mmxai.methods.lens.run import lens as lens
+    from mmxai.methods.lens.run import lens_store as lens_store
 
 _HOMES = {
     "LensResult": "results",
-    "lens": "live",
+    "lens": "run",
+    "lens_store": "run",
     "load_lens": "results",
 }
 

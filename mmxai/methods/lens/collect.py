@@ -9,12 +9,11 @@ import torch
 
 from mmxai.errors import ArgumentError
 from mmxai.methods.lens.curves import Tally
-from mmxai.methods.lens.passes import Found, look
+from mmxai.methods.lens.passes import Found
 from mmxai.methods.lens.results import LensResult
 from mmxai.types import Rows
 
 if TYPE_CHECKING:
-    from mmxai.methods.lens.states import Stack
     from mmxai.methods.lens.targets import Targets
     from mmxai.models.unembedding import Unembedding
 
@@ -23,11 +22,11 @@ class Collector:
     """keep: rows of which everything is kept. final: whether there is a final state to compare with."""
 
     def __init__(
-        self, model: str, unembed: Unembedding, states: list[str], targets: Targets, k: int, keep: int,
+        self, model: str, unembed: Unembedding, states: list[str], targets: Targets, keep: int,
         final: bool, seed: int,
     ):  # fmt: skip
         self.model, self.unembed, self.states, self.targets = model, unembed, states, targets
-        self.k, self.keep, self.seed = k, keep, seed
+        self.keep, self.seed = keep, seed
         self.tally = Tally(len(states), targets.names, final)
         self.seen = self.held = 0
         self._found: list[Found] = []
@@ -36,17 +35,9 @@ class Collector:
         self._samples: dict[int, dict[str, Any]] = {}
 
     def add(
-        self,
-        stack: Stack,
-        acts: Mapping[str, torch.Tensor],
-        rows: Rows,
-        targets: torch.Tensor,
-        final: tuple[torch.Tensor, str] | None,
-        backend: str,
+        self, found: Found, rows: Rows, targets: torch.Tensor, samples: Mapping[int, dict[str, Any]]
     ) -> None:
-        if not len(rows):
-            return
-        found = look(stack, acts, targets, final, k=self.k, backend=backend)
+        """samples: what is known of the samples of these rows."""
         self.tally.add(found, rows)
         self.seen += len(rows)
         if (room := min(len(rows), self.keep - self.held)) > 0:
@@ -54,11 +45,8 @@ class Collector:
             self._rows.append(rows.table[:room])
             self._asked.append(targets[:room])
             self.held += room
-
-    def know(self, samples: Mapping[int, dict[str, Any]]) -> None:
-        """What is known of samples of kept rows."""
-        kept = {int(s) for table in self._rows[-1:] for s in table[:, 0].unique()}
-        self._samples |= {i: known for i, known in samples.items() if i in kept}
+            kept = set(rows.sample[:room].tolist())
+            self._samples |= {i: known for i, known in samples.items() if i in kept}
 
     def result(self) -> LensResult:
         if not self.seen:

@@ -84,7 +84,8 @@ def look(
             reference = (torch.arange(rows, device=normed.device) + count * rows).repeat(count + 1)
         out = unembed_topk(
             normed.contiguous(), unembed.weight, bias=unembed.bias, k=min(k, unembed.size),
-            targets=wanted.to(normed.device), reference=reference, scale=unembed.scale, softcap=unembed.softcap, backend=backend,
+            targets=wanted.to(normed.device), reference=reference, scale=unembed.scale,
+            softcap=unembed.softcap, backend=backend,
         )  # fmt: skip
     known = wanted >= 0
 

@@ -76,9 +76,9 @@ def shifted(rows: Rows) -> Rows:
     return Rows(torch.cat([rows.table[1:], rows.table[-1:]]))
 
 
-def numbers_of(model: Model, unembed: Unembedding) -> Callable[[str], int] | None:
+def numbers_of(model: Model | None, unembed: Unembedding) -> Callable[[str], int] | None:
     """How a word becomes a number: by the bank, or by the tokenizer, of which it must be one token."""
-    if unembed.bank is not None:
+    if unembed.bank is not None or model is None:
         return None
     pipeline = model.feeds.texts(unembed.tower)
     if pipeline is None:
