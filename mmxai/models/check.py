@@ -95,14 +95,18 @@ def check(model: Model, inputs: Any = None, *, budget: float = 40.0) -> CheckRep
         if t.spec.input in given.tensors
     }
     hooks = _hooks(model.module)  # from here on: transformers keeps hooks of its own for hidden_states
-    sites = [s for s in model.sites() if model.towers[s.split(".")[0]].spec.input in given.tensors]
+    sites = [s for s in model.sites() if model.towers[_tower(model, s)].spec.input in given.tensors]
     plain = [s for s in sites if not s.endswith(".pattern")]
     fused = model.run(given, capture=plain)
     with attention.receiving() as received:
         run = model.run(given, capture=sites)
     for tower in model.towers.values():
         if tower.spec.input in given.tensors:
-            view = _View(model, tower, run.acts, run.rows[tower.name], received, report)
+            own = {s: x for s, x in run.acts.items() if _tower(model, s) == tower.name}
+            tables = {s: run.rows[model.space_of(s)] for s in own}
+            if tower.tile:
+                own, tables = _by_tile(tower, own, tables)
+            view = _View(model, tower, own, tables[f"{tower.name}.0.resid_pre"], received, report)
             with torch.no_grad():
                 view.blocks()
                 view.end()
@@ -269,6 +273,11 @@ class _View:
     def hidden_states(self, states: Sequence[torch.Tensor]) -> None:
         if not states:
             return
+        if states[0].ndim == 2:  # of all samples one after the other
+            for index, state in enumerate(states[:-1]):
+                site = f"{self.tower.name}.{index}.resid_pre"
+                self.report.compare("resid_pre = hidden_states", site, self.acts[site][self.keep], state)
+            return
         for index, state in enumerate(states[:-1]):
             self.compare("resid_pre = hidden_states", f"{self.tower.name}.{index}.resid_pre", state)
         # transformers puts the final norm on the last hidden state of some families and not of others.
@@ -291,6 +300,25 @@ def _hidden_states(model: Model, tower: BoundTower, given: Inputs) -> Sequence[t
     return getattr(out, "hidden_states", None) or ()
 
 
+def _tower(model: Model, site: str) -> str:
+    return model.tower_of(site) or ""
+
+
+def _by_tile(
+    tower: BoundTower, acts: dict[str, torch.Tensor], rows: dict[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Pictures of a sample apart from one another, as the tower computes them: `[tiles, T, D]`."""
+    out: dict[str, torch.Tensor] = {}
+    tables: dict[str, torch.Tensor] = {}
+    for site, x in acts.items():
+        each = 1 if x.shape[1] < tower.tile else tower.tile
+        table = rows[site].unflatten(1, (-1, each)).flatten(0, 1)
+        there = _kept(table).any(1)
+        tables[site] = table[there]
+        out[site] = x.unflatten(1, (-1, each)).flatten(0, 1)[there.to(x.device)]
+    return out, tables
+
+
 def _kept(rows: torch.Tensor) -> torch.Tensor:
     return rows[..., _TYPE] != TOKEN_CODES["pad"]
 
@@ -299,6 +327,8 @@ def _rows(report: CheckReport, tower: BoundTower, given: Inputs, rows: torch.Ten
     site = f"{tower.name}.0.resid_pre"
     kinds = rows[..., _TYPE]
     if tower.spec.input == "pixel_values":
+        if tower.tile:
+            rows = rows[:, : tower.tile]
         prefix = len(tower.spec.prefix)
         named = [TOKEN_TYPES[k] for k in kinds[0, :prefix].tolist()]
         grid = rows[0, prefix:, _Y].max() + 1, rows[0, prefix:, _X].max() + 1
@@ -321,13 +351,19 @@ def _edits(model: Model, given: Inputs, sites: list[str], report: CheckReport, d
         f"changed by {error:.1e}",
     )
     last = {t.name: t.dims.blocks - 1 for t in model.towers.values()}
-    chosen = [s for s in sites if s.split(".")[1] in ("0", str(last[s.split(".")[0]])) or s.count(".") == 1]
+    ends = [(t, b) for t, n in last.items() for b in ("0", str(n))]
+    chosen = [s for s in sites if tuple(s.split(".")[:2]) in ends or s.count(".") < 2]
     for site in chosen:
         if time.monotonic() > deadline:
             break
         zeroed = _flat(model.run(given, edit={site: torch.zeros_like}).out)
         change = max(_difference(a, b) for a, b in zip(zeroed, plain, strict=True))
-        report.note("an edit to zero changes the output", site, 0.0, change > 0, "the output stayed the same")
+        if "text" in given.rows and not model.live(site):
+            what, good = "an edit behind what the text reads changes nothing", change <= report.tolerance
+            report.note(what, site, change, good, f"the output changed by {change:.1e}")
+        else:
+            what = "an edit to zero changes the output"
+            report.note(what, site, 0.0, change > 0, "the output stayed the same")
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -362,6 +398,10 @@ def _random(model: Model) -> dict[str, torch.Tensor]:
         end = getattr(config, "eos_token_id", None)
         if isinstance(end, int) and 0 <= end < config.vocab_size:
             ids[0, -1] = ids[1, -3] = end
+        if model.adapter is not None and model.adapter.splice is not None:
+            image = model.adapter.splice.token(model.config)
+            ids[ids == image] = 0
+            ids = torch.where(tensors["input_ids"] == image, image, ids)
         tensors["input_ids"] = ids
         tensors["attention_mask"][1, -2:] = 0
     return tensors

@@ -131,6 +131,22 @@ class Model:
             return self.towers[self._sites[site].tower].width(self._sites[site])
         return self._module_site(site).width
 
+    def tower_of(self, site: str) -> str | None:
+        """The tower in which a site fires; None of `module:` sites."""
+        return self._sites[site].tower if site in self._sites else None
+
+    def live(self, site: str) -> bool:
+        """Whether the model's output can depend on a site: of a multimodal LLM, not on vision blocks behind
+        the one whose states it reads. For inputs of both towers.
+        """
+        found = self._sites.get(site)
+        if found is None or self._splice is None or found.tower != "vision" or found.space == "projector":
+            return True
+        tower = self.towers["vision"]
+        if found.block is None:
+            return found.kind == "embed" or (found.kind == "ln_final" and self._splice.live is None)
+        return found.block < tower.live
+
     def heads_of(self, site: str) -> int | None:
         """Of `q k v z` and patterns: how many heads lie side by side in a row; None of other sites."""
         if site not in self._sites or self._sites[site].kind not in ("q", "k", "v", "z", "pattern"):

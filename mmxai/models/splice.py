@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from mmxai.models.adapter import Tap, Tower
 from mmxai.models.images import EncodedImage
-from mmxai.types import TOKEN_CODES
+from mmxai.types import ROW_COLUMNS, TOKEN_CODES
+
+Name = Callable[[int], str]
+"""Id of a token -> its string."""
 
 Extent = tuple[int, ...]
 """Whatever decides a picture's layout: its size, or its grid; as the family's `extents` makes it."""
@@ -56,10 +59,12 @@ class Splice:
     pictures: (image processor, config) -> pipeline of raw pictures. One picture gives each tensor of `join`;
         how those of several come together: "stack" (one size of all), "pad" (zeros behind the first
         dimension, then stacked), "cat" (along the first dimension).
-    prompt: what is asked where the model has no chat template; `{image}` and `{text}` in it. expand:
-        (config, image token) -> what stands in a prompt for that token, itself in it once. bare: prompts have
-        all special tokens in them, and the tokenizer adds none.
-    special: config -> ids that mark where pictures begin and end.
+    prompt: what is asked where the model has no chat template; `{image}` and `{text}` in it, `{bos}` for the
+        tokenizer's begin token. mark: config -> id of what chat templates write for a picture, where that is
+        not the placeholder. expand: (config, id -> its string) -> what stands in a prompt for that mark, the
+        placeholder in it once. bare: prompts have all special tokens in them, and the tokenizer adds none.
+    special: config -> ids that mark where pictures begin and end. beside_ids: what the forward takes beside
+        ids, `[B, T]`, by argument name: (config, text's row table int32 `[B, T, 8]`) -> tensor.
     live: config -> how many blocks of the vision tower reach the text; those behind run for nothing.
     """
 
@@ -73,8 +78,10 @@ class Splice:
     join: Mapping[str, Literal["stack", "pad", "cat"]] = field(
         default_factory=lambda: {"pixel_values": "stack"}
     )
-    expand: Callable[[Any, str], str] = lambda config, token: token
+    mark: Callable[[Any], int] | None = None
+    expand: Callable[[Any, Name], str] | None = None
     special: Callable[[Any], Sequence[int]] = lambda config: ()
+    beside_ids: Mapping[str, Callable[[Any, torch.Tensor], torch.Tensor]] = field(default_factory=dict)
     live: Callable[[Any], int] | None = None
     bare: bool = False
 
@@ -96,6 +103,11 @@ def soft(rows: torch.Tensor) -> torch.Tensor:
     out = rows.clone()
     out[:, 0] = TOKEN_CODES["image"]
     return out
+
+
+def shown(rows: torch.Tensor) -> torch.Tensor:
+    """int64 `[B, T]` of the text's row table: 1 where a picture is, else 0."""
+    return (rows[..., ROW_COLUMNS.index("token_type")] == TOKEN_CODES["image"]).long()
 
 
 def inside(tower: Tower, paths: Sequence[str], config: str, **changes: Any) -> Tower:

@@ -52,12 +52,14 @@ class SplicedFeeds(TowerFeeds):
     def _prompts(self, feed: TowerInputs) -> Prompts:
         if feed.texts is None:
             raise ModelError("prompts: got a tower without texts, expected the language tower")
+        expand = self.splice.expand
         return Prompts(
             feed.texts,
             self.token,
             template=self.template,
             default=self.splice.prompt,
-            expand=lambda token: self.splice.expand(self.config, token),
+            mark=None if self.splice.mark is None else self.splice.mark(self.config),
+            expand=None if expand is None else lambda name: expand(self.config, name),
             bare=self.splice.bare,
         )
 
@@ -142,6 +144,7 @@ class SplicedFeeds(TowerFeeds):
             out = pipelines.collate(batch, [self._feed("text")])
         with_picture = [e for e in batch if "pixel_values" in e.tensors]
         if not with_picture:
+            self._beside(out)
             return out
         counts = torch.tensor([int("pixel_values" in e.tensors) for e in batch])
         for name, how in self.splice.join.items():
@@ -163,7 +166,9 @@ class SplicedFeeds(TowerFeeds):
 
     def _from_tensors(self, tensors: Mapping[str, Any]) -> Inputs:
         if "pixel_values" not in tensors or not isinstance(tensors["pixel_values"], torch.Tensor):
-            return super()._from_tensors(tensors)
+            out = super()._from_tensors(tensors)
+            self._beside(out)
+            return out
         texts = {k: v for k, v in tensors.items() if k not in self.splice.join}
         out = super()._from_tensors(texts) if "input_ids" in texts else Inputs({}, {})
         out.tensors = dict(tensors)
@@ -238,6 +243,13 @@ class SplicedFeeds(TowerFeeds):
             marks = torch.tensor(list(self.splice.special(self.config)), dtype=ids.dtype)
             marked = torch.isin(ids, marks) & (table[..., _TYPE] == TOKEN_CODES["text"])
             table[..., _TYPE][marked] = TOKEN_CODES["special"]
+        self._beside(out)
+
+    def _beside(self, out: Inputs) -> None:
+        """Add what follows from the row table of the text and is not given."""
+        for name, made in self.splice.beside_ids.items():
+            if "text" in out.rows and name not in out.tensors:
+                out.tensors[name] = made(self.config, out.rows["text"]).to(out.tensors["input_ids"].device)
 
     def lengths(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
         """Rows of each sample in the spaces of pictures, of ready tensors."""

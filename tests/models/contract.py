@@ -185,6 +185,16 @@ class AdapterTests:
     def references(self, module: nn.Module, tensors: dict[str, torch.Tensor]) -> list[Reference]:
         raise NotImplementedError
 
+    def others(self, module: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Site -> value of those beside the towers."""
+        return {}
+
+    def states(self, module: nn.Module, tower: Any, tensors: dict[str, torch.Tensor], towers: int) -> Any:
+        """transformers' own hidden states of a tower, `[B, T, D]` each."""
+        method = getattr(module, tower.spec.method) if towers > 1 else module
+        own = {k: v for k, v in tensors.items() if (k == "pixel_values") == (tower.name == "vision")}
+        return method(**own, output_hidden_states=True).hidden_states
+
     @pytest.fixture
     def module(self) -> nn.Module:
         torch.manual_seed(1)
@@ -241,23 +251,27 @@ class AdapterTests:
                 keep = self.keep(model, run, site)
                 close(got[keep], value[keep])
                 seen.add(site)
+        with torch.no_grad():
+            others = self.others(module, tensors)
+        for site, value in others.items():
+            keep = self.keep(model, run, site)
+            close(run.acts[site][keep], value[keep])
+            seen.add(site)
         assert seen == set(model.sites())
 
     def test_hidden_states(self, model, module):
         tensors = self.tensors()
         run = model.run(tensors, capture="*.resid_*")
         for tower in model.towers.values():
-            method = getattr(module, tower.spec.method) if len(model.towers) > 1 else module
-            own = {k: v for k, v in tensors.items() if (k == "pixel_values") == (tower.name == "vision")}
             with torch.no_grad():
-                out = method(**own, output_hidden_states=True)
+                states = self.states(module, tower, tensors, len(model.towers))
             blocks = tower.dims.blocks
-            assert len(out.hidden_states) == blocks + 1
+            assert len(states) == blocks + 1
             keep = self.keep(model, run, f"{tower.name}.0.resid_pre")
             for i in range(blocks):
-                close(run.acts[f"{tower.name}.{i}.resid_pre"][keep], out.hidden_states[i][keep])
+                close(run.acts[f"{tower.name}.{i}.resid_pre"][keep], states[i][keep])
                 if i + 1 < blocks:
-                    close(run.acts[f"{tower.name}.{i}.resid_post"][keep], out.hidden_states[i + 1][keep])
+                    close(run.acts[f"{tower.name}.{i}.resid_post"][keep], states[i + 1][keep])
 
     def test_eager_and_sdpa_agree(self, model, module):
         tensors = self.tensors()
@@ -307,7 +321,8 @@ class AdapterTests:
             zeroed = model.run(tensors, capture=site, edit={site: torch.zeros_like})
             assert not zeroed.acts[site].any()
             changed = flat(zeroed.out)
-            assert any((a - b).abs().max() > 1e-4 for a, b in zip(changed, plain, strict=True)), site
+            moved = any((a - b).abs().max() > 1e-4 for a, b in zip(changed, plain, strict=True))
+            assert moved == model.live(site), site
 
     def test_edits_reach_everything_downstream(self, model):
         """An edit of resid_mid must reach the stream and the norm behind it alike."""
@@ -348,6 +363,7 @@ class AdapterTests:
 
     def test_hooks_are_gone_whatever_happens(self, model, module):
         tensors, tower = self.tensors(), next(iter(model.towers))
+        model.run(tensors)  # transformers may put hooks of its own on a model, once, which then stay
         before = count_hooks(module)
 
         def interrupt(x):
