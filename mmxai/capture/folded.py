@@ -1,4 +1,4 @@
-"""Modules that see the rows of all samples in one dimension, `[B * T, D]`, in a block that sees `[B, T, D]`."""
+"""Modules that see the rows of all samples in one dimension, `[B * T, D]`, in a block of `[B, T, D]`."""
 
 from __future__ import annotations
 

@@ -204,15 +204,15 @@ def bind(module: nn.Module, config: Any, family: Family) -> dict[str, BoundTower
         if path is None:
             continue
         own = getattr(config, spec.config, config) if spec.config else config
-        tower = BoundTower(
-            spec, module.get_submodule(path), path, own, spec.dims(own, config), _length(spec, own)
-        )
+        pictures = family.splice is not None and spec.name == "vision"
+        length = 0 if pictures and "pattern" not in spec.block else _length(spec, own)
+        tower = BoundTower(spec, module.get_submodule(path), path, own, spec.dims(own, config), length)
         tower.live = tower.dims.blocks
-        if family.splice is not None and spec.name == "vision":
-            tower.tile, tower.length = tower.length, len(family.splice.longest(config).vision)
+        if family.splice is not None and pictures:
+            tower.tile, tower.length = length, len(family.splice.longest(config).vision)
             if family.splice.live is not None:
                 tower.live = family.splice.live(config)
-        _bind_sites(module, tower, ragged=family.splice is not None and spec.name == "vision")
+        _bind_sites(module, tower, ragged=pictures)
         towers[spec.name] = tower
     if not towers:
         markers = [_join(r, t.marker) for t in family.towers for r in t.roots]

@@ -16,8 +16,9 @@ from mmxai.models.texts import TextPipeline
 
 class Prompts:
     """texts: the tokenizer. token: id of the placeholder. template: a chat template (Jinja), or None for
-    `default`, in which `{image}` and `{text}` are replaced. expand: image token -> what stands for it in
-    text. bare: prompts have all special tokens in them.
+    `default`, in which `{image}`, `{text}` and `{bos}` are replaced. mark: id of what stands for a picture in
+    prompts (None: the placeholder). expand: (id -> its string) -> what a prompt's mark is replaced by. bare:
+    prompts have all special tokens in them.
     """
 
     def __init__(
@@ -27,30 +28,39 @@ class Prompts:
         *,
         template: str | None,
         default: str,
-        expand: Callable[[str], str] = lambda token: token,
+        mark: int | None = None,
+        expand: Callable[[Callable[[int], str]], str] | None = None,
         bare: bool = False,
     ):
         self.texts, self.token = texts, token
-        self.template, self.default, self.expand, self.bare = template, default, expand, bare
-        self.image = texts.tokenizer.convert_ids_to_tokens(token)
-        if not isinstance(self.image, str) or texts.tokenize(self.image) != [token]:
+        self.template, self.default, self.bare = template, default, bare
+        self.image = self._name(token if mark is None else mark)
+        self.expanded = self._name(token) if expand is None else expand(self._name)
+
+    def _name(self, token: int) -> str:
+        """The string of a token that pictures take."""
+        name = self.texts.tokenizer.convert_ids_to_tokens(token)
+        if not isinstance(name, str) or self.texts.tokenize(name) != [token]:
             raise ModelError(
-                f"tokenizer {type(texts.tokenizer).__name__}: does not know token {token}, which stands for "
-                "pictures in this model's config, got another tokenizer; pass the model's own to load_model"
+                f"tokenizer {type(self.texts.tokenizer).__name__}: does not know token {token}, which "
+                "stands for pictures in this model's config, got another tokenizer; pass the model's own to "
+                "load_model"
             )
+        return name
 
     @property
     def identity(self) -> dict[str, Any]:
         """JSON: everything that decides the prompt."""
         how = {"default": self.default} if self.template is None else {"chat_template": self.template}
-        return {**how, "image_token": self.token, "expanded": self.expand(self.image)}
+        return {**how, "image_token": self.token, "expanded": self.expanded}
 
     def render(self, text: str, picture: bool = True) -> str:
         """The prompt, one image token for the picture. A text with the image token in it is a prompt."""
         if self.image in text:
             return text
         if self.template is None:
-            return self.default.replace("{image}", self.image if picture else "").replace("{text}", text)
+            prompt = self.default.replace("{bos}", self.texts.tokenizer.bos_token or "")
+            return prompt.replace("{image}", self.image if picture else "").replace("{text}", text)
         content = [{"type": "image"}] if picture else []
         return self.texts.tokenizer.apply_chat_template(
             [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
@@ -62,8 +72,7 @@ class Prompts:
     def ids(self, prompt: str, soft: int, *, key: str = "text") -> list[int]:
         """Token ids of a rendered prompt, its image token repeated for each of `soft` soft tokens."""
         tokenizer, texts = self.texts.tokenizer, self.texts
-        if self.expand(self.image) != self.image:
-            prompt = prompt.replace(self.image, self.expand(self.image))
+        prompt = prompt.replace(self.image, self.expanded)
         body = texts.tokenize(prompt)
         begun = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
         ids = body if begun or self.bare else [*texts.prefix, *body, *texts.suffix]

@@ -12,6 +12,7 @@ from mmxai.models.adapter import Family
 # transformers' config.model_type -> file in families/
 FAMILIES = {
     "bert": "bert",
+    "blip-2": "blip_2",
     "camembert": "bert",
     "clip": "clip",
     "clip_text_model": "clip",
@@ -21,6 +22,7 @@ FAMILIES = {
     "electra": "bert",
     "gemma": "gemma",
     "gemma2": "gemma",
+    "gemma3": "gemma3",
     "gemma3_text": "gemma",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
@@ -28,7 +30,10 @@ FAMILIES = {
     "llava": "llava",
     "mistral": "llama",
     "opt": "opt",
+    "paligemma": "paligemma",
     "qwen2": "llama",
+    "qwen2_5_vl": "qwen2_vl",
+    "qwen2_vl": "qwen2_vl",
     "qwen3": "llama",
     "roberta": "bert",
     "siglip": "siglip",

@@ -84,7 +84,7 @@ def _size(config: Any) -> tuple[int, int]:
     return pair(config.vision_config.image_size)
 
 
-def _example(config: Any) -> dict[str, torch.Tensor]:
+def example(config: Any) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.zeros(config.vision_config.num_channels, *_size(config))}
 
 
@@ -110,7 +110,7 @@ SPLICE = Splice(
     token=lambda config: config.image_token_id,
     extents=extents,
     layout=layout,
-    example=_example,
+    example=example,
     longest=lambda config: layout(config, _size(config)),
     pictures=_pictures,
     prompt=PROMPT,
