@@ -78,8 +78,12 @@ class Unembedding:
 
     def logits(self, x: torch.Tensor, kind: str = "resid_post") -> torch.Tensor:
         """float32 `[N, V]`, written out: what `mmxai.kernels.unembed_topk` is tested against."""
-        y = self.scale * (self.norm(x, kind).float() @ self.weight.float().T)
-        y = y if self.bias is None else y + self.bias.float()
+        return self.tile(self.norm(x, kind), slice(None))
+
+    def tile(self, normed: torch.Tensor, tokens: slice) -> torch.Tensor:
+        """float32 logits `[N, v]` of some tokens, of rows that `norm` made."""
+        y = self.scale * (normed.float() @ self.weight[tokens].float().T)
+        y = y if self.bias is None else y + self.bias[tokens].float()
         return y if self.softcap is None else torch.tanh(y / self.softcap) * self.softcap
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:

@@ -95,9 +95,7 @@ class LensResult(Result):
             raise ArgumentError(
                 "lens: got no final state, expected the last block's output among what is read"
             )
-        agree = (self.ids[self.stream(), :, 0] == self.best).numpy()
-        settled = np.logical_and.accumulate(agree[::-1], 0)
-        first = len(agree) - settled.sum(0)
+        first = settled_at(self.ids[self.stream(), :, 0].numpy(), self.best.numpy())
         if type is None:
             return first
         from mmxai.types import TOKEN_CODES
@@ -197,6 +195,12 @@ def _curve(said: dict[str, Any]) -> Curve:
     for name in ("mean", "low", "high"):
         arrays[name] = np.array([np.nan if v is None else v for v in said[name]])
     return Curve(**arrays)
+
+
+def settled_at(said: np.ndarray, final: np.ndarray) -> np.ndarray:
+    """Of what L states say `[L, N]` the first from which on all say `final` `[N]`; L where none does."""
+    settled = np.logical_and.accumulate((said == final)[::-1], 0)
+    return len(said) - settled.sum(0)
 
 
 def stream_of(states: list[str]) -> list[int]:
