@@ -26,6 +26,7 @@ VERBS = {
     "dissect": "which concepts units stand for, by the pixels in which they are active",
     "describe": "words for units, by a judge that compares pictures with a word list",
     "probe": "linear probes of every site: what can be read off it, beside control tasks",
+    "lens": "what every block of a model would say if it were the last: tokens, or CLIP's texts",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
     "compact": "fold the records of many parts into one file, so that opening stays quick",

@@ -24,14 +24,20 @@ def curves(
     x: str = "step",
     log: bool = False,
     zero: bool = False,
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> str:
     """Lines over `x`, one a series of (x, y); values that are not finite are left out.
+
+    bands: of a series what to draw behind it, low and high at each of its x (an interval).
 
     Long series are drawn as the mean of neighbouring points, with their range as a band. `log`: a logarithmic
     vertical axis, of the positive values, where they span a factor of 10 at least (of less it has no ticks).
     `zero`: 0 is on the vertical axis, so that small changes look small.
     """
     drawn = {name: _thinned(*points, log=log) for name, points in series.items()}
+    for name, (least, most) in (bands or {}).items():
+        if np.isfinite([least, most]).all() and drawn[name].shape[1] == len(least):
+            drawn[name][2:] = least, most
     every = np.concatenate(list(drawn.values()), 1) if drawn else np.zeros((4, 0))
     if not every.shape[1]:
         return _svg([_text(WIDTH / 2, HEIGHT / 2, "no values", "middle")])

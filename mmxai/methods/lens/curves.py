@@ -37,13 +37,17 @@ class Tally:
     """Sums of each figure, by state, token type and bucket of samples.
 
     Figures: entropy and KL in nats; agreement, whether a state's first is the final one's; of each target its
-    log-probability, and whether it comes first.
+    log-probability, its rank (0: first), and whether it comes first.
     """
 
     def __init__(self, states: int, targets: Sequence[str], final: bool):
         self.figures = ["entropy", *(("kl", "agreement") if final else ())]
         for name in targets:
-            self.figures += [f"log-probability of {name}", f"{name} comes first"]
+            self.figures += [
+                f"log-probability of {name}",
+                f"log10(1 + rank) of {name}",
+                f"{name} comes first",
+            ]
         self.final, self.targets = final, list(targets)
         self._sums: dict[int, np.ndarray] = {}  # type -> [buckets, 1 + S, figures] values, and how many
         self._rows: dict[int, int] = {}
@@ -56,8 +60,9 @@ class Tally:
             values += [found.kl, (found.ids[..., 0] == found.best).float()]
         for t in range(len(self.targets)):
             missing = found.target_ranks[..., t] < 0
-            first = (found.target_ranks[..., t] == 0).float().masked_fill(missing, torch.nan)
-            values += [found.target_logprobs[..., t], first]
+            ranks = found.target_ranks[..., t].float().masked_fill(missing, torch.nan)
+            first = (ranks == 0).float().masked_fill(missing, torch.nan)
+            values += [found.target_logprobs[..., t], (1 + ranks).log10(), first]
         stacked = torch.stack(values, -1).double().numpy()  # [S, N, figures]
         bucket = rows.sample.numpy() % BUCKETS
         kinds = rows.token_type.numpy()

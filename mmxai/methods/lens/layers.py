@@ -12,7 +12,7 @@ import torch
 from mmxai.errors import ArgumentError
 from mmxai.kernels.unembed_topk import unembed_topk
 from mmxai.methods.lens.results import settled_at, stream_of
-from mmxai.methods.lens.run import chosen_states
+from mmxai.methods.lens.run import chosen_states, end_of
 from mmxai.methods.lens.sources import Live, Source, Stored
 from mmxai.methods.lens.states import Stack, Translator
 from mmxai.models.unembedding import Unembedding, unembedding
@@ -84,11 +84,12 @@ def transfer(
     sites: str | Sequence[str] | None = None,
     tower: str | None = None,
     texts: Sequence[str] | torch.Tensor | None = None,
+    unembed: Unembedding | None = None,
     translator: Translator | None = None,
     batch: int = 8,
 ) -> Transfer:
     """Every two points of the stream of a running model held against each other; arguments as of `lens`."""
-    unembed = unembedding(model, tower, texts)
+    unembed = unembed or unembedding(model, tower, texts)
     return compare(Live(model, inputs, batch), unembed, sites, translator)
 
 
@@ -99,14 +100,14 @@ def transfer_store(
     sites: str | Sequence[str] | None = None,
     tower: str | None = None,
     texts: Sequence[str] | torch.Tensor | None = None,
+    unembed: Unembedding | None = None,
     translator: Translator | None = None,
     tokens: str | None = None,
     samples: int | None = None,
     batch: int = 512,
 ) -> Transfer:
     """As `transfer`, of a store; arguments as of `lens_store`."""
-    model = None if isinstance(end, Unembedding) else end
-    unembed = end if isinstance(end, Unembedding) else unembedding(end, tower, texts)
+    model, unembed = end_of(end, tower, texts, unembed)
     source = Stored(store, model, tokens=tokens, samples=samples, batch=batch)
     return compare(source, unembed, sites, translator)
 

@@ -69,6 +69,7 @@ def lens_store(
     texts: Sequence[str] | torch.Tensor | None = None,
     targets: Asked = None,
     k: int = 5,
+    unembed: Unembedding | None = None,
     translator: Translator | None = None,
     tokens: str | None = None,
     samples: int | None = None,
@@ -85,10 +86,21 @@ def lens_store(
     rows to look at, or "last". samples: the first so many alone. KL needs the last block's `resid_post` or
     `ln_final` in the store; the next token of a row the row behind it.
     """
-    model = None if isinstance(end, Unembedding) else end
-    unembed = end if isinstance(end, Unembedding) else unembedding(end, tower, texts)
+    model, unembed = end_of(end, tower, texts, unembed)
     source = Stored(store, model, tokens=tokens, samples=samples, batch=batch)
     return run(source, unembed, sites, targets, k, translator, keep, archive, backend, seed)
+
+
+def end_of(
+    end: Model | Unembedding,
+    tower: str | None,
+    texts: Sequence[str] | torch.Tensor | None,
+    unembed: Unembedding | None,
+) -> tuple[Model | None, Unembedding]:
+    """The model, where there is one, and its unembedding (where none is given)."""
+    if isinstance(end, Unembedding):
+        return None, end
+    return end, unembed or unembedding(end, tower, texts)
 
 
 def run(
