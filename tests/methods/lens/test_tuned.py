@@ -9,7 +9,7 @@ from torch import nn
 import mmxai
 from mmxai.bench.memory import growth
 from mmxai.errors import ArgumentError, CheckpointError, LensFormatError, NonFiniteError, SelectionError
-from mmxai.methods.lens.tuned import TunedLens, TunedLensConfig, load_lens, save_lens, tune_lens
+from mmxai.methods.lens.tuned import TunedLens, TunedLensConfig, load_tuned_lens, save_tuned_lens, tune_lens
 from mmxai.methods.lens.tuned import train as training
 from mmxai.methods.lens.tuned.loss import kl_and_gradients, kl_to_final
 from mmxai.models.unembedding import Unembedding, unembedding
@@ -192,28 +192,28 @@ def test_to_final():
 
 def test_layout(store, tmp_path):
     lens = tune_lens(store, end(), steps=0, progress=False).lens
-    folder = save_lens(lens, tmp_path / "lens")
+    folder = save_tuned_lens(lens, tmp_path / "lens")
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "params.pt", "params.safetensors"]
     for pickled in (False, True):
         if pickled:
             (folder / "params.safetensors").unlink()
-        again = load_lens(folder)
+        again = load_tuned_lens(folder)
         assert (again.model, again.tower, again.blocks, again.width) == ("made", "text", BLOCKS, D)
         assert again.sites == lens.sites == ["text.0.resid_post", "text.1.resid_post"]
         assert again.identity == lens.identity and again.unembed_hash == lens.unembed_hash
         assert all(torch.equal(again.weight[d], lens.weight[d]) for d in lens.weight)
     with pytest.raises(LensFormatError, match=r"no config\.json"):
-        load_lens(tmp_path)
+        load_tuned_lens(tmp_path)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace("linear_tuned_lens", "conv"))
     with pytest.raises(LensFormatError, match="'conv'"):
-        load_lens(folder)
+        load_tuned_lens(folder)
     (folder / "config.json").write_text(config.replace(f'"d_model": {D}', '"d_model": 7'))
     with pytest.raises(LensFormatError, match=r"expected a weight \(7, 7\)"):
-        load_lens(folder)
+        load_tuned_lens(folder)
     (folder / "params.pt").write_bytes(b"\x80\x02}q\x00")
     with pytest.raises(LensFormatError, match="damaged"):
-        load_lens(folder)
+        load_tuned_lens(folder)
 
 
 def test_what_cannot_be_is_said_before_the_first_step(store, tmp_path):

@@ -8,8 +8,8 @@ from mmxai._lazy import lazy
 
 if TYPE_CHECKING:
     from mmxai.methods.lens.tuned.config import TunedLensConfig as TunedLensConfig
-    from mmxai.methods.lens.tuned.layout import load_lens as load_lens
-    from mmxai.methods.lens.tuned.layout import save_lens as save_lens
+    from mmxai.methods.lens.tuned.layout import load_tuned_lens as load_tuned_lens
+    from mmxai.methods.lens.tuned.layout import save_tuned_lens as save_tuned_lens
     from mmxai.methods.lens.tuned.results import TunedLensResult as TunedLensResult
     from mmxai.methods.lens.tuned.train import tune_lens as tune_lens
     from mmxai.methods.lens.tuned.translators import TunedLens as TunedLens
@@ -18,8 +18,8 @@ _HOMES = {
     "TunedLens": "translators",
     "TunedLensConfig": "config",
     "TunedLensResult": "results",
-    "load_lens": "layout",
-    "save_lens": "layout",
+    "load_tuned_lens": "layout",
+    "save_tuned_lens": "layout",
     "tune_lens": "train",
 }
 

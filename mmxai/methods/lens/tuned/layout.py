@@ -5,8 +5,8 @@
     params.pt    "<depth>.weight" [D, D], "<depth>.bias" [D] of every depth below num_hidden_layers; added to
                  the state they read, so that zeros are the plain lens
 
-The package reads nothing but the pickle. `save_lens` writes the same tensors as `params.safetensors`, which
-is what is read here where it is there, and `params.pt` for the package. What we add to config.json is under
+The package reads nothing but the pickle. `save_tuned_lens` writes the same tensors as `params.safetensors`,
+which is what is read here where it is there, and `params.pt` for the package. What we add to config.json is under
 "mmxai", a key that the package ignores with a warning.
 """
 
@@ -37,7 +37,7 @@ def unembed_hash(weight: torch.Tensor) -> str:
     return hashlib.sha256(shown.encode()).hexdigest()
 
 
-def save_lens(lens: TunedLens, folder: str | Path, *, pickled: bool = True) -> Path:
+def save_tuned_lens(lens: TunedLens, folder: str | Path, *, pickled: bool = True) -> Path:
     """Write `folder`. pickled: also `params.pt`, which tuned-lens needs and mmxai does not.
 
     A depth without a translator gets zeros; "mmxai" in config.json says which have one.
@@ -69,8 +69,8 @@ def save_lens(lens: TunedLens, folder: str | Path, *, pickled: bool = True) -> P
     return folder
 
 
-def load_lens(folder: str | Path, *, tower: str = "text") -> TunedLens:
-    """The tuned lens in `folder`, written by `save_lens` or by tuned-lens.
+def load_tuned_lens(folder: str | Path, *, tower: str = "text") -> TunedLens:
+    """The tuned lens in `folder`, written by `save_tuned_lens` or by tuned-lens.
 
     tower: whose stream it translates, where the folder does not say. A pickle is read with
     `weights_only=True` in a process of its own.
@@ -103,7 +103,7 @@ def load_lens(folder: str | Path, *, tower: str = "text") -> TunedLens:
     )
 
 
-def is_lens(folder: str | Path) -> bool:
+def is_tuned_lens(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG).is_file() and any((Path(folder) / n).is_file() for n in (WEIGHTS, PICKLED))
 
 

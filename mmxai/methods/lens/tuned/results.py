@@ -30,7 +30,7 @@ class SiteTuning:
 
 @dataclass(repr=False)
 class TunedLensResult(Result):
-    """rows, held_out: to train on, and to measure KL on. lens: the translators; `save_lens` keeps them."""
+    """rows, held_out: to train on, and to measure KL on. lens: `save_tuned_lens` keeps it."""
 
     sites: list[SiteTuning]
     rows: int
