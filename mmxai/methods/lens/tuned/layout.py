@@ -6,8 +6,8 @@
                  the state they read, so that zeros are the plain lens
 
 The package reads nothing but the pickle. `save_tuned_lens` writes the same tensors as `params.safetensors`,
-which is what is read here where it is there, and `params.pt` for the package. What we add to config.json is under
-"mmxai", a key that the package ignores with a warning.
+which is what is read here where it is there, and `params.pt` for the package. What we add to config.json is
+under "mmxai", a key that the package ignores with a warning.
 """
 
 from __future__ import annotations
