@@ -163,7 +163,7 @@ def _before_recorders(module: nn.Module) -> None:
     reads its pictures from, and stay on a module once they are there.
     """
     for key in [k for k, h in module._forward_hooks.items() if h.__name__ == "output_capturing_hook"]:
-        module._forward_hooks.move_to_end(key)
+        module._forward_hooks[key] = module._forward_hooks.pop(key)
 
 
 def _before(through: Callable[[torch.Tensor], torch.Tensor]) -> Callable:

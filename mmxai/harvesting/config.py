@@ -49,6 +49,8 @@ class HarvestConfig:
     """Join texts, separated by the end token, so that every context is full."""
     long: Literal["error", "split", "truncate"] = "error"
     """A text longer than the model's context: stop, split it into several samples, or cut and record it."""
+    generate: int | None = None
+    """Let a language model go on greedily for so many tokens first; their rows are of type 'generated'."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Begin-of-sequence token: as the tokeniser does, always, or never."""
     on_error: Literal["stop", "skip"] = "stop"

@@ -19,6 +19,7 @@ from mmxai.harvesting.config import HarvestConfig
 from mmxai.harvesting.feed import PROBED, Peeked, read, readable
 from mmxai.harvesting.report import size
 from mmxai.kernels.capture import MOST
+from mmxai.models.generate import appended
 from mmxai.stats import state_bytes
 from mmxai.store import Plan, SiteSpec, read_commits
 from mmxai.store.profiles import largest_of, outlier_columns
@@ -117,7 +118,7 @@ def make_plan(
     otherwise. Probes a few samples to learn how many rows a sample has.
     """
     spaces = {site: model.space_of(site) for site in sites}
-    kept = probe(model, source, towers, dict.fromkeys(spaces.values()), selection)
+    kept = probe(model, source, towers, dict.fromkeys(spaces.values()), selection, config.generate or 0)
     mean = {space: float(np.mean(counts)) for space, counts in kept.items()}
     specs = site_specs(model, source, towers, sites, selection, config, stored)
     per_sample = sum(mean[spec.space] * spec.row_bytes for spec in specs)
@@ -139,11 +140,12 @@ def make_plan(
             "data": source.identity,
             "inputs": {k: v for k, v in model.inputs_identity().items() if k in towers or not model.towers},
             "selection": selection.identity,
-        },
+        }
+        | ({"generate": {"tokens": config.generate, "decoding": "greedy"}} if config.generate else {}),
         notes={
             "model": model.name,
             "batch_size": batch_size,
-            "token_types": {s: sorted(model.token_types(s)) for s in kept},
+            "token_types": {s: sorted(_token_types(model, s, config)) for s in kept},
             "heads": {s: n for s in sites if (n := model.heads_of(s))},
         },
     )
@@ -160,7 +162,7 @@ def make_plan(
         nbytes=round((per_sample + ROW_BYTES * sum(mean.values())) * counted) + parts * statistics,
         files=parts * (sum(len(spec.pieces) for spec in specs) + len(kept) + 3),
         free=shutil.disk_usage(existing).free,
-        exact=all(len(set(counts)) == 1 for counts in kept.values()),
+        exact=not config.generate and all(len(set(counts)) == 1 for counts in kept.values()),
         committed=0 if stored is None else len(read_commits(home, stored)),
         differences=[] if stored is None else stored.differences(plan),
     )
@@ -194,13 +196,28 @@ def _samples_per_part(samples: int | None, bytes_per_sample: float, statistics: 
     return batch_size * max(1, int(target / max(bytes_per_sample * batch_size, 1)))
 
 
+def _token_types(model: Model, space: str, config: HarvestConfig) -> set[str]:
+    said = {"generated"} if config.generate and space == "text" else set()
+    return model.token_types(space) | said
+
+
 def probe(
-    model: Model, source: Source | Peeked, towers: Sequence[str], spaces: dict[str, Any], selection: Selection
+    model: Model,
+    source: Source | Peeked,
+    towers: Sequence[str],
+    spaces: dict[str, Any],
+    selection: Selection,
+    generate: int = 0,
 ) -> dict[str, list[int]]:
-    """Row space -> rows kept of each of a few samples. Raises SelectionError where none is."""
+    """Row space -> rows kept of each of a few samples. Raises SelectionError where none is.
+
+    generate: tokens that each text will have more, at most.
+    """
     kept: dict[str, list[int]] = {space: [] for space in spaces}
     for item in encoded_head(model, source, towers):
         rows = model.collate([item]).rows
+        if generate:
+            rows["text"] = appended(rows["text"], [torch.zeros(generate, dtype=torch.int64)])
         for space in kept:
             count = int(selection.keep(rows[space]).sum())
             kept[space].append(min(count, 1) if selection.averages else count)
@@ -252,7 +269,8 @@ def site_specs(
     extract = Extractor(model, sites, selection, torch.bfloat16)
     largest = {site: torch.zeros(model.width_of(site)) for site in sites}
     for item in encoded_head(model, source, towers):
-        for packed in extract(model.collate([item])):
+        inputs = model.collate([item])
+        for packed in extract(model.continued(inputs, config.generate)[0] if config.generate else inputs):
             packed.wait()
             for site, x in packed.acts.items():
                 largest[site] = torch.maximum(largest[site], largest_of(x))

@@ -64,6 +64,11 @@ def _harvest(
         model.collate([model.encode(first_of(source), [])])
     sites = model.resolve(config.sites)
     towers = towers_of(model, sites)
+    if config.generate is not None and (config.generate < 1 or "text" not in towers):
+        raise ArgumentError(
+            f"generate: got {config.generate} for sites of {towers or 'modules'}, expected a positive number "
+            "of tokens and sites of a language model; leave it out"
+        )
     source = cut_source(model, source, towers, config)
     selection = Selection.parse(config.tokens, config.per_sample, config.pool, config.seed)
     stored = Plan.load(Path(config.store) / PLAN) if (Path(config.store) / PLAN).is_file() else None
@@ -193,6 +198,7 @@ def _run(
     sink = WriterThread(store, extract.buffers, report, producer=producer)
     records: list[dict[str, Any]] = []
     batch: list[Encoded] = []
+    theirs: list[dict[str, Any]] = []  # the records of the batch
     rows = nbytes = 0
     try:
         with sink:
@@ -204,16 +210,24 @@ def _run(
                     report.skipped += 1
                 else:
                     batch.append(item)
+                    theirs.append(records[-1])
                 # A batch never crosses a part: whoever makes a part makes the same batches, hence bytes.
                 if batch and (last or len(batch) == report.batch_size):
                     begun = time.perf_counter()
-                    packed = extract(model.collate(batch))
+                    inputs = model.collate(batch)
+                    if config.generate:
+                        inputs, said = model.continued(inputs, config.generate)
+                        for i, one in enumerate(theirs):
+                            one["generated"] = {"ids": said.ids[i].tolist()}
+                            if said.texts is not None:
+                                one["generated"]["text"] = said.texts[i]
+                    packed = extract(inputs)
                     clock.forward += time.perf_counter() - begun
                     sink.write(part, packed)
                     rows += sum(len(p.rows) for p in packed)
                     nbytes += sum(p.nbytes for p in packed)
                     report.samples += len(batch)
-                    batch = []
+                    batch, theirs = [], []
                 if last:
                     sink.finish(part, records, extract.take_states())
                     records = []

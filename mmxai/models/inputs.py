@@ -75,7 +75,6 @@ class Encoded:
     picture. `index`: in the data set, set by the loader. `cut`: number of tokens the text had before
     truncation, else None. `prompt`: what the text became for a multimodal LLM, a placeholder for the picture
     in it. `placement`: where the picture's soft tokens are in the sequence, `[first, count]` runs.
-    `generated`: see FORMAT.md, Samples.
     """
 
     key: str
@@ -90,7 +89,6 @@ class Encoded:
     index: int | None = None
     prompt: str | None = None
     placement: list[list[int]] | None = None
-    generated: dict[str, Any] | None = None
 
     def at(self, index: int) -> Encoded:
         """This sample, known by its number in the data set."""
@@ -107,9 +105,10 @@ class Encoded:
         if self.size is not None:
             out["size"] = list(self.size)
             out["tiles"] = self.tiles
-        for name in ("prompt", "placement", "generated"):
-            if getattr(self, name) is not None:
-                out[name] = getattr(self, name)
+        if self.prompt is not None:
+            out["prompt"] = self.prompt
+        if self.placement is not None:
+            out["placement"] = self.placement
         if self.columns:
             out["columns"] = self.columns
         return out

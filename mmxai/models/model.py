@@ -17,7 +17,7 @@ from mmxai.errors import ArgumentError, RowSpaceError, UnknownSiteError
 from mmxai.models import arrange, modules, names
 from mmxai.models.adapter import BoundTower, Family
 from mmxai.models.feeds import Feeds
-from mmxai.models.generate import Generated, generate
+from mmxai.models.generate import Generated, continued, generate
 from mmxai.models.identity import identity_of
 from mmxai.models.inputs import Inputs
 from mmxai.models.intervene import intervene
@@ -165,7 +165,7 @@ class Model:
         """Which token types the rows of a space can have (padding aside); empty for pooled rows."""
         tower = self.towers.get(space)
         if self._splice is not None and space in ("text", "projector"):
-            return {"image", "text", "special", "generated"} if space == "text" else {"image"}
+            return {"image", "text", "special"} if space == "text" else {"image"}
         if tower is None:
             return {"patch"} if "x" in space.rpartition(".")[2] else set()
         return {"text", "special"} if tower.spec.input == "input_ids" else {"patch", *tower.spec.prefix}
@@ -297,8 +297,13 @@ class Model:
                 result.acts[request.site] = request.value if grad is True else request.value.detach()
         return result
 
-    def capture(self, inputs: Any, sites: str | Iterable[str]) -> tuple[Any, Batch]:
-        """Activations of one batch as rows `[N, D]`, padding dropped; all sites in one row space."""
+    def capture(self, inputs: Any, sites: str | Iterable[str], *, generate: int = 0) -> tuple[Any, Batch]:
+        """Activations of one batch as rows `[N, D]`, padding dropped; all sites in one row space.
+
+        generate: let the model go on greedily for so many tokens first, whose rows then follow each text's.
+        """
+        if generate:
+            inputs, _ = self.continued(inputs, generate)
         sites = self.resolve(sites)
         spaces = {self.space_of(s) for s in sites}
         if len(spaces) != 1:
@@ -328,9 +333,20 @@ class Model:
     def generate(self, prompts: Any, **options: Any) -> Generated:
         """Continue texts: prompts as `prepare` takes them; options are those of transformers' `generate`.
 
-        By default greedy, 32 new tokens. Raises ModelError of a model that generates no text.
+        By default greedy, 32 new tokens; a multimodal LLM says no placeholder of pictures. Raises
+        ModelError of a model that generates no text.
         """
         return generate(self, prompts, options)
+
+    def continued(self, inputs: Any, steps: int) -> tuple[Inputs, Generated]:
+        """Inputs with the tokens behind each text that the model says next, greedily, `steps` at most.
+
+        Their rows are of type `generated`, column `step` counting from 0; a text that ends earlier has fewer,
+        and none for the end token. One forward of them gives what the model computed while it generated.
+        """
+        if steps < 1:
+            raise ArgumentError(f"generate: got {steps} tokens, expected at least 1")
+        return continued(self, self.prepare(inputs), steps)
 
     def forward(
         self, tensors: Mapping[str, Any], only: AbstractSet[str] = frozenset(), **options: Any
@@ -352,8 +368,9 @@ class Model:
         for tower in active:
             kwargs.update(tower.spec.kwargs)
         kwargs.update(options)
-        if len(active) == 1 and len(self.towers) > 1 and active[0].spec.method:
-            return getattr(self.module, active[0].spec.method)(**kwargs)
+        alone = active[0].spec.method if len(active) == 1 else ""
+        if alone and (len(self.towers) > 1 or hasattr(self.module, alone)):
+            return getattr(self.module, alone)(**kwargs)
         return self.module(**kwargs)
 
     def arranged(self, inputs: Inputs) -> AbstractContextManager[None]:

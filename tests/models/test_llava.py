@@ -179,3 +179,67 @@ def test_a_forward_of_the_module_itself_cannot_be_edited(model):
 
 def test_the_language_tower_is_also_called_lm(model):
     assert model.resolve("lm.1.z") == ["text.1.z"] and model.resolve("projector") == ["projector"]
+
+
+def test_generated_texts_are_those_of_whole_forwards(model):
+    """Greedy by hand, one sample at a time and without a cache."""
+    inputs = model.prepare({**prompts(), "pixel_values": pixels(3)})
+    with torch.no_grad():
+        expected = []
+        for b in range(3):
+            one = inputs.take([b])
+            ids = one.tensors["input_ids"][:, : int(one.tensors["attention_mask"].sum())]
+            start = ids.shape[1]
+            for _ in range(5):
+                logits = model.module(input_ids=ids, pixel_values=one.tensors["pixel_values"]).logits
+                ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
+            expected.append(ids[0, start:].tolist())
+    got = model.generate(inputs, max_new_tokens=5, eos_token_id=-1)
+    assert [g.tolist() for g in got.ids] == expected
+
+
+def test_rows_of_what_was_generated(model):
+    inputs = model.prepare({**prompts(), "pixel_values": pixels(3)})
+    longer, made = model.continued(inputs, 4)
+    assert len(made.ids) == 3 and max(map(len, made.ids)) == 4
+    _, batch = model.capture(inputs, "text.1.resid_post", generate=4)
+    for b, n in enumerate((23, 21, 23)):
+        mine = batch.rows.table[batch.rows.sample == b]
+        said = mine[mine[:, 4] == TOKEN_CODES["generated"]]
+        assert said[:, 5].tolist() == made.ids[b].tolist()
+        assert said[:, 7].tolist() == list(range(len(said))) and said[0, 1] == n
+        assert said[:, [2, 3, 6]].eq(-1).all()
+    assert longer.tensors["input_ids"].shape[1] == batch.rows.position.max() + 1
+    # The same states as while it generated: those of the steps, one row each.
+    steps = []
+    with model.intervene({"text.1.resid_post": lambda x: steps.append(x.clone()) or x}):
+        model.generate(inputs.take([0]), max_new_tokens=4)
+    while_generating = torch.cat(steps[1:], 1)[0]
+    first = batch["text.1.resid_post"][batch.rows.sample == 0]
+    torch.testing.assert_close(first[23 : 23 + len(while_generating)], while_generating, rtol=1e-3, atol=1e-4)
+
+
+def test_an_edit_of_the_picture_holds_while_text_is_generated(model):
+    inputs = model.prepare({**prompts(), "pixel_values": pixels(3)})
+    seen = []
+
+    def blank(x):
+        seen.append(tuple(x.shape))
+        return torch.zeros_like(x)
+
+    with model.intervene({"projector": blank}):
+        edited = model.generate(inputs, max_new_tokens=4, eos_token_id=-1)
+    assert seen == [(3, 16, 32)]
+    with model.intervene({"text.0.resid_post": lambda x: seen.append(tuple(x.shape)) or x}):
+        model.generate(inputs, max_new_tokens=4, eos_token_id=-1)
+    assert seen[1:] == [(3, 23, 32)] + [(3, 1, 32)] * 3
+    # The same tokens by hand: the language model alone, with nothing where the picture was.
+    ids = inputs.tensors["input_ids"][:1]
+    embeds = model.module.get_input_embeddings()(ids).masked_fill((ids == IMAGE)[..., None], 0.0)
+    said = []
+    with torch.no_grad():
+        for _ in range(4):
+            state = model.module.model.language_model(inputs_embeds=embeds).last_hidden_state
+            said.append(int(model.module.lm_head(state[0, -1]).argmax()))
+            embeds = torch.cat([embeds, model.module.get_input_embeddings()(torch.tensor([[said[-1]]]))], 1)
+    assert edited.ids[0].tolist() == said
