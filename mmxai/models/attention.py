@@ -39,7 +39,7 @@ class Received(NamedTuple):
 
 class Call(NamedTuple):
     """What an attention function gets, and may be given instead: query `[B, heads, T, d]`, key and value `[B,
-    kv heads, K, d]`, mask `[B or 1, heads or 1, T, K]` (bool: may be read; float: added to the scores) or None.
+    kv heads, K, d]`, mask `[B or 1, heads or 1, T, K]` (bool: may be read; float: added to scores) or None.
 
     causal: with mask None, each query reads the keys up to its own place; else all.
     additive: the function wants masks to add (eager), not bool ones.
@@ -124,7 +124,7 @@ def handling(root: nn.Module, handlers: Mapping[nn.Module, Handler]) -> Iterator
     Raises ModelError of another implementation (flash attention takes no mask).
     """
     _register()
-    configs: dict[int, Any] = {id(c): c for c in (root.config, *(m.config for m in handlers))}  # type: ignore[misc]
+    configs: dict[int, Any] = {id(c): c for c in (root.config, *(m.config for m in handlers))}
     before = [(c, c._attn_implementation_internal) for c in configs.values()]
     ours = {"eager": _NAME, "sdpa": _SDPA, _NAME: _NAME, _SDPA: _SDPA, None: _NAME}
     if unknown := sorted({i for _, i in before if i not in ours}):

@@ -1,0 +1,1 @@
+"""Causal tracing: which states carry an answer."""
