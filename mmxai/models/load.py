@@ -278,9 +278,17 @@ def _explain(source: str, local: bool, error: Exception) -> str:
 
 
 def _load_processor(source: str, local: bool, revision: str | None) -> Any:
-    return _load_auto(
-        "AutoImageProcessor", "preprocessor_config.json", source, local, revision, backend="pil"
-    )
+    from transformers.utils import cached_file
+
+    # Transformers 5 keeps the image processor of a processor for both in that one's file.
+    file, joint = "preprocessor_config.json", "processor_config.json"
+    where: dict[str, Any] = {"local_files_only": local, "revision": revision or "main"}
+    if cached_file(source, file, _raise_exceptions_for_missing_entries=False, **where) is None:
+        found = cached_file(source, joint, _raise_exceptions_for_missing_entries=False, **where)
+        if found is None or "image_processor" not in json.loads(Path(found).read_text()):
+            return None
+        file = joint
+    return _load_auto("AutoImageProcessor", file, source, local, revision, backend="pil")
 
 
 def _load_tokenizer(source: str, local: bool, revision: str | None) -> Any:
