@@ -102,7 +102,7 @@ def check(model: Model, inputs: Any = None, *, budget: float = 40.0) -> CheckRep
         run = model.run(given, capture=sites)
     for tower in model.towers.values():
         if tower.spec.input in given.tensors:
-            own = {s: x for s, x in run.acts.items() if _tower(model, s) == tower.name}
+            own = {s: x for s, x in run.acts.items() if model.space_of(s).split(".")[0] == tower.name}
             tables = {s: run.rows[model.space_of(s)] for s in own}
             if tower.tile:
                 own, tables = _by_tile(tower, own, tables)
