@@ -103,7 +103,7 @@ def _live(config: Config) -> Looked:
         raise ArgumentError(
             f"got --model or --data, and {config.source}, which is no store, expected a store or content"
         )
-    given = _content(config)
+    given, named = _content(config)
     bank, options = config.lens.bank(), config.lens
     model = load_model(config.source, device=config.device)
     unembed = unembedding(model, options.tower, bank)
@@ -117,6 +117,9 @@ def _live(config: Config) -> Looked:
     between = None
     if options.transfer and len(found.stream()) > 1:
         between = transfer(model, given, sites=sites, unembed=unembed)
+    for sample, name in enumerate(named):
+        if name and sample in found.samples:
+            found.samples[sample]["key"] = name
     images = [one.get("image") for one in given]
     return found, between, (lambda sample: images[sample]) if any(images) else None
 
@@ -169,8 +172,9 @@ def _is_store(config: Config) -> bool:
     return config.source.rstrip("/").endswith(".zarr") or (path / "zarr.json").is_file()
 
 
-def _content(config: Config) -> list[dict[str, Any]]:
-    """Samples of the content: a picture, texts, or a picture with each text that follows it."""
+def _content(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
+    """Samples of the content, a picture, texts, or a picture with each text that follows it; their pictures'
+    names."""
     from PIL import Image, UnidentifiedImageError
 
     if not config.content:
@@ -179,24 +183,28 @@ def _content(config: Config) -> list[dict[str, Any]]:
             "a question (a store would end in .zarr)"
         )
     found: list[dict[str, Any]] = []
+    named: list[str] = []
     picture: Any = None
-    used = True
+    name, used = "", True
     for given in config.content:
         path = Path(given)
         if path.suffix.lower() in _PICTURES and not any(c.isspace() for c in path.suffix):
             if not used:
                 found.append({"image": picture})
+                named.append(name)
             try:
-                picture, used = Image.open(_there(path)).convert("RGB"), False
+                picture = Image.open(_there(path)).convert("RGB")
             except UnidentifiedImageError as error:
                 raise DataError(f"{path}: is no picture ({error})") from error
+            name, used = path.name, False
             continue
         texts = [given]
         if path.suffix == ".txt":
             texts = [t for t in _there(path).read_text(encoding="utf-8").splitlines() if t.strip()]
         found += [{"text": t} if picture is None else {"image": picture, "text": t} for t in texts]
+        named += [name] * len(texts)
         used = True
-    return found if used else [*found, {"image": picture}]
+    return (found, named) if used else ([*found, {"image": picture}], [*named, name])
 
 
 def _there(path: Path) -> Path:

@@ -11,8 +11,9 @@ from mmxai.errors import ArgumentError, DataError
 @dataclass
 class LensConfig:
     sites: tuple[str, ...] = ()
-    """States to look at: globs of resid_pre, resid_mid, resid_post, attn_out, mlp_out, ln_final, and z for
-    every single head. Default: the residual stream of every block."""
+    """States to look at: globs of resid_pre, resid_mid, resid_post, attn_out, mlp_out, ln_final, z for every
+    single head, and v for what attention hands on. Default: the residual stream of every block; of a CLIP's
+    pictures also v."""
     tower: str | None = None
     """Whose end is the lens; default: text of a language model, vision of a CLIP."""
     k: int = 5

@@ -46,7 +46,8 @@ def lens(
     """The logit lens (nostalgebraist 2020) on a running model: states through final norm and unembedding.
 
     inputs: what `model.prepare` takes; samples given as they are run `batch` at a time. sites: default the
-    residual stream of every block, from what enters the first; `z` stands for every single head. tower:
+    residual stream of every block, from what enters the first (of a CLIP's pictures also the values `v`);
+    `z` stands for every single head. tower:
     whose, by default the text tower of a language model, the vision tower of a CLIP. texts: of a CLIP the
     bank, texts or their embeddings. targets: "next", or tokens (texts of the bank, or numbers) of all
     samples, or sample -> tokens. unembed: another end than the model's own. translator: see `Translator`.
@@ -142,7 +143,7 @@ def chosen_states(
     source: Source, unembed: Unembedding, sites: str | Sequence[str] | None
 ) -> tuple[list[State], str]:
     """The states of `sites` (default: of the stream), and their row space, which must be one."""
-    found = source.resolve(sites or default_sites(source.widths, unembed.tower))
+    found = source.resolve(sites or default_sites(source.widths, unembed))
     states = states_of(found, source.widths, unembed, source.model)
     spaces = sorted({source.space_of(s.site) for s in states})
     if len(spaces) > 1:
@@ -150,8 +151,10 @@ def chosen_states(
     return states, spaces[0]
 
 
-def default_sites(sites: Mapping[str, int], tower: str) -> list[str]:
-    """What enters the first block, and what leaves each."""
+def default_sites(sites: Mapping[str, int], unembed: Unembedding) -> list[str]:
+    """What enters the first block, and what leaves each; of a CLIP's pictures also the values, by which its
+    patches reach the class token: their own states are made for no text."""
+    tower = unembed.tower
     every = [s for s in sites if s.startswith(f"{tower}.") and s.endswith(".resid_post")]
     first = f"{tower}.0.resid_pre"
     found = [*([first] if first in sites else []), *every]
@@ -160,6 +163,8 @@ def default_sites(sites: Mapping[str, int], tower: str) -> list[str]:
             f"lens: got no {tower}.*.resid_post among {len(sites)} sites ({', '.join(list(sites)[:4])} ...), "
             "expected some, or sites= that say what to look at"
         )
+    if unembed.bank is not None and tower == "vision":
+        found += [s for s in sites if s.startswith(f"{tower}.") and s.endswith(".v")]
     return found
 
 

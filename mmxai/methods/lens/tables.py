@@ -34,11 +34,13 @@ def positions_table(result: LensResult, sample: int, width: int = 120) -> str:
 
 
 def cells_table(result: LensResult, sample: int, most: int = 4) -> str:
-    """A line a state, the last on top: what comes first in most cells of a sample's pictures."""
+    """A line a state (values, where they were looked at), the last on top: what comes first in most cells
+    of a sample's pictures."""
     at = result.of_sample(sample)
     at = at[result.rows[at, 2].numpy() >= 0]
     lines = []
-    for s in reversed(result.stream() or range(len(result.states))):
+    values = [i for i, s in enumerate(result.states) if s.endswith(".v")]
+    for s in reversed(values or result.stream() or range(len(result.states))):
         counts = Counter(result.ids[s, at, 0].tolist())
         said = ", ".join(
             f"{shown(result.name(i), 24)} {n / len(at):.0%}" for i, n in counts.most_common(most)

@@ -61,8 +61,8 @@ def lens_page(
 
 def _called(found: LensResult, sample: int) -> str:
     known = found.samples.get(sample, {})
-    text = " ".join((known.get("text") or known.get("key") or "").split())
-    return f"{sample}: {text[:60]}" if text else f"sample {sample}"
+    said = " ".join(f"{known.get('key') or ''} {known.get('text') or ''}".split())
+    return f"{sample}: {said[:60]}" if said else f"sample {sample}"
 
 
 def _curve(found: LensResult, figure: str) -> dict[str, Any]:

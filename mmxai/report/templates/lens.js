@@ -1,6 +1,8 @@
 const get = id => document.getElementById(id), svg = "http://www.w3.org/2000/svg";
 const make = (name, parent, text) => { const e = parent.appendChild(document.createElement(name)); if (text !== undefined) e.textContent = text; return e };
-const colours = [...Array(10).keys()].map(i => `hsl(${(i * 137.5 + 20) % 360} 68% 52%)`);
+const palette = [...Array(10).keys()].map(i => `hsl(${(i * 137.5 + 20) % 360} 68% 52%)`);
+// A token that is the name of a colour is shown in it.
+const named = token => token.toLowerCase().split(/[^a-z]+/).find(word => word && CSS.supports("color", word));
 const blank = text => text.replace(/\n/g, "⏎").replace(/\t/g, "→").replace(/^ | $/g, "·") || "·";
 const kindOf = state => state.split(".").slice(2).join(".").replace(/^z\.\d+$/, "z") || state;
 const bare = state => state.replace(/^[^.]*\./, "");
@@ -17,7 +19,8 @@ if (stream.some(i => kinds.get(kindOf(data.states[i]))?.includes(i))) {
   ["resid_pre", "resid_mid", "resid_post"].forEach(kind => kinds.delete(kind));
   make("option", get("kind"), "residual stream").value = "stream";
 }
-kinds.forEach((_, name) => make("option", get("kind"), name).value = name);
+kinds.forEach((_, name) => make("option", get("kind"), name === "v" ? "values" : name).value = name);
+if (kinds.has("v") && data.samples.some(one => one.images.length)) get("kind").value = "v";
 get("kinds").hidden = get("kind").options.length < 2;
 const shown = () => get("kind").value === "stream" || !get("kind").value ? stream : kinds.get(get("kind").value);
 
@@ -69,7 +72,7 @@ const drawTable = () => {
   get("table").replaceChildren(table);
   table.className = "lens";
   const head = make("tr", make("thead", table)), body = make("tbody", table);
-  make("th", head);
+  make("th", head, "reads");
   columns.forEach(n => make("th", head, now.rows[n][0] < 0 ? now.types[now.rows[n][1]] : blank(now.names[now.rows[n][0]])).dataset.row = n);
   [...shown()].reverse().forEach(s => {
     const line = make("tr", body);
@@ -95,7 +98,7 @@ const drawMaps = () => {
   const counts = new Map(), cells = now.rows.map((row, n) => n).filter(n => now.rows[n][2] >= 0 && now.rows[n][3] >= 0);
   // A token keeps its colour over blocks: by how often it comes first in any of them.
   states.forEach(i => cells.forEach(n => counts.set(now.top[i][n][0], (counts.get(now.top[i][n][0]) || 0) + 1)));
-  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a)), colour = new Map(order.slice(0, 10).map((t, i) => [t, colours[i]]));
+  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a)), colour = new Map(order.slice(0, 10).map((t, i) => [t, named(now.names[t]) || palette[i]]));
   const tokens = get("colour").value === "p";
   get("maps").replaceChildren();
   now.images.forEach(tile => {
