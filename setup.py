@@ -31,7 +31,7 @@ GPUS = ("80", "90", "100")  # Ampere, Hopper, Blackwell
 def cpu_extension(name: str, flags: list[str]) -> Extension:
     return Extension(
         f"mmxai.{name}",
-        ["csrc/bind/cpu.cpp", "csrc/bind/codes.cpp", "csrc/bind/dissect.cpp"],
+        ["csrc/bind/cpu.cpp", "csrc/bind/codes.cpp", "csrc/bind/dissect.cpp", "csrc/bind/unembed.cpp"],
         define_macros=[("MMXAI_MODULE", name)],
         extra_compile_args=[*CPU_FLAGS, *flags],
         extra_link_args=["-pthread"],

@@ -29,8 +29,9 @@ T* tensor(const py::object& object, std::initializer_list<int64_t> shape) {
   return array.mutable_data();
 }
 
-// The ops of codes.cpp and dissect.cpp.
+// The ops of codes.cpp, dissect.cpp and unembed.cpp.
 void codes(py::module_& m);
 void dissect(py::module_& m);
+void unembed(py::module_& m);
 
 }  // namespace mmxai::bind

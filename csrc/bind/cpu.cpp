@@ -285,4 +285,5 @@ PYBIND11_MODULE(MMXAI_MODULE, m) {
         py::arg("values"), py::arg("indices"), py::arg("threads"));
   mmxai::bind::codes(m);
   mmxai::bind::dissect(m);
+  mmxai::bind::unembed(m);
 }

@@ -19,6 +19,11 @@ inline int32_t order_of(uint32_t u) {
   return static_cast<int32_t>(u < 0x80000000 ? size : 0 - size);
 }
 
+inline float value_of(int32_t order) {
+  const auto u = static_cast<uint32_t>(order);
+  return float_of(order < 0 ? (0 - u) | 0x80000000u : u);
+}
+
 MMXAI_INLINE Ints order_lanes(Words u) {
   const Ints size = (Ints)(u & all(0x7FFFFFFFu)), negative = (Ints)u >> 31;
   const Ints nan = size > all(int32_t{0x7F800000});
@@ -31,8 +36,16 @@ class Selection {
  public:
   static int64_t room(int64_t k) { return 2 * k + kLanes; }
 
-  Selection(uint64_t* held, int64_t k) : held_(held), k_(k) {}
+  // Where a selection that is interrupted stands.
+  struct Mark {
+    int32_t count, last, cut;
+  };
 
+  Selection(uint64_t* held, int64_t k) : held_(held), k_(k) {}
+  Selection(uint64_t* held, int64_t k, const Mark& mark)
+      : held_(held), k_(k), count_(mark.count), last_(mark.last), cut_(mark.cut) {}
+
+  Mark mark() const { return {static_cast<int32_t>(count_), last_, cut_}; }
   bool begun() const { return cut_; }
   int32_t last() const { return last_; }
   void add(int64_t index, int32_t order) {
@@ -48,12 +61,20 @@ class Selection {
   }
   // The k best indices, best first.
   void write(int32_t* indices) {
-    if (count_ > k_) std::nth_element(held_, held_ + k_ - 1, held_ + count_, std::greater<>());
-    std::sort(held_, held_ + k_, std::greater<>());
+    sort();
     for (int64_t i = 0; i < k_; ++i) indices[i] = static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(held_[i]));
+  }
+  // The same with their values, of which a NaN is any NaN and a zero is 0.0.
+  void write(int32_t* indices, float* values) {
+    write(indices);
+    for (int64_t i = 0; i < k_; ++i) values[i] = value_of(static_cast<int32_t>((held_[i] >> 32) ^ 0x80000000u));
   }
 
  private:
+  void sort() {
+    if (count_ > k_) std::nth_element(held_, held_ + k_ - 1, held_ + count_, std::greater<>());
+    std::sort(held_, held_ + k_, std::greater<>());
+  }
   uint64_t* held_;
   const int64_t k_;
   int64_t count_ = 0;

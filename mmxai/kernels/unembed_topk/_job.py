@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+TIE = 2.0**-23
+"""Times |state| |weight row| (and |bias|, and 4 softcap): what float32 loses of a logit. Logits so near to
+each other are equal."""
+
 
 @dataclass(frozen=True)
 class UnembedTopk:
@@ -43,25 +47,33 @@ class Job:
     final: torch.Tensor | None
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 `[n, V]` of rows `x` `[n, D]`: softcap tanh((scale x . weight + bias) / softcap)."""
-        logits = x.float() @ self.weight.float().T
-        logits = logits if self.scale == 1 else logits * self.scale
-        logits = logits if self.bias is None else logits + self.bias
+        """float32 `[n, V]` of rows `x` `[n, D]`."""
+        return self.settled(x.float() @ self.weight.float().T, self.bias)
+
+    def settled(self, products: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Logits of products: softcap tanh((scale product + bias) / softcap)."""
+        logits = products if self.scale == 1 else products * self.scale
+        logits = logits if bias is None else logits + bias
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
-    def finals(self, rows: slice | torch.Tensor) -> torch.Tensor:
+    def finals(self, rows: slice) -> torch.Tensor:
         """`[n, D]`: the states whose distributions those rows' are compared with."""
         if self.reference is None:
             raise ValueError("this job compares with nothing")
         return (self.states if self.final is None else self.final)[self.reference[rows]]
 
-    def sizes(self, rows: slice | torch.Tensor) -> torch.Tensor:
-        """`[n, T]`: |scale| |state| |weight row of the target|."""
-        lengths = torch.linalg.vector_norm(self.states[rows].float(), dim=1, keepdim=True)
-        targets = self.targets[rows].clamp(min=0)
-        weights = (
-            torch.stack([torch.linalg.vector_norm(self.weight[t].float(), dim=1) for t in targets.T], 1)
-            if targets.shape[1]
-            else lengths[:, :0]
-        )
-        return abs(self.scale) * lengths * weights
+    def wanted(self, rows: slice | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The targets' logits, and what another must pass to be larger, both float32 `[n, T]`."""
+        states, targets = self.states[rows].float(), self.targets[rows]
+        logits, floors = torch.empty((2, *targets.shape), device=states.device)
+        sizes = torch.linalg.vector_norm(states, dim=1) * (TIE * abs(self.scale))
+        for t, ids in enumerate(targets.clamp(min=0).T):  # one by one: [n, T, D] may be much
+            weight = self.weight[ids].float()
+            lost = sizes * torch.linalg.vector_norm(weight, dim=1) + TIE * 4 * (self.softcap or 0)
+            bias = None if self.bias is None else self.bias[ids]
+            if bias is not None:
+                lost += TIE * bias.abs().nan_to_num(posinf=0)
+            logits[:, t] = self.settled((states * weight).sum(1), bias)
+            floors[:, t] = logits[:, t] + lost
+        missing = targets < 0
+        return logits.masked_fill(missing, torch.nan), floors.masked_fill(missing, torch.nan)

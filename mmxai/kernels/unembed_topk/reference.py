@@ -8,8 +8,6 @@ from mmxai.kernels.topk_rows import topk_rows
 from mmxai.kernels.unembed_topk._job import Job, UnembedTopk
 
 ROWS = 64
-TIE = 2.0**-23
-"""Times |state| |weight row|: what float32 loses of a logit. Logits so near to each other are equal."""
 
 
 def supports(job: Job, k: int) -> str | None:
@@ -26,10 +24,8 @@ def unembed_topk(job: Job, out: UnembedTopk, threads: int) -> None:
         logs = logits - norm
         out.logsumexp[rows] = norm[:, 0]
         out.entropy[rows] = -_expected(logs, logs)
-        near = TIE * job.sizes(rows)
-        targets = job.targets[rows].clamp(min=0)
-        wanted = logits.gather(1, targets).masked_fill(job.targets[rows] < 0, torch.nan)
-        larger = (logits[:, None] > (wanted + near)[:, :, None]).sum(2)
+        wanted, floors = job.wanted(rows)
+        larger = (logits[:, None] > floors[:, :, None]).sum(2)
         out.target_logits[rows] = wanted
         out.target_ranks[rows] = larger.masked_fill(wanted.isnan(), -1)
         if out.kl is not None:
