@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,32 +127,57 @@ def attribute(
     chosen = model.resolve(sites)
     if not chosen or len({model.space_of(s) for s in chosen}) != 1:
         raise ArgumentError(f"attribute: got sites {chosen}, expected some of one tower's row space")
-    patterns = _patterns(model, chosen) if correct else {}
     needed = list(getattr(metric, "needs", ()))
-    captured = [*dict.fromkeys([*chosen, *patterns.values()])]
+    run = model.run(source, capture=[*chosen, *needed], edit=source_edit)
+    other = metric(run, source).detach().float().cpu()
+    states = {site: run.acts[site] for site in chosen}
+    base, effects, corrected = effects_of(model, into, metric, states, edit=into_edit, correct=correct)
+    arrays = {site: effect.cpu().numpy() for site, effect in effects.items()}
+    return Attribution(base.numpy(), other.numpy(), arrays, corrected)
+
+
+def effects_of(
+    model: Model,
+    into: Inputs,
+    metric: Metric,
+    states: Mapping[str, torch.Tensor],
+    *,
+    edit: Mapping[str, Edit | Sequence[Edit]] | None = None,
+    correct: bool = True,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], list[str]]:
+    """The metric of the run of `into`, float32 `[samples]`; site -> effects `[B, rows, units]` of putting
+    `states` `[B, T, D]` in; the sites whose patterns were computed. See `attribute`."""
+    patterns = _patterns(model, states) if correct else {}
+    needed = list(getattr(metric, "needs", ()))
+    captured = [*dict.fromkeys([*states, *patterns.values()])]
+    effects: dict[str, torch.Tensor] = {}
     with _short(model, into, bool(patterns)):
-        with attention.receiving() as theirs:
-            run = model.run(source, capture=[*captured, *needed], edit=source_edit)
-        other = metric(run, source).detach().float().cpu()
-        states = {site: run.acts[site] for site in chosen}
+        theirs: dict[torch.nn.Module, attention.Received] = {}
+        if patterns:
+            # All queries and keys at once: whatever else this run does, its attention gets them rotated.
+            put = {site: partial(_become, states[site]) for site in patterns}
+            with attention.receiving() as theirs:
+                model.run(into, capture=list(patterns.values()), edit=put, stop=True)
         with attention.receiving() as ours:
-            run = model.run(into, capture=[*captured, *needed], edit=into_edit, grad=True)
+            run = model.run(into, capture=[*captured, *needed], edit=edit, grad=True)
         base, grads = gradients_of(run, into, metric, captured)
-    effects: dict[str, np.ndarray] = {}
-    for site in chosen:
+    for site, state in states.items():
         heads = model.heads_of(site) or 1
         if site in patterns:
             at = patterns[site]
             module = model.point_of(at).module
-            change = _through_pattern(
+            effects[site] = _through_pattern(
                 site.rpartition(".")[2], _unpadded(run.acts[at], ours[module]),
                 _unpadded(grads[at], ours[module]), ours[module], theirs[module], heads,
             )  # fmt: skip
         else:
-            product = (states[site].float() - run.acts[site].detach().float()) * grads[site].float()
-            change = product.unflatten(-1, (heads, -1)).sum(-1)
-        effects[site] = change.cpu().numpy()
-    return Attribution(base.numpy(), other.numpy(), effects, list(patterns))
+            product = (state.float() - run.acts[site].detach().float()) * grads[site].float()
+            effects[site] = product.unflatten(-1, (heads, -1)).sum(-1)
+    return base, effects, list(patterns)
+
+
+def _become(value: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return value
 
 
 def gradients_of(
@@ -173,7 +199,7 @@ def gradients_of(
     return value.detach().float().cpu(), found
 
 
-def _patterns(model: Model, sites: Sequence[str]) -> dict[str, str]:
+def _patterns(model: Model, sites: Iterable[str]) -> dict[str, str]:
     """Of queries and keys the pattern that they make, where the model's attention shows it."""
     known = model.sites()
     made = {s: f"{s.rpartition('.')[0]}.pattern" for s in sites if s.rpartition(".")[2] in ("q", "k")}
