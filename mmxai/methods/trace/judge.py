@@ -24,6 +24,11 @@ class Judge(Protocol):
 
     samples: int
 
+    @property
+    def metric(self) -> Metric:
+        """(run, inputs) -> float `[copies * samples]`, differentiable."""
+        ...
+
     def plain(
         self, model: Model, inputs: Inputs, edit: Edits, capture: Sequence[str]
     ) -> tuple[torch.Tensor, Run]:

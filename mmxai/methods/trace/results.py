@@ -40,6 +40,7 @@ class TraceResult(Result):
     clean). other: of the run that values come from (NaN where they come from no run). prompt, draw: int
     `[samples]`, of which prompt a sample is and with which draw of the corruption. spans: their names.
     how: the path each cell took, and why not the quick one where it did not; forwards: batches that ran.
+    estimated: bool `[cells]`, cells whose values were not run but estimated (`Prefiltered`); None: none.
     """
 
     metric: str
@@ -57,6 +58,7 @@ class TraceResult(Result):
     how: dict[str, str] = field(default_factory=dict)
     forwards: int = 0
     seconds: float = 0.0
+    estimated: np.ndarray | None = None
 
     @property
     def effect(self) -> np.ndarray:
@@ -169,6 +171,7 @@ class TraceResult(Result):
                 "kind": c.kind, "block": c.block, "window": c.window, "span": self.spans[c.span],
                 "heads": None if c.heads is None else list(c.heads), "value": value[i],
                 "effect": effect[i], "recovered": recovered[i],
+                "estimated": self.estimated is not None and bool(self.estimated[i]),
             }
             for i, c in enumerate(self.cells)
         ]  # fmt: skip

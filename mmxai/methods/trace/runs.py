@@ -33,7 +33,7 @@ class Runs:
         self.study, self.samples = study, list(samples)
         self.forwards = 0
         self.sites = sorted({s for c in study.cells for s in c.sites(study.tower)})
-        study.values.measure(study.model, study.clean, study._chunks, self.sites)
+        study.values.measure(study.model, study.clean, study.chunks, self.sites)
         clean = some(study.clean, samples)
         corrupted = None if study.corruption is None else study.corruption(study.model, clean, samples)
         self.draws = 1 if corrupted is None else corrupted.draws

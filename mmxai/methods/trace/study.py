@@ -75,7 +75,7 @@ class Study:
         return 1 if self.corruption is None else self.corruption.draws
 
     @cached_property
-    def _chunks(self) -> list[list[int]]:
+    def chunks(self) -> list[list[int]]:
         """The samples, as many at a time as the budget lets their states be held: half of it."""
         each = Runs.bytes_of_a_sample(self)
         most = int(self.budget / 2 // each)
@@ -92,7 +92,7 @@ class Study:
     @cached_property
     def _first(self) -> Runs:
         """The first chunk's clean and corrupted runs."""
-        return Runs(self, self._chunks[0])
+        return Runs(self, self.chunks[0])
 
     def predict(self) -> Predicted:
         """Runs the first samples clean and corrupted, whose states `run` then uses."""
@@ -122,8 +122,8 @@ class Study:
         began = time.perf_counter()
         parts, forwards, done = [], 0, 0
         how: dict[str, str] = {}
-        total = len(self.cells) * len(self._chunks)
-        for number, samples in enumerate(self._chunks):
+        total = len(self.cells) * len(self.chunks)
+        for number, samples in enumerate(self.chunks):
             runs = self._first if number == 0 else Runs(self, samples)
             batches = Batches(runs, quick=method == "quick")
             value = np.empty((len(self.cells), runs.count))
