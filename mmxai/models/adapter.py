@@ -86,14 +86,16 @@ class Tower:
     roots: paths from the loaded object to the tower, tried in order; `marker` is a submodule that only
         this tower has. blocks: path of the block list. taps are in the order in which they fire.
     dims: (tower's config, whole config) -> sizes. config: name of the tower's own config, if it has one.
-    input: our name of the tensor that feeds the tower. method: the method of a two-tower model that runs
-        this tower alone. prefix: token types before the grid (vision). kwargs: passed to every forward.
+    input: our name of the tensor that feeds the tower. method: the method (or submodule) of a larger model
+        that runs this tower alone. prefix: token types before the grid (vision). kwargs: passed to every
+        forward.
     arguments: for models whose forward names its inputs differently, our name -> theirs; nothing else is
         passed on then.
     fill: every text is padded to the whole context and the model reads its padding like any token (SigLIP):
         our texts come without a mask.
     readout: how an output is made of the stream, where it is by a norm and a matrix.
     beside: taps behind the tower that are no part of it: each is a site and a row space of its own name.
+    length: rows of a sample to reckon with where the config sets no limit (relative positions).
     """
 
     name: Literal["vision", "text"]
@@ -114,6 +116,7 @@ class Tower:
     readout: ReadOut | None = None
     fill: bool = False
     beside: Mapping[str, Tap] = field(default_factory=dict)
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,8 @@ class BoundTower:
 
 def _length(spec: Tower, config: Any) -> int:
     """The most rows a sample has, as the config says."""
+    if spec.length is not None:
+        return spec.length
     if spec.input == "input_ids":
         positions = config.max_position_embeddings
         # RoBERTa's positions start behind the padding id.

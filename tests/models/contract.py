@@ -57,7 +57,8 @@ def rope(x: torch.Tensor, theta: float, part: float = 1.0) -> torch.Tensor:
 
 @dataclass
 class Block:
-    """A block as functions of the weights. `residual`: as in `mmxai.models.adapter.Family`."""
+    """A block as functions of the weights. `residual`: as in `mmxai.models.adapter.Family`. `only`: bool `[B, T,
+    T]`, the keys that its queries may read at most."""
 
     heads: int
     q: Any
@@ -76,7 +77,9 @@ class Block:
     scale: float | None = None
     softcap: float | None = None
     window: int | None = None
+    only: torch.Tensor | None = None
     residual: str = "sequential"
+    bias: torch.Tensor | None = None  # added to the scores, `[heads, T, T]`
 
 
 def run_block(x: torch.Tensor, b: Block, allowed: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -97,9 +100,13 @@ def run_block(x: torch.Tensor, b: Block, allowed: torch.Tensor) -> dict[str, tor
     scores = q @ k.transpose(-1, -2) * (b.scale or 1 / math.sqrt(head_dim))
     if b.softcap:
         scores = torch.tanh(scores / b.softcap) * b.softcap
+    if b.bias is not None:
+        scores = scores + b.bias
     steps = torch.arange(x.shape[1])
     if b.window:
         allowed = allowed & (steps[:, None] - steps[None, :] < b.window)
+    if b.only is not None:
+        allowed = allowed & b.only
     pattern = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(-1).nan_to_num()
     z = (pattern @ v).transpose(1, 2).flatten(-2)
     attn = (b.after_attn or same)(b.o(z))
@@ -130,6 +137,8 @@ class Reference:
     blocks: list[Block]
     end: Any = field(default=lambda x: {})
     causal: bool = True
+    also: torch.Tensor | bool = False
+    """bool `[B, T, T]`: what is read beside what causal attention reads."""
 
 
 def run_reference(ref: Reference, keys: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -139,7 +148,7 @@ def run_reference(ref: Reference, keys: torch.Tensor) -> dict[str, torch.Tensor]
     steps = torch.arange(length)
     allowed = keys[:, None, :] & torch.ones(length, length, dtype=torch.bool)
     if ref.causal:
-        allowed = allowed & (steps[:, None] >= steps[None, :])
+        allowed = allowed & ((steps[:, None] >= steps[None, :]) | ref.also)
     sites = {f"{ref.tower}.embed": embed}
     for i, block in enumerate(ref.blocks):
         done = run_block(x, block, allowed)
@@ -195,6 +204,10 @@ class AdapterTests:
         own = {k: v for k, v in tensors.items() if (k == "pixel_values") == (tower.name == "vision")}
         return method(**own, output_hidden_states=True).hidden_states
 
+    def arranged(self, site: str, value: torch.Tensor, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """A reference's value by samples, `[B, T, D]`, where the reference computes tile by tile."""
+        return value
+
     @pytest.fixture
     def module(self) -> nn.Module:
         torch.manual_seed(1)
@@ -214,6 +227,16 @@ class AdapterTests:
     def image(self, size: int = 16) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
         return {"pixel_values": torch.randn(3, 3, size, size)}
+
+    step = 1e-3
+
+    def doubled(self, module: nn.Module) -> nn.Module:
+        """A copy in float64, for finite differences of `step`."""
+        return copy.deepcopy(module).double()
+
+    def skipping(self, x):
+        """What a block that does nothing returns."""
+        return x
 
     def keep(self, model, run, site: str) -> torch.Tensor:
         return run.rows[model.space_of(site)][..., KIND] != TOKEN_CODES["pad"]
@@ -237,9 +260,9 @@ class AdapterTests:
         seen = set()
         for ref in self.references(module, tensors):
             mask = tensors.get("attention_mask") if ref.tower == "text" else None
-            length = run.acts[f"{ref.tower}.0.resid_pre"].shape[1]
-            keys = torch.ones(3, length, dtype=torch.bool) if mask is None else mask.bool()
             with torch.no_grad():
+                shape = ref.start()[1].shape[:2]
+                keys = torch.ones(shape, dtype=torch.bool) if mask is None else mask.bool()
                 expected = run_reference(ref, keys)
             for site, value in expected.items():
                 got = run.acts[site]
@@ -248,6 +271,7 @@ class AdapterTests:
                     got = got.unflatten(-1, (heads, -1))
                     assert not got[..., n:].any()
                     got, value = got[..., :n].flatten(-2), value.transpose(1, 2).flatten(-2)
+                value = self.arranged(site, value, tensors)
                 keep = self.keep(model, run, site)
                 close(got[keep], value[keep])
                 seen.add(site)
@@ -338,7 +362,7 @@ class AdapterTests:
 
     def test_gradients_equal_finite_differences(self, module):
         # Norms and softmax compute in float32 whatever the dtype, so steps must not be too small.
-        double = load_model(copy.deepcopy(module).double())
+        double = load_model(self.doubled(module))
         tensors = self.tensors()
 
         def metric(out):
@@ -353,7 +377,7 @@ class AdapterTests:
             site = f"{tower}.1.{kind}"
             if site not in run.grads:
                 continue
-            step = torch.randn_like(run.acts[site]) * 1e-3
+            step = torch.randn_like(run.acts[site]) * self.step
             up = metric(double.run(tensors, edit={site: lambda x, step=step: x + step}).out)
             down = metric(double.run(tensors, edit={site: lambda x, step=step: x - step}).out)
             expected = (run.grads[site] * step).sum() * 2
@@ -380,7 +404,7 @@ class AdapterTests:
     def test_a_site_that_does_not_run_is_an_error(self, model, module):
         tower = next(iter(model.towers.values()))
         block = module.get_submodule(tower.path).get_submodule(tower.spec.blocks)[1]
-        block.forward = lambda x, *args, **kwargs: x
+        block.forward = lambda x, *args, **kwargs: self.skipping(x)
         with pytest.raises(SiteNotFiredError, match=r"1\.z"):
             model.run(self.tensors(), capture=f"{tower.name}.1.z")
         del block.forward
