@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmxai.errors import ArgumentError, ModelError
-from mmxai.methods.trace.edges import edges
+from mmxai.methods.trace.edge_attribution import edges
 from mmxai.methods.trace.path_patching import patch_paths
 from mmxai.models import load_model
 from tests.models.contract import count_hooks, shake
