@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, SiglipVisionConfig
 
 from .contract import Block, Reference, layer_norm, linear, rms_norm, rope
 
@@ -89,3 +89,32 @@ def projected(module, states: torch.Tensor) -> torch.Tensor:
     """The projector of LLaVA, of states `[..., D]`."""
     p = module.multi_modal_projector
     return linear(p.linear_2)(F.gelu(linear(p.linear_1)(states)))
+
+
+def siglip_config(**changes) -> SiglipVisionConfig:
+    given = {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return SiglipVisionConfig(
+        **given | {"image_size": 16, "patch_size": 4, "vision_use_head": False} | changes
+    )
+
+
+def siglip_reference(vision, pixels: torch.Tensor) -> Reference:
+    """Of pictures `[tiles, 3, H, W]`; as CLIP's without class token and first norm."""
+    like = clip_reference(vision, pixels)
+    for block in like.blocks:
+        block.act = lambda x: F.gelu(x, approximate="tanh")
+
+    def start():
+        e = vision.embeddings
+        stride = vision.config.patch_size
+        patches = F.conv2d(pixels, e.patch_embedding.weight, e.patch_embedding.bias, stride=stride)
+        x = patches.flatten(2).transpose(1, 2) + e.position_embedding.weight
+        return x, x
+
+    return Reference(
+        "vision",
+        start,
+        like.blocks,
+        lambda x: {"ln_final": layer_norm(vision.post_layernorm)(x)},
+        causal=False,
+    )

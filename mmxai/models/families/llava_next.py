@@ -1,8 +1,8 @@
 """LLaVA-NeXT and LLaVA-OneVision: the whole picture small, then crops of it at full size.
 
-Tile 0 of a sample is the whole picture, tiles 1 to n the crops, row by row. In the text the crops' cells stand
-together as one large grid, without the cells that show padding alone, and behind each of its rows a newline,
-which is no cell (x -1). Where OneVision shrinks that grid, its cells are those of one more tile.
+Tile 0 of a sample is the whole picture, tiles 1 to n the crops, row by row. In the text the crops' cells
+stand together as one large grid, without the cells that show padding alone, and behind each of its rows a
+newline, which is no cell (x -1). Where OneVision shrinks that grid, its cells are those of one more tile.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _packed(crops: Crops, count: int) -> torch.Tensor:
 def extents(config: Any, tensors: Mapping[str, torch.Tensor]) -> list[Extent]:
     if "image_sizes" not in tensors:
         raise ModelError(
-            f"pictures: got {sorted(tensors)}, expected image_sizes (height, width of each original) with them"
+            f"pictures: got {sorted(tensors)}, expected image_sizes (height, width of each original)"
         )
     return [(int(h), int(w)) for h, w in tensors["image_sizes"].tolist()]
 
@@ -140,12 +140,12 @@ def _pictures(processor: Any, config: Any) -> Pictures:
     sides |= {crop.height, crop.width} if crop else set()
     if sides != {side} or not processor.do_resize:
         raise ModelError(
-            f"image processor: got tiles of {sorted(sides)} pixels, expected {side}, as the model's config says"
+            f"image processor: got tiles of {sorted(sides)} pixels, expected {side}, as in the model's config"
         )
     if processor.image_grid_pinpoints != config.image_grid_pinpoints:
         raise ModelError(
-            f"image processor: got resolutions {processor.image_grid_pinpoints}, expected those of the model's "
-            f"config: {config.image_grid_pinpoints}"
+            f"image processor: got resolutions {processor.image_grid_pinpoints}, expected those of the "
+            f"model's config: {config.image_grid_pinpoints}"
         )
     return made
 
