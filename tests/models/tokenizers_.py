@@ -17,3 +17,10 @@ def word_tokenizer(template="bos", **options):
     )
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     return PreTrainedTokenizerFast(tokenizer_object=inner, **{**names, **options})
+
+
+def image_tokenizer(*tokens, **options):
+    """`word_tokenizer` with special tokens for pictures (default: `<image>`)."""
+    made = word_tokenizer("bos", **options)
+    made.add_special_tokens({"additional_special_tokens": list(tokens or ["<image>"])})
+    return made
