@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from mmxai.capture.hooks import Edit, attached, exclusive
-from mmxai.models import attention
+from mmxai.models import arrange, attention
 from mmxai.models.adapter import BoundTower
 from mmxai.models.attention import Call, Handler
 from mmxai.models.attention_masks import allowed, explicit, split_before
@@ -39,7 +39,8 @@ class Recording:
 
     states: `[n, T, D]` a block's input, and the last block's output behind them. keys, values: `[n, kv
     heads, T, d]` of each block, rotated; empty where attention does not show them. arguments: of each block,
-    by name, without the states. reason: why nothing can be resumed (None: it can).
+    by name, without the states. lengths: rows of each sample, by row space. reason: why nothing can be
+    resumed (None: it can).
     """
 
     tower: BoundTower
@@ -51,6 +52,7 @@ class Recording:
     values: list[torch.Tensor]
     calls: list[Call]
     tuples: list[tuple[Any, ...] | None]
+    lengths: Mapping[str, tuple[int, ...]]
     reason: str | None = None
     _tiled: dict[tuple[int, int, int], Any] = field(default_factory=dict)
 
@@ -108,7 +110,9 @@ class Recording:
                 if new:
                     entering = self.states[b][:, start:].repeat(new, 1, 1)
                     x = entering if not len(x) else torch.cat([x, entering])
-                out = self.blocks[b](x, **self._cut(b, start, counts[b]))
+                rows = {space: each * counts[b] for space, each in self.lengths.items()}
+                with arrange.arranged(rows):
+                    out = self.blocks[b](x, **self._cut(b, start, counts[b]))
                 x = out[0] if isinstance(out, tuple) else out
         self._tiled.clear()
         return x
@@ -177,7 +181,8 @@ def record(
 ) -> tuple[Run, Recording]:
     """Run the model and keep what the blocks of `tower` were called with. Arguments as of `model.run`."""
     bound = model.towers[tower]
-    found = Recording(bound, _blocks(bound), [], [], [], [], [], [], [])
+    lengths = arrange.lengths_of(inputs.rows)
+    found = Recording(bound, _blocks(bound), [], [], [], [], [], [], [], lengths)
     found.reason = _unsuited(bound, found.blocks)
     if found.reason:
         return model.run(inputs, capture=capture, edit=edit), found
@@ -188,10 +193,11 @@ def record(
     for b in range(count):
         read[f"{tower}.{b}.resid_pre"] = _kept(inner, b)
         read[f"{tower}.{b}.resid_post"] = _kept(outer, b)
-    with _arguments(found), _calls(found):
+    shapes: list[tuple[int, ...]] = []
+    with _arguments(found, shapes), _calls(found):
         run = model.run(inputs, capture=capture, edit=edit, read=read)
     found.states = [*(inner[b] for b in range(count)), outer[count - 1]]
-    found.reason = _unfaithful(found, inner, outer)
+    found.reason = _unfaithful(found, inner, outer, shapes)
     return run, found
 
 
@@ -214,14 +220,17 @@ def _unsuited(tower: BoundTower, blocks: Sequence[nn.Module]) -> str | None:
 
 
 def _unfaithful(
-    found: Recording, inner: dict[int, torch.Tensor], outer: dict[int, torch.Tensor]
+    found: Recording,
+    inner: dict[int, torch.Tensor],
+    outer: dict[int, torch.Tensor],
+    shapes: Sequence[tuple[int, ...]],
 ) -> str | None:
     """What was seen of a run that calls of blocks, one after the other, would not do again."""
     for b in range(1, len(found.blocks)):
         if inner[b] is not outer[b - 1] and not torch.equal(inner[b], outer[b - 1]):
             return f"something is added to the stream between blocks {b - 1} and {b}"
-    if found.states[0].ndim != 3:
-        return f"states have shape {tuple(found.states[0].shape)}, expected [samples, rows, width]"
+    if different := {s for s in shapes if s != tuple(found.states[0].shape)}:
+        return f"its blocks take states {different.pop()}, not a row a row of each sample"
     length, n = found.length, found.samples
     for arguments in found.arguments:
         for name, value in arguments.items():
@@ -257,8 +266,8 @@ def _kept(into: dict[int, torch.Tensor], block: int) -> Callable[[torch.Tensor],
 
 
 @contextmanager
-def _arguments(found: Recording) -> Iterator[None]:
-    """Keep the arguments of each block but its states."""
+def _arguments(found: Recording, shapes: list[tuple[int, ...]]) -> Iterator[None]:
+    """Keep the arguments of each block but its states, of those the shapes."""
     names: list[dict[str, Any]] = [{} for _ in found.blocks]
     tuples: list[tuple[Any, ...] | None] = [None] * len(found.blocks)
     undo = []
@@ -268,7 +277,9 @@ def _arguments(found: Recording) -> Iterator[None]:
 
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             bound = signature.bind(module, *args, **kwargs)
-            given = dict(list(bound.arguments.items())[2:])
+            _, states, *rest = bound.arguments.items()
+            shapes.append(tuple(states[1].shape))
+            given = dict(rest)
             for name, parameter in signature.parameters.items():
                 if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                     given |= given.pop(name, {})

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mmxai.methods.trace.path_patching import patch_paths as patch_paths
     from mmxai.methods.trace.prefilter import Prefiltered as Prefiltered
     from mmxai.methods.trace.results import TraceResult as TraceResult
-    from mmxai.methods.trace.study import Study as Study
-    from mmxai.methods.trace.study import trace as trace
+    from mmxai.methods.trace.studies import Study as Study
+    from mmxai.methods.trace.studies import trace as trace
     from mmxai.methods.trace.types import Cell as Cell
     from mmxai.methods.trace.types import Corruption as Corruption
     from mmxai.methods.trace.types import Span as Span
@@ -33,12 +33,12 @@ _HOMES = {
     "Prefiltered": "prefilter",
     "Replaced": "corruptions",
     "Span": "types",
-    "Study": "study",
+    "Study": "studies",
     "TraceResult": "results",
     "attribute": "attribution",
     "edges": "edge_attribution",
     "patch_paths": "path_patching",
-    "trace": "study",
+    "trace": "studies",
 }
 
 __all__ = [*_HOMES]

@@ -18,7 +18,7 @@ from mmxai.errors import ArgumentError
 from mmxai.methods.trace.attribution import effects_of
 from mmxai.methods.trace.results import TraceResult
 from mmxai.methods.trace.runs import Runs
-from mmxai.methods.trace.study import Predicted, Study
+from mmxai.methods.trace.studies import Predicted, Study
 from mmxai.methods.trace.types import ATTENTION, Cell
 
 DEFAULT_ABOVE = 1000

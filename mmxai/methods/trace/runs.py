@@ -18,7 +18,7 @@ from mmxai.models.inputs import Inputs
 
 if TYPE_CHECKING:
     from mmxai.capture.hooks import Edit
-    from mmxai.methods.trace.study import Study
+    from mmxai.methods.trace.studies import Study
 
 
 class Runs:

@@ -91,8 +91,10 @@ class Corruption(Protocol):
     what: for people ("Gaussian noise at 3 sigma"). draws: how many corrupted samples of each clean one.
     """
 
-    what: str
-    draws: int
+    @property
+    def what(self) -> str: ...
+    @property
+    def draws(self) -> int: ...
 
     def __call__(self, model: Model, clean: Inputs, samples: Sequence[int]) -> Corrupted:
         """clean: the samples with these numbers, of those that the study was given. What is drawn for a
