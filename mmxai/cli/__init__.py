@@ -27,13 +27,14 @@ VERBS = {
     "describe": "words for units, by a judge that compares pictures with a word list",
     "probe": "linear probes of every site: what can be read off it, beside control tasks",
     "lens": "what every block of a model would say if it were the last: tokens, or CLIP's texts",
+    "tune": "a tuned lens: affine maps from each state to the last, trained from a store",
     "info": "what a store holds; without a store, what this installation can run",
     "verify": "check every byte of a store against its checksums",
     "compact": "fold the records of many parts into one file, so that opening stays quick",
     "bench": "measure mmxai on this machine, beside floors and rivals",
 }
 
-_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode", "decompose path", "dissect")
+_RESUME = ("harvest", "demo", "sae train", "sae eval", "sae encode", "decompose path", "dissect", "tune")
 
 OK, PROBLEM, USAGE, INTERRUPTED = 0, 1, 2, 130
 

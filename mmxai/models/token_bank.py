@@ -1,8 +1,8 @@
 """A tower's own token embeddings as its unembedding: for encoders of texts, which end in no logits.
 
 Encoders (CLIP's and T5's, as diffusion models have them, BERT's) write over a stream that began as token
-embeddings, and what lies in it can be looked up among these. Unlike a language model's head, nothing in the model
-reads it so: it is a way to look, not an output.
+embeddings, and what lies in it can be looked up among these. Unlike a language model's head, nothing in the
+model reads it so: it is a way to look, not an output.
 """
 
 from __future__ import annotations

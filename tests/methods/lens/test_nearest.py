@@ -6,7 +6,7 @@ import torch
 import mmxai
 from mmxai.bench.memory import growth
 from mmxai.errors import ArgumentError, NonFiniteError
-from mmxai.methods.lens.neighbours import neighbours
+from mmxai.methods.lens.nearest import neighbours
 from mmxai.types import TOKEN_CODES, Rows
 from tests.memory import linux
 
