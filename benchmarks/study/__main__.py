@@ -1,5 +1,5 @@
-"""Train SAEs of every architecture and from every kind of store, dissect networks; write the tables of
-docs/sae.md and docs/dissect_results.md.
+"""Train SAEs of every architecture and from every kind of store, dissect networks, trace an answer; write the
+tables of docs/sae.md, docs/dissect_results.md and docs/trace_shapes.md.
 
 Goes on where it was stopped. Figures are kept beside the pages (docs/sae_study.json), which are made of them.
 """
@@ -19,6 +19,7 @@ from benchmarks.study.parts import PARTS
 from benchmarks.study.sites import QUICK, Size
 
 DOCS = Path(__file__).parents[2] / "docs"
+PAGE = {"dissected": "dissect_results.md", "traced": "trace_shapes.md"}
 
 
 @dataclass
@@ -44,7 +45,7 @@ def main(config: Config) -> None:
         if config.quick:
             print(json.dumps({part: rows}, indent=1))
             continue
-        page = DOCS / ("dissect_results.md" if part == "dissected" else "sae.md")
+        page = DOCS / PAGE.get(part, "sae.md")
         kept = page.with_name(f"{page.stem.partition('_')[0]}_study.json")
         known = json.loads(kept.read_text()) if kept.exists() else {}  # now: another part may have ended
         known[part] = {"size": asdict(size), "rows": rows}

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.study import dissected_page, nulls_page
+from benchmarks.study import dissected_page, nulls_page, traced_page
 from benchmarks.study.markdown import table
 from mmxai.errors import ArgumentError
 from mmxai.report.plots import front, standalone
@@ -78,6 +78,7 @@ PAGES = {
     "nulls": nulls_page.nulls,
     "real": real,
     "dissected": dissected_page.dissected,
+    "traced": traced_page.traced,
 }
 
 

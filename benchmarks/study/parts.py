@@ -11,6 +11,7 @@ from benchmarks.study.dissected import dissected
 from benchmarks.study.nulls import nulls
 from benchmarks.study.real import real
 from benchmarks.study.sites import BOTH, Size, figures, harvested
+from benchmarks.study.traced import traced
 from mmxai.methods.sae import SAE, TrainConfig, train_sae
 from mmxai.methods.sae.measures import Metrics
 from mmxai.methods.sae.pca import pca_sae
@@ -112,4 +113,5 @@ PARTS = {
     "nulls": nulls,
     "real": real,
     "dissected": dissected,
+    "traced": traced,
 }

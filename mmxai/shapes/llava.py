@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _STEADY = 0.4  # share of the steps before the rate falls
 _SETTINGS = (
-    "pictures", "pool", "named", "rate", "warmup", "decay", "beta2", "blocks", "width", "seed", "autocast",
+    "pictures", "pool", "named", "related", "rate", "warmup", "decay", "beta2", "blocks", "width", "seed",
+    "autocast",
 )  # fmt: skip
 
 
@@ -42,15 +43,17 @@ class Train:
 
     out: Path
     """Folder of the run: checkpoint, log, exported model."""
-    steps: int = 5_000
+    steps: int = 4_000
     """May change when a run goes on, as long as its rate has not begun to fall."""
     pictures: int = 24
     """Pictures a step, each with some seven questions and a description, asked anew every time."""
     pool: int = 24_000
     """Different pictures in all, of the split `train`; the vision tower sees each once."""
-    named: int = 1_000
+    named: int = 1_300
     """First steps, which only ask for an attribute or the place of an object that must be found by its name.
     Without them a model learns what is where, and never which object a noun means."""
+    related: int = 2_150
+    """Step from which each picture brings more questions on how two objects stand: the last to be learnt."""
     rate: float = 1e-3
     """Learning rate: a linear warm-up, steady for 40% of the steps, then linearly to nothing."""
     warmup: int = 200
@@ -119,7 +122,9 @@ def train(config: Train) -> Path | None:
 
     done: list[tuple[float, Packed, torch.Tensor]] = []
     with stop_signals() as stopped:
-        for features, packed in batches(pool, step, config.steps, config.pictures, config.named):
+        for features, packed in batches(
+            pool, step, config.steps, config.pictures, config.named, config.related
+        ):
             loss, hits = _step(model, optimizer, features, packed, _rate(config, step), config.autocast)
             done.append((loss.item(), packed, hits))
             step += 1

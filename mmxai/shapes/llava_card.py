@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmxai.errors import ModelError
 from mmxai.shapes import checkpoint
 from mmxai.shapes.card import CURVE, FEW, LOG, SCORES, Found, command, table, to_json
-from mmxai.shapes.llava_feed import KINDS, SENTENCE
+from mmxai.shapes.llava_feed import KINDS, RELATED, SENTENCE
 from mmxai.shapes.llava_model import export, learning, load_llava, new_llava
 from mmxai.shapes.llava_score import scores
 from mmxai.shapes.relative import DESCRIBE
@@ -37,7 +38,7 @@ def write_card(run: Path, out: Path, *, pictures: int = 1024) -> Found:
     found, few = scored(trained, untrained, pictures), scored(trained, untrained, FEW)
     kept = {"seed": SEED, "scores": to_json(found), "few": to_json(few)}
     (out / SCORES).write_text(json.dumps(kept, indent=1) + "\n")
-    draw_curve(entries, out / CURVE, settings["named"])
+    draw_curve(entries, out / CURVE, settings)
     facts = {
         "command": command(settings, state["steps"], "mmxai.shapes.llava train"),
         "parameters": sum(p.numel() for p in trained.parameters()) / 1e6,
@@ -47,6 +48,7 @@ def write_card(run: Path, out: Path, *, pictures: int = 1024) -> Found:
         "torch": state["torch"],
         "describe": DESCRIBE,
         "sentence": SENTENCE,
+        "more": RELATED,
     }
     head = (Path(__file__).parent / "llava_card.md").read_text().format(**facts, **settings)
     (out / "README.md").write_text(head + table(found))
@@ -64,8 +66,9 @@ def scored(
     }
 
 
-def draw_curve(entries: list[dict[str, Any]], path: Path, named: int) -> None:
-    """Loss and held-out scores by step, as a picture; shaded where every question names its object."""
+def draw_curve(entries: list[dict[str, Any]], path: Path, settings: Mapping[str, Any]) -> None:
+    """Loss and held-out scores by step, as a picture; shaded where every question names its object, and where
+    more of them are on relations."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -82,5 +85,8 @@ def draw_curve(entries: list[dict[str, Any]], path: Path, named: int) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.axvspan(0, min(named, entries[-1]["step"]), color="0.5", alpha=0.12, lw=0)
+        last = entries[-1]["step"]
+        for start, end in ((0, settings["named"]), (settings["related"], last)):
+            if start < last:
+                axes.axvspan(start, min(end, last), color="0.5", alpha=0.12, lw=0)
     figure.savefig(path, dpi=100)

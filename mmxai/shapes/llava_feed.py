@@ -27,6 +27,9 @@ KINDS = ("attribute", "relative", "place", "existence", "relation", "count", "ca
 SENTENCE = 3.0
 """Weight in the loss of a caption's mean over its words; any other answer's is 1."""
 
+RELATED = 3
+"""Further questions on relations in the last stage of training."""
+
 _QUESTIONS, _MORE, _CHOSEN = 31, 32, 33
 _IDS = {word: k for k, word in enumerate(WORDS)}
 _PREFIX, _PAD = 0, -1
@@ -134,13 +137,19 @@ class Pool:
         draw = np.random.default_rng([_CHOSEN, self.world.seed, step])
         return draw.choice(self.several if several else len(self), pictures, replace=False)
 
-    def asked(self, index: int, step: int = 0, *, named: bool = False, relatives: int = 2) -> list[Question]:
-        """What a step asks of a picture; `named`: only questions on one object, found by its name."""
+    def asked(
+        self, index: int, step: int = 0, *, named: bool = False, relatives: int = 2, related: int = 0
+    ) -> list[Question]:
+        """What a step asks of a picture. named: only questions on one object, found by its name; relatives:
+        how many that lead over a second object; related: how many more on how two objects stand."""
         scene, index = self.scenes[index], int(index)
         choose = Choices(key_of(self.world.seed, _MORE, step), index)
         if named:
             return list(named_questions(scene, choose, 8))
         usual = questions(scene, key_of(self.world.seed, _QUESTIONS, step), index)
+        for draw in range(1, related + 1):
+            more = questions(scene, key_of(self.world.seed, _QUESTIONS, step, draw), index)
+            usual += [question for question in more if question.kind == "relation"]
         return [*usual, *relative_questions(scene, choose, relatives), description(scene)]
 
 
@@ -153,11 +162,16 @@ def vision_features(model: LlavaForConditionalGeneration, images: np.ndarray) ->
 
 
 def batches(
-    pool: Pool, start: int, steps: int, pictures: int, named: int
+    pool: Pool, start: int, steps: int, pictures: int, named: int, related: int
 ) -> Iterator[tuple[torch.Tensor, Packed]]:
-    """Features float32 `[P, 64, 192]` and questions of each step from `start`: pure functions of the step."""
+    """Features float32 `[P, 64, 192]` and questions of each step from `start`: pure functions of the step.
+
+    named: first steps of named questions alone; related: step from which each picture is asked `RELATED` more
+    questions on how two objects stand, and one that leads over a second object in place of two.
+    """
     for step in range(start, steps):
-        early = step < named
+        early, late = step < named, step >= related
         chosen = pool.chosen(step, pictures, several=early)
-        packed = pack([pool.asked(i, step, named=early) for i in chosen.tolist()])
+        more = {"relatives": 1, "related": RELATED} if late else {}
+        packed = pack([pool.asked(i, step, named=early, **more) for i in chosen.tolist()])
         yield pool.features[chosen].float(), packed

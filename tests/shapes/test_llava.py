@@ -14,7 +14,7 @@ from mmxai.shapes import ShapesWorld, parse, true_of
 from mmxai.shapes.checkpoint import read_state
 from mmxai.shapes.llava import Train, main, train
 from mmxai.shapes.llava_card import write_card
-from mmxai.shapes.llava_feed import HEAD, KINDS, Pool, encode, pack, vision_features
+from mmxai.shapes.llava_feed import HEAD, KINDS, RELATED, Pool, batches, encode, pack, vision_features
 from mmxai.shapes.llava_model import PROMPT, SEES, WORDS, build_processor, load_llava, new_llava
 from mmxai.shapes.llava_score import answered, chance, predict, right
 from mmxai.shapes.model import EOS
@@ -24,7 +24,10 @@ from mmxai.shapes.rng import Choices
 from mmxai.shapes.scene import ATTRIBUTES
 from mmxai.shapes.words import article
 
-TINY = {"pictures": 4, "pool": 24, "blocks": 1, "width": 32, "warmup": 2, "score_pictures": 8, "named": 2}
+TINY = {
+    "pictures": 4, "pool": 24, "blocks": 1, "width": 32, "warmup": 2, "score_pictures": 8, "named": 2,
+    "related": 3,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +254,17 @@ def test_pictures_of_several_objects_come_first(model):
     kinds = {q.kind for i in range(16) for q in pool.asked(i, 3, named=True)}
     assert kinds == {"attribute", "place"}
     assert {q.kind for i in range(16) for q in pool.asked(i, 3)} == set(KINDS)
+
+
+def test_the_last_stage_asks_for_relations(model):
+    pool = Pool(model, 16, 0, "train")
+    stages = [packed.kinds for _, packed in batches(pool, 0, 3, 4, named=1, related=2)]
+    relation, relative = KINDS.index("relation"), KINDS.index("relative")
+    assert not (stages[0] == relation).any()
+    for kinds, index in zip(stages[1:], (1, 2), strict=True):
+        several = sum(len(pool.scenes[i].objects) > 1 for i in pool.chosen(index, 4, several=False))
+        assert 0 < (kinds == relation).sum() <= several * (1 if index == 1 else 1 + RELATED)
+    assert (stages[2] == relation).sum() > (stages[1] == relation).sum()
+    assert (stages[1] == relative).sum() > (stages[2] == relative).sum()
+    facts = [q.facts for i in range(16) for q in pool.asked(i, 2, related=3) if q.kind == "relation"]
+    assert len(facts) > 16 and len(set(facts)) > 16
