@@ -94,6 +94,8 @@ class Tower:
     fill: every text is padded to the whole context and the model reads its padding like any token (SigLIP):
         our texts come without a mask.
     readout: how an output is made of the stream, where it is by a norm and a matrix.
+    logits, project: where it is by more than that, the matrix of logits as in `ReadOut`, and the linear map
+        in front of it, relative to the tower (OPT); there may be no such map.
     beside: taps behind the tower that are no part of it: each is a site and a row space of its own name.
     length: rows of a sample to reckon with where the config sets no limit (relative positions).
     """
@@ -114,6 +116,8 @@ class Tower:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)
     readout: ReadOut | None = None
+    logits: str = ""
+    project: str = ""
     fill: bool = False
     beside: Mapping[str, Tap] = field(default_factory=dict)
     length: int | None = None

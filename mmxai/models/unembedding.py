@@ -5,7 +5,8 @@ embedded texts, logits over a bank of texts:
 
     logits = cap(scale * unit(P norm(x)) W' + b)
 
-with P and the scaling to length 1 of CLIP alone, cap(y) = softcap * tanh(y / softcap) of Gemma 2 alone.
+with P of CLIP and of OPT's `project_out`, the scaling to length 1 of CLIP alone, cap(y) = softcap *
+tanh(y / softcap) of Gemma 2 alone.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def unembedding(
             f"lens: got tower {tower!r} of {model.name}, expected one of {list(model.towers)}"
         )
     readout = bound.spec.readout
-    if readout is not None and readout.logits:
+    if bound.spec.logits or (readout is not None and readout.logits):
         if texts is not None:
             raise ArgumentError(
                 f"lens: got texts for {model.name}, whose {bound.name} tower makes logits over its own "
@@ -191,8 +192,8 @@ def unembedding(
 
 
 def _of_logits(model: Model, tower: BoundTower) -> Unembedding:
-    assert tower.spec.readout is not None
-    path = tower.spec.readout.matrix
+    readout = tower.spec.readout
+    path = tower.spec.logits or ("" if readout is None else readout.matrix)
     try:
         base = model.module if path.startswith("/") else model.module.get_submodule(tower.path)
         head = base.get_submodule(path.removeprefix("/"))
@@ -202,6 +203,7 @@ def _of_logits(model: Model, tower: BoundTower) -> Unembedding:
             "model with its language-model head (…ForCausalLM)"
         ) from error
     matrix, _ = matrix_of(head, f"{tower.name}: {path.removeprefix('/')}")
+    between = model.module.get_submodule(tower.path)._modules.get(tower.spec.project)
     weight: Any = head.weight
     bias: Any = getattr(head, "bias", None)
     if weight.shape != matrix.shape:
@@ -215,6 +217,7 @@ def _of_logits(model: Model, tower: BoundTower) -> Unembedding:
         bias=None if bias is None else bias.detach(),
         softcap=getattr(tower.config, "final_logit_softcapping", None),
         final=_final(tower),
+        project=None if between is None else matrix_of(between, f"{tower.name}: {tower.spec.project}")[0],
         blocks=tower.dims.blocks,
     )
 

@@ -85,13 +85,15 @@ def numbers_of(model: Model | None, unembed: Unembedding) -> Callable[[str], int
         return None
 
     def number(word: str) -> int:
+        # Some tokenizers put a space in front of a text themselves, others know words by the space before.
+        for said in (word, word.lstrip(), f" {word}"):
+            if len(own := pipeline.tokenize(said)) == 1:
+                return int(own[0])
         cut = pipeline.tokenize(word)
-        if len(cut) == 1:
-            return int(cut[0])
         pieces = [unembed.names(i) for i in cut]
         raise ArgumentError(
-            f"target {word!r}: is {len(cut)} tokens ({pieces}), expected one; try with, or without, a space "
-            "in front, or give its first token"
+            f"target {word!r}: is {len(cut)} tokens ({pieces}), expected one; give its first "
+            "token, or another word"
         )
 
     return number

@@ -59,6 +59,8 @@ def family(config: Any) -> Family:
                 anatomy=Anatomy("self_attn_layer_norm", "final_layer_norm", "activation_fn"),
                 kwargs={"use_cache": False},
                 readout=ReadOut("last", "/lm_head", positions=True, logits=True) if plain else None,
+                logits="" if plain else "/lm_head",
+                project="" if plain else "project_out",
             ),
         ),
         residual="sequential" if before else "post-norm",
