@@ -181,6 +181,11 @@ class Model:
         return self.feeds.identity()
 
     @property
+    def pictures_in_text(self) -> bool:
+        """Whether the text tower's sequence has pictures in it: it then needs what the vision tower reads."""
+        return self._splice is not None
+
+    @property
     def _splice(self) -> Splice | None:
         return self.adapter.splice if self.adapter else None
 

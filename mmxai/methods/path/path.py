@@ -80,8 +80,9 @@ class Path:
         given = self.model.prepare(inputs)
         at = read_positions(self.model, self.tower, given)
         vision = self.model.modality(self.tower) == "image"  # the other tower need not run
-        theirs = {k: v for k, v in given.tensors.items() if (k == "pixel_values") == vision}
-        given = Inputs(theirs, {s: r for s, r in given.rows.items() if s.partition(".")[0] == self.tower})
+        if vision or not self.model.pictures_in_text:
+            theirs = {k: v for k, v in given.tensors.items() if (k == "pixel_values") == vision}
+            given = Inputs(theirs, {s: r for s, r in given.rows.items() if s.partition(".")[0] == self.tower})
         own = own_output(self.model, self.tower, self.network)
         run = self.model.run(given, capture=[*self.sites, *own.sites])
         every = torch.arange(len(at))
