@@ -18,6 +18,8 @@ CASES = {
     "probe": "linear probes of many sites, penalties, folds and tasks, against a fit each by scikit-learn",
     "dissect": "concepts under units' masks, and SoftWPMI, against dense torch and the field's loops",
     "dissect_gpu": "the same on a CUDA GPU, against dense torch there",
+    "lens": "the logit lens of 12 blocks, against the bare product, dense torch and TransformerLens",
+    "lens_gpu": "the same on a CUDA GPU, against dense torch there",
     "gpu": "the kernels on a CUDA GPU: packing with statistics against torch and one device copy",
     "shapes": "pictures, captions, twins and training batches of the shapes world a second, on one core",
 }

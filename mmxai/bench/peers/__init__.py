@@ -30,7 +30,8 @@ _HERE = Path(__file__).parent
 class Peer:
     """`packages`: pinned requirements; '{torch}' stands for the version that mmxai runs on here.
 
-    `does`: what of our work it does, for the figure's detail. `without`: see `environment`.
+    `does`: what of our work it does, for the figure's detail. `without`: see `environment`. `home`: the name
+    of its environment, where two cases share one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Peer:
     packages: tuple[str, ...]
     does: str
     without: tuple[str, ...] = ()
+    home: str | None = None
 
     @property
     def key(self) -> str:
@@ -50,10 +52,11 @@ class Peer:
 
     def python(self) -> Path:
         """The Python of its environment, which is made where it is not there yet."""
-        return environment(self.name, self.packages, without=self.without)
+        return environment(self.home or self.name, self.packages, without=self.without)
 
 
 _NUMPY = "numpy==2.4.6"
+TRANSFORMER_LENS = ("transformer-lens==4.3.0", "torch=={torch}", "transformers==5.23.0", _NUMPY)
 
 PEERS = (
     Peer(
@@ -118,6 +121,12 @@ PEERS = (
             _NUMPY,
         ),
         "RidgeCV, all targets at once, one refit at the chosen penalties, float32",
+    ),
+    Peer(
+        "transformer-lens",
+        "lens",
+        TRANSFORMER_LENS,
+        "its logit_lens on a cache, no divergence",
     ),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
 )
