@@ -93,9 +93,10 @@ class Recording:
         start: int,
         edits: Mapping[str, Edit] | None = None,
         handlers: Mapping[int, Handler] | None = None,
-    ) -> torch.Tensor:
+        every: bool = False,
+    ) -> list[torch.Tensor]:
         """Copies of the samples, copy c from block `entries[c]` on, rows from `start` on: the last block's
-        output `[C * n, T - start, D]`.
+        output `[C * n, T - start, D]`, or every block's, as a list.
 
         entries: ascending. edits: site -> edit of `[c * n, T - start, D]`, of the c copies that have entered
         by the site's block. handlers: block -> handler of attention calls; it sees those copies, all keys.
@@ -104,6 +105,7 @@ class Recording:
         counts = [sum(e <= b for e in entries) for b in range(last)]
         points = [(model.point_of(site), _through(model, site, edit)) for site, edit in (edits or {}).items()]
         x = self.states[first][:0, start:]
+        outputs = [s[:, start:].repeat(len(entries), 1, 1) for s in self.states[1 : first + 1] if every]
         with exclusive(model.module), self._prefixed(first, start, counts, handlers or {}), attached(points):
             for b in range(first, last):
                 new = counts[b] - len(x) // self.samples
@@ -114,8 +116,11 @@ class Recording:
                 with arrange.arranged(rows):
                     out = self.blocks[b](x, **self._cut(b, start, counts[b]))
                 x = out[0] if isinstance(out, tuple) else out
+                if every:
+                    later = self.states[b + 1][:, start:].repeat(len(entries) - counts[b], 1, 1)
+                    outputs.append(torch.cat([x, later]))
         self._tiled.clear()
-        return x
+        return outputs or [x]
 
     @contextmanager
     def _prefixed(
@@ -347,26 +352,28 @@ def _through(model: Model, site: str, edit: Edit) -> Callable[[torch.Tensor], to
 @torch.no_grad()
 def finish(
     model: Model,
-    states: Mapping[str, torch.Tensor],
+    states: Mapping[str, Sequence[torch.Tensor]],
     inputs: Inputs,
     capture: Sequence[str] = (),
 ) -> Run:
-    """The model's own forward, whose towers named in `states` have their blocks passed over: the last gives
-    `states[tower]` `[n, T, D]`. inputs: of as many samples and rows; of a language model, whose output is
-    read row by row, any tokens will do."""
+    """The model's own forward, whose towers named in `states` have their blocks passed over: the last ones
+    give `states[tower]`, each `[n, T, D]`. All of them, where later parts read earlier blocks, as LLaVA does
+    of its vision tower. inputs: of as many samples and rows; of a language model, whose output is read row
+    by row, any tokens will do."""
     with passing_over(model, states):
         return model.run(inputs, capture=capture)
 
 
 @contextmanager
-def passing_over(model: Model, states: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Blocks do nothing meanwhile, and the last of each tower gives the states said."""
+def passing_over(model: Model, states: Mapping[str, Sequence[torch.Tensor]]) -> Iterator[None]:
+    """Blocks do nothing meanwhile, and the last ones of each tower give the states said."""
     replaced: list[nn.Module] = []
     try:
         for name, given in states.items():
             blocks = _blocks(model.towers[name])
             for b, block in enumerate(blocks):
-                block.__dict__["forward"] = _giving(given if b == len(blocks) - 1 else None)
+                at = b - len(blocks) + len(given)
+                block.__dict__["forward"] = _giving(given[at] if at >= 0 else None)
                 replaced.append(block)
         yield
     finally:

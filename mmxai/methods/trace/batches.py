@@ -94,6 +94,7 @@ class Batches:
             batch.start,
             edits_of(runs, cells, batch.start),
             handlers_of(runs, cells, batch.start),
+            every=runs.judge.every(runs.study.tower),
         )
         values = runs.judge.finished(runs.study.model, states, batch.start, runs.recording, runs.inputs)
         return values.double().cpu().numpy().reshape(len(cells), runs.count)
@@ -113,6 +114,10 @@ class Batches:
             return "not a site of a block"
         if recording.reason is not None:
             return recording.reason
+        sites = self.runs.study.model.sites()
+        within = [s for s in self.runs.judge.needs if s in sites and s.split(".")[1].isdigit()]
+        if within:
+            return f"the metric reads {within[0]}, a site of a block"
         if cell.kind == "pattern":
             return "a pattern has all keys of a forward"
         if cell.kind == ATTENTION and not recording.keys:
@@ -142,8 +147,12 @@ class Batches:
         size = torch.tensor([], dtype=runs.study.model.dtype).element_size()
         inside = rows * (8 * dims.model + 3 * dims.mlp + 3 * dims.q) + 4 * length * dims.kv
         inside += 3 * dims.heads * rows * length
-        logits = 0
+        logits = rows * dims.model * size
+        if runs.judge.every(runs.study.tower):
+            logits += 2 * length * dims.model * dims.blocks * size
+        vocabulary = getattr(runs.recording.tower.config, "vocab_size", 0)
         if isinstance(runs.judge, TokenJudge):
-            vocabulary = getattr(runs.recording.tower.config, "vocab_size", 0)
-            logits = 3 * 4 * runs.judge.metric.rows.shape[1] * vocabulary
-        return runs.width * max(size * inside, logits + size * rows * dims.model)
+            logits += 3 * 4 * runs.judge.metric.rows.shape[1] * vocabulary
+        elif (readout := runs.recording.tower.spec.readout) is not None and readout.logits:
+            logits += 3 * 4 * length * vocabulary
+        return runs.width * max(size * inside, logits)

@@ -20,9 +20,13 @@ Edits = Mapping[str, Edit | Sequence[Edit]]
 
 
 class Judge(Protocol):
-    """Scores batches of one shape; any number of copies of it at once."""
+    """Scores batches of one shape; any number of copies of it at once.
+
+    needs: sites that the metric reads.
+    """
 
     samples: int
+    needs: tuple[str, ...]
 
     @property
     def metric(self) -> Metric:
@@ -41,10 +45,14 @@ class Judge(Protocol):
         """`plain`, with a recording of a tower's blocks."""
         ...
 
+    def every(self, tower: str) -> bool:
+        """Does `finished` want what every block of the tower gave, or what the last did?"""
+        ...
+
     def finished(
-        self, model: Model, states: torch.Tensor, start: int, recording: Recording, inputs: Inputs
+        self, model: Model, states: list[torch.Tensor], start: int, recording: Recording, inputs: Inputs
     ) -> torch.Tensor:
-        """Of the last block's output `[C * n, T - start, D]`, rows before `start` being the recording's."""
+        """Of blocks' outputs `[C * n, T - start, D]`, rows before `start` being the recording's."""
         ...
 
 
@@ -52,7 +60,7 @@ class TokenJudge:
     """Of metrics that read logits at some rows: nothing is unembedded elsewhere."""
 
     def __init__(self, metric: BoundMetric):
-        self.metric, self.samples = metric, metric.samples
+        self.metric, self.samples, self.needs = metric, metric.samples, metric.needs
 
     def plain(
         self, model: Model, inputs: Inputs, edit: Edits, capture: Sequence[str]
@@ -77,11 +85,15 @@ class TokenJudge:
         """`[n, K, V]` at the rows read."""
         return self._read(model, lambda: model.run(inputs))[1]
 
+    def every(self, tower: str) -> bool:
+        return tower != "text"
+
     def finished(
-        self, model: Model, states: torch.Tensor, start: int, recording: Recording, inputs: Inputs
+        self, model: Model, states: list[torch.Tensor], start: int, recording: Recording, inputs: Inputs
     ) -> torch.Tensor:
-        rows = self.metric.rows.to(states.device)
-        copies = len(states) // len(rows)
+        last = states[-1]
+        rows = self.metric.rows.to(last.device)
+        copies = len(last) // len(rows)
         if recording.tower.name != "text":
             # The language tower reads what this one made: it runs, whole.
             whole = _whole(states, start, recording)
@@ -89,16 +101,16 @@ class TokenJudge:
             _, logits = self._read(model, lambda: finish(model, {recording.tower.name: whole}, again))
             return self.metric.scored(logits)
         index = (rows - start).clamp(min=0).repeat(copies, 1)[..., None]
-        picked = states.gather(1, index.expand(-1, -1, states.shape[-1]))
+        picked = last.gather(1, index.expand(-1, -1, last.shape[-1]))
         if bool((rows < start).any()):
-            before = recording.states[-1].gather(1, rows[..., None].expand(-1, -1, states.shape[-1]))
+            before = recording.states[-1].gather(1, rows[..., None].expand(-1, -1, last.shape[-1]))
             picked = torch.where(
                 (rows < start).repeat(copies, 1)[..., None], before.repeat(copies, 1, 1), picked
             )
         # Any tokens do, for the blocks do not look at them; one of the prompts' own is no picture's place.
         token = inputs.tensors["input_ids"][:1, :1]
         few = model.prepare({"input_ids": token.expand(picked.shape[:2]).contiguous()})
-        return self.metric.scored(finish(model, {"text": picked}, few).out.logits)
+        return self.metric.scored(finish(model, {"text": [picked]}, few).out.logits)
 
     def _read(self, model: Model, go: Callable[[], Run]) -> tuple[Run, torch.Tensor]:
         rows = self.metric.rows
@@ -130,10 +142,13 @@ class OutputJudge:
         run, recording = record(model, tower, inputs, edit=edit, capture=[*capture, *self.needs])
         return self._scored(run, inputs), run, recording
 
+    def every(self, tower: str) -> bool:
+        return True
+
     def finished(
-        self, model: Model, states: torch.Tensor, start: int, recording: Recording, inputs: Inputs
+        self, model: Model, states: list[torch.Tensor], start: int, recording: Recording, inputs: Inputs
     ) -> torch.Tensor:
-        copies = len(states) // recording.samples
+        copies = len(states[-1]) // recording.samples
         whole = {recording.tower.name: _whole(states, start, recording)}
         again = repeated(inputs, copies)
         return self._scored(finish(model, whole, again, capture=self.needs), again)
@@ -147,12 +162,15 @@ class OutputJudge:
         return values.detach()
 
 
-def _whole(states: torch.Tensor, start: int, recording: Recording) -> torch.Tensor:
-    """All rows, those before `start` as recorded."""
+def _whole(states: list[torch.Tensor], start: int, recording: Recording) -> list[torch.Tensor]:
+    """All rows of every block's output, those before `start` as recorded."""
     if not start:
         return states
-    copies = len(states) // recording.samples
-    return torch.cat([recording.states[-1][:, :start].repeat(copies, 1, 1), states], 1)
+    copies = len(states[-1]) // recording.samples
+    return [
+        torch.cat([recorded[:, :start].repeat(copies, 1, 1), x], 1)
+        for recorded, x in zip(recording.states[1:], states, strict=True)
+    ]
 
 
 def _logits(run: Run) -> torch.Tensor:

@@ -85,8 +85,9 @@ class Runs:
         self.length = self._rows(self.inputs)
         self.width = len(base) * self.copies
         self.row_blocks = self.width * self.length * max(1, len(self.recording.blocks))
-        self.seconds_per_row_block = seconds / self.row_blocks
-        self.seconds_to_finish = seconds * 0.02 / max(1, self.width)
+        head = self._share_of_the_end()
+        self.seconds_per_row_block = seconds * (1 - head) / self.row_blocks
+        self.seconds_to_finish = seconds * head / self.width
         self.other = np.full(self.count, np.nan)
         self._source: dict[str, torch.Tensor] = {}
         self._tile = 1
@@ -115,6 +116,16 @@ class Runs:
             self._source = study.model.run(inputs, capture=self.sites).acts
             self.forwards += 1
         self.differs = self._differing(beginning, ahead, late=any(_block_of(s) for s in edits))
+
+    def _share_of_the_end(self) -> float:
+        """What part of a forward is behind the tower's blocks: the head at the rows read, or whatever else."""
+        if not isinstance(self.judge, TokenJudge) or self.judge.every(self.study.tower):
+            return 0.5
+        tower = self.recording.tower
+        dims = tower.dims
+        block = 2 * dims.model * (dims.q + dims.kv) + 3 * dims.model * dims.mlp
+        head = self.judge.metric.rows.shape[1] * dims.model * getattr(tower.config, "vocab_size", 0)
+        return head / (head + self.length * dims.blocks * block)
 
     def _rows(self, inputs: Inputs) -> int:
         return inputs.rows[self.study.tower].shape[1]
