@@ -66,6 +66,9 @@ def generate(model: Model, prompts: Any, options: dict[str, Any]) -> Generated:
         # A placeholder that no picture stands behind means nothing, in this text or in a forward of it.
         options = {"suppress_tokens": [splice.token(model.config)], **pictures, **beside, **options}
     module: Any = model.module
+    speaker: Any = module
+    if splice is not None and not pictures and model.towers["text"].spec.method:
+        speaker = getattr(module, model.towers["text"].spec.method)
     settings = module.generation_config
     ends = options.get("eos_token_id", settings.eos_token_id)
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -73,7 +76,7 @@ def generate(model: Model, prompts: Any, options: dict[str, Any]) -> Generated:
     options = {"do_sample": False, "max_new_tokens": 32, "pad_token_id": pad, **options}
     # Waits where another thread's intervention holds the module: it would edit this text, too.
     with held(module), torch.no_grad(), model.arranged(inputs):
-        out = module.generate(input_ids=ids, attention_mask=mask.long(), **options)
+        out = speaker.generate(input_ids=ids, attention_mask=mask.long(), **options)
     new = [_until(row, ends) for row in out[:, ids.shape[1] :].cpu()]
     starts = [row[keep].cpu() for row, keep in zip(ids, mask, strict=True)]
     if len(new) != len(starts):

@@ -82,5 +82,10 @@ def family(config: Any) -> Family:
             f"BLIP-2: got a {config.text_config.model_type} language model, expected OPT; use "
             "mmxai.wrap(module) to reach its modules by path"
         )
-    text = inside(opt.family(config.text_config).towers[0], ("language_model",), "text_config")
+    text = inside(
+        opt.family(config.text_config).towers[0],
+        ("language_model",),
+        "text_config",
+        method="language_model",  # without a picture: the whole model's forward wants one
+    )
     return Family("blip_2", (VISION, text), splice=SPLICE)

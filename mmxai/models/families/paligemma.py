@@ -15,6 +15,7 @@ from mmxai.models.families import llava
 from mmxai.models.images import ImagePipeline
 from mmxai.models.parts import pair
 from mmxai.models.splice import Extent, Layout, Splice, cells, single, soft
+from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
 
 def layout(config: Any, extent: Extent) -> Layout:
@@ -22,6 +23,11 @@ def layout(config: Any, extent: Extent) -> Layout:
     (height, width), (ph, pw) = extent, pair(config.vision_config.patch_size)
     rows = cells("patch", 0, height // ph, width // pw)
     return Layout(vision=rows, pooled=single("", 0), projector=soft(rows), text=soft(rows), tiles=1)
+
+
+def _suffix(rows: torch.Tensor) -> torch.Tensor:
+    """int64 `[B, T]` of the text's row table: 1 where a token was generated, which no earlier one reads."""
+    return (rows[..., ROW_COLUMNS.index("token_type")] == TOKEN_CODES["generated"]).long()
 
 
 SPLICE = Splice(
@@ -33,7 +39,7 @@ SPLICE = Splice(
     pictures=lambda processor, config: ImagePipeline(processor, pair(config.vision_config.patch_size)),
     prompt="{image}{bos}{text}\n",
     bare=True,
-    beside_ids={"token_type_ids": lambda config, rows: torch.zeros(rows.shape[:2], dtype=torch.int64)},
+    beside_ids={"token_type_ids": lambda config, rows: _suffix(rows)},
 )
 
 
