@@ -10,6 +10,7 @@ examples:
   mmxai lens llava/ bus.jpg 'What colour is the bus?' --target red blue
   mmxai lens shapes-clip picture.png --texts 'a red object' 'a blue object' 'the background'
   mmxai lens acts.zarr --model gpt2/ --tokens text --target next
+  mmxai lens gpt2/ 'The Eiffel Tower is in' --tuned tuned/ --generate 4
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmxai.methods.lens import LensResult, Transfer
+    from mmxai.methods.lens.tuned import TunedLens
     from mmxai.models import Model
     from mmxai.models.unembedding import Unembedding
 
@@ -68,6 +70,10 @@ def run(config: Config) -> int:
     if config.lens.k < 1 or config.shown < 1:
         raise ArgumentError(f"got --k {config.lens.k}, --shown {config.shown}, expected at least 1 of each")
     store = _is_store(config)
+    if store and config.lens.generate:
+        raise ArgumentError(
+            f"--generate {config.lens.generate}: got the store {config.source}, expected a model"
+        )
     if store and config.content:
         raise ArgumentError(f"got the store {config.source} and {list(config.content)}, expected no content")
     found, between, pictures = _stored(config) if store else _live(config)
@@ -97,26 +103,28 @@ Looked = tuple["LensResult", "Transfer | None", Pictures]
 def _live(config: Config) -> Looked:
     from mmxai.methods.lens import lens, transfer
     from mmxai.models import load_model
-    from mmxai.models.unembedding import unembedding
 
     if config.model is not None or config.data is not None:
         raise ArgumentError(
             f"got --model or --data, and {config.source}, which is no store, expected a store or content"
         )
     given, named = _content(config)
-    bank, options = config.lens.bank(), config.lens
+    options = config.lens
+    options.bank()  # a file that is not there is told before a model is loaded
     model = load_model(config.source, device=config.device)
-    unembed = unembedding(model, options.tower, bank)
+    unembed, translator = _end(config, model), _translator(config)
     if model.modality(unembed.tower) == "text":
         model.set_texts(unembed.tower, long="error")
     sites = list(options.sites) or None
     found = lens(
         model, given, sites=sites, unembed=unembed, targets=_targets(config, unembed), k=options.k,
-        archive=config.archive,
+        translator=translator, generate=options.generate, archive=config.archive,
     )  # fmt: skip
     between = None
     if options.transfer and len(found.stream()) > 1:
-        between = transfer(model, given, sites=sites, unembed=unembed)
+        between = transfer(
+            model, given, sites=sites, unembed=unembed, translator=translator, generate=options.generate
+        )
     for sample, name in enumerate(named):
         if name and sample in found.samples:
             found.samples[sample]["key"] = name
@@ -128,7 +136,7 @@ def _stored(config: Config) -> Looked:
     from mmxai.cli._shown import pictures_of, same_model
     from mmxai.methods.lens import lens_store, transfer_store
     from mmxai.models import load_model
-    from mmxai.models.unembedding import is_unembedding, load_unembedding, unembedding
+    from mmxai.models.unembedding import is_unembedding, load_unembedding
     from mmxai.store import open_store
 
     if config.model is None:
@@ -144,9 +152,10 @@ def _stored(config: Config) -> Looked:
     else:
         model = load_model(config.model, device=config.device)
         same_model(model, store)
-        unembed = unembedding(model, options.tower, options.bank())
+        unembed = _end(config, model)
     chosen: dict[str, Any] = {
         "sites": list(options.sites) or None, "tokens": options.tokens, "samples": options.samples,
+        "translator": _translator(config),
     }  # fmt: skip
     with store:
         pictures = pictures_of(config.data, store)
@@ -162,9 +171,27 @@ def _stored(config: Config) -> Looked:
     return found, between, images.__getitem__ if images else None
 
 
+def _end(config: Config, model: Model) -> Unembedding:
+    from mmxai.models.token_bank import token_embedding
+    from mmxai.models.unembedding import unembedding
+
+    if config.lens.against == "tokens":
+        return token_embedding(model, config.lens.tower or "text")
+    return unembedding(model, config.lens.tower, config.lens.bank())
+
+
+def _translator(config: Config) -> TunedLens | None:
+    from mmxai.methods.lens.tuned import load_tuned_lens
+
+    if config.lens.tuned is None:
+        return None
+    return load_tuned_lens(config.lens.tuned, tower=config.lens.tower or "text")
+
+
 def _targets(config: Config, unembed: Unembedding) -> str | tuple[str, ...] | None:
     asked = config.lens.asked()
-    return "next" if asked is None and unembed.bank is None else asked
+    follows = unembed.bank is None and config.lens.against == "output"
+    return "next" if asked is None and follows else asked
 
 
 def _is_store(config: Config) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mmxai.errors import ArgumentError, DataError
 
@@ -21,8 +22,15 @@ class LensConfig:
     target: tuple[str, ...] = ()
     """Tokens (of a CLIP: texts of the bank) whose probability and rank are followed; or the word next, each
     position's next token. Default: next for texts."""
+    against: Literal["output", "tokens"] = "output"
+    """What states are held against: the tower's own output, or, for an encoder of texts, which has none in
+    words, its token embeddings."""
     texts: tuple[str, ...] = ()
     """Of a CLIP the bank: texts, or a file with one a line."""
+    tuned: str | None = None
+    """A folder that `mmxai tune` wrote: states are translated by it first."""
+    generate: int = 0
+    """Of a model: so many tokens that it says behind each text are looked at, too."""
     tokens: str | None = None
     """Of a store: types of rows with commas between, or last."""
     samples: int | None = None

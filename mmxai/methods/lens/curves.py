@@ -110,5 +110,8 @@ def _interval(sums: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
         )
         total, count = (np.tensordot(draws.astype(float), sums[i][seen], 1) for i in (0, 1))
         tail = (1 - _CONFIDENCE) / 2
-        low, high = np.nanquantile(total / count, [tail, 1 - tail], axis=0)
+        ratios = total / count
+        none = np.isnan(ratios).all(0)
+        low, high = np.nanquantile(np.where(none, 0, ratios), [tail, 1 - tail], axis=0)
+        low[none], high[none] = np.nan, np.nan
     return mean, low, high

@@ -87,10 +87,11 @@ def transfer(
     unembed: Unembedding | None = None,
     translator: Translator | None = None,
     batch: int = 8,
+    generate: int = 0,
 ) -> Transfer:
     """Every two points of the stream of a running model held against each other; arguments as of `lens`."""
     unembed = unembed or unembedding(model, tower, texts)
-    return compare(Live(model, inputs, batch), unembed, sites, translator)
+    return compare(Live(model, inputs, batch, generate), unembed, sites, translator)
 
 
 def transfer_store(

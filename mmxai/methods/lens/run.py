@@ -38,6 +38,7 @@ def lens(
     unembed: Unembedding | None = None,
     translator: Translator | None = None,
     batch: int = 8,
+    generate: int = 0,
     keep: int = KEEP,
     archive: str | Path | None = None,
     backend: str = "auto",
@@ -51,13 +52,14 @@ def lens(
     whose, by default the text tower of a language model, the vision tower of a CLIP. texts: of a CLIP the
     bank, texts or their embeddings. targets: "next", or tokens (texts of the bank, or numbers) of all
     samples, or sample -> tokens. unembed: another end than the model's own. translator: see `Translator`.
+    generate: tokens that the model says behind each text are looked at, too.
     keep: rows that are kept in the result; averages are over all. archive: a folder for everything of all
     rows (see `Archive`).
 
     ArgumentError for sites that are no states of the stream or no such end of the model, UnknownSiteError.
     """
     unembed = unembed or unembedding(model, tower, texts)
-    source = Live(model, inputs, batch)
+    source = Live(model, inputs, batch, generate)
     return run(source, unembed, sites, targets, k, translator, keep, archive, backend, seed)
 
 

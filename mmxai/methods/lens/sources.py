@@ -50,13 +50,14 @@ class Source(Protocol):
 class Live:
     """inputs: what `model.prepare` takes; samples given as they are run `batch` at a time."""
 
-    def __init__(self, model: Model, inputs: Any, batch: int):
-        if batch < 1:
-            raise ArgumentError(f"lens: got batch={batch}, expected at least 1")
+    def __init__(self, model: Model, inputs: Any, batch: int, generate: int = 0):
+        """generate: so many tokens that the model says behind each text are looked at, too."""
+        if batch < 1 or generate < 0:
+            raise ArgumentError(f"lens: got batch={batch}, generate={generate}, expected at least 1 and 0")
         self.name = model.name
         self.model: Model | None = model
         self.widths: Mapping[str, int] = model.sites()
-        self._model, self._inputs, self._batch = model, inputs, batch
+        self._model, self._inputs, self._batch, self._generate = model, inputs, batch, generate
 
     def resolve(self, sites: str | Sequence[str]) -> list[str]:
         return self._model.resolve(sites)
@@ -66,6 +67,8 @@ class Live:
 
     def read(self, sites: Sequence[str], space: str) -> Iterator[Seen]:
         for given, known in self._batches():
+            if self._generate:
+                given, _ = self._model.continued(given, self._generate)
             run = self._model.run(given, capture=sites, stop=True)
             table = run.rows[space]
             kept = table[..., _TYPE] != TOKEN_CODES["pad"]
