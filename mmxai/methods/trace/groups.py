@@ -34,6 +34,11 @@ def gridded(rows: torch.Tensor) -> torch.Tensor:
     return of_types(rows, *_GRIDDED) & (rows[:, _Y] >= 0) & (rows[:, _X] >= 0)
 
 
+def token_ids(rows: torch.Tensor) -> list[int]:
+    """The vocabulary id of each row."""
+    return [int(i) for i in rows[:, _ID]]
+
+
 def patch_groups(
     rows: torch.Tensor, tiles: Sequence[Tile], where: np.ndarray, share: float = 0.5
 ) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ def test_object_ring_and_background_by_area():
     tile = ImagePipeline.make(64, patch=8, crop=True).tile(200, 120)
     rows = vision_rows_of(("cls",), (8, 8), 1)[0]
     box = (75.0, 31.0, 122.0, 66.0)
-    found = groups.patch_groups(rows, [tile], region((200, 120), box=box))
+    found = groups.patch_groups(rows, [tile], region((200, 120), box=box), 0.5)
     assert list(found) == ["object", "ring", "background"]
     covered = np.zeros((8, 8))
     for y in range(8):
