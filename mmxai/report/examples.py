@@ -142,16 +142,17 @@ def example_at(
     own = (near.sample == index).numpy()
     near, numbers = near[torch.from_numpy(own)], numbers[own]
     level = scale(units.of(unit, numbers))
-    if int(who.token_id[0]) >= 0:
+    shown = kind == "image"  # a soft token: a piece of a picture, although it stands in a text
+    if int(who.token_id[0]) >= 0 and not shown:
         tokens = [
             Token(t, float(v), n == row)
             for t, v, n in zip(near.token_id.tolist(), level, numbers.tolist(), strict=True)
             if t >= 0
         ]
         return Example(sample, value, kind, position, tokens=tokens)
-    cell = (y, x) if y >= 0 else None
+    cell = (y, x) if y >= 0 and x >= 0 else None
     number = max(image, 0)
-    if number >= len(sample.tiles) or site.space.startswith("text"):
+    if number >= len(sample.tiles) or (site.space.startswith("text") and not shown):
         return Example(sample, value, kind, position, cell)
     tile = sample.tile_in(site.space, number)
     return Example(sample, value, kind, position, cell, tile, _heat(near, level, image, tile["grid"]))
@@ -160,7 +161,7 @@ def example_at(
 def _heat(near: Rows, level: np.ndarray, image: int, grid: Sequence[int]) -> np.ndarray | None:
     """The neuron over the whole grid `[h, w]`; None unless every cell of it is in the store."""
     height, width = grid
-    here = ((near.y >= 0) & ((near.image == image) | (image < 0))).numpy()
+    here = ((near.y >= 0) & (near.x >= 0) & ((near.image == image) | (image < 0))).numpy()
     heat = np.full((height, width), np.nan)
     heat[near.y.numpy()[here], near.x.numpy()[here]] = level[here]
     return None if np.isnan(heat).any() else heat

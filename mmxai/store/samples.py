@@ -28,7 +28,8 @@ class StoredSample:
 
     `tiles`: a dict a tile, `affine` [a, b, c, d, e, f] (gx = a*x + b*y + c, gy = d*x + e*y + f from original
     pixels to grid cells) and `grid` [h, w]. `skipped`: why it has no rows, else None. `truncated`:
-    how many tokens a text had that was cut to the model's context, else None.
+    how many tokens a text had that was cut to the model's context, else None. `prompt`, `placement`: what a
+    multimodal LLM was given and where the picture is in it; `generated`: what it said (FORMAT.md, Samples).
     """
 
     sample: int
@@ -40,6 +41,9 @@ class StoredSample:
     columns: dict[str, Any] = field(default_factory=dict)
     skipped: str | None = None
     truncated: int | None = None
+    prompt: str | None = None
+    placement: list[list[int]] = field(default_factory=list)
+    generated: dict[str, Any] | None = None
 
     def tile_in(self, space: str, number: int = 0) -> dict[str, Any]:
         """Tile `number` with its affine and grid in cells of a row space.
@@ -71,6 +75,9 @@ class StoredSample:
             columns=fields.get("columns") or {},
             skipped=fields.get("skipped"),
             truncated=fields.get("truncated"),
+            prompt=fields.get("prompt"),
+            placement=fields.get("placement") or [],
+            generated=fields.get("generated"),
         )
 
 

@@ -20,6 +20,7 @@ from mmxai.data import Sample
 from mmxai.errors import ArgumentError
 from mmxai.harvesting import harvest
 from mmxai.models import load_model
+from mmxai.report.examples import neurons_of
 from mmxai.store.verify import verify
 from mmxai.types import TOKEN_CODES
 
@@ -98,6 +99,19 @@ def test_provenance_of_a_sample(folder, tmp_path):
         cells = mine[mine[:, 4] == TOKEN_CODES["image"]]
         assert cells[:, 1].tolist() == list(range(2, 18))
         assert cells[:, 2:4].tolist() == [[y, x] for y in range(4) for x in range(4)]
+
+
+def test_a_page_shows_a_soft_token_as_a_piece_of_its_picture(whole):
+    with mmxai.open_store(whole) as store:
+        record = store.samples[3]
+        assert record.prompt.startswith("USER: <image>") and record.placement == [[2, 16]]
+        assert record.generated["ids"] == [int(t) for t in record.generated["ids"]]
+        examples = [e for n in neurons_of(store, "text.1.resid_post", range(24), 10) for e in n.examples]
+    pieces = [e for e in examples if e.kind == "image"]
+    words = [e for e in examples if e.kind in ("text", "generated")]
+    assert pieces and words
+    assert all(e.cell is not None and e.tile["grid"] == [4, 4] and e.heat.shape == (4, 4) for e in pieces)
+    assert all(e.tokens and e.tile is None for e in words)
 
 
 def test_rows_of_image_tokens_alone(folder, tmp_path):

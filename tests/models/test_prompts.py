@@ -213,3 +213,17 @@ def test_a_pixel_is_in_the_cell_that_the_tile_says(kind, size):
                 seen += 1
                 assert abs(float(centre[0]) - gx) < 0.2 and abs(float(centre[1]) - gy) < 0.2
     assert seen >= (1 if kind == "crop" else 2)  # of a long picture most is cropped away
+
+
+def test_a_saved_folder_has_its_processor_and_template(tmp_path):
+    words = tokenizer()
+    model = anyres("next", tokenizer=words)
+    model.module.save_pretrained(tmp_path)
+    theirs(model, words).save_pretrained(tmp_path)
+    asked = Sample("k", image=picture(31, 20), text="the cat")
+    again = load_model(tmp_path).encode(asked)
+    assert again.prompt == "<s>w1 <image> the cat w2 w3" and again.placement == [[2, 70]]
+    # Older checkpoints keep the template in a file of its own.
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "w7 <image> w8"}))
+    assert load_model(tmp_path).encode(asked).prompt == "w7 <image> w8"

@@ -104,7 +104,7 @@ def _reader(
         known = np.stack([labelled(t, found[t.name]) for t in asked])
         if cells:
             sample = rows.sample.numpy()
-            kept = np.isin(sample, np.unique(sample[known.any(0)])) & (rows.y >= 0).numpy()
+            kept = np.isin(sample, np.unique(sample[known.any(0)])) & ((rows.y >= 0) & (rows.x >= 0)).numpy()
         else:
             kept = known.all(0)
         columns = [_one_hot(t, found[t.name][kept]) for t in tasks]

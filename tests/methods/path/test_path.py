@@ -12,7 +12,7 @@ from transformers import Dinov2ForImageClassification, ViTForImageClassification
 from mmxai.errors import ArgumentError, ModelError
 from mmxai.methods.path import Path
 from mmxai.models import families, load_model, wrap
-from tests.models import test_clip, test_elsewhere, test_text, test_vision
+from tests.models import test_clip, test_elsewhere, test_llava, test_llava_next, test_text, test_vision
 from tests.models.contract import shake
 
 
@@ -58,6 +58,8 @@ FAMILIES = {
     "bert": test_text.TestBert,
     "roberta": test_text.TestRoberta,
     "electra": test_text.TestElectra,
+    "llava": test_llava.TestLlava,
+    "llava-next": test_llava_next.TestLlavaNext,
 }
 BOTH, VISION = ("clip", "open_clip"), ("timm", "vit", "dinov2")
 CASES = [(name, "vision") for name in FAMILIES if name.startswith((*BOTH, *VISION))]
