@@ -107,7 +107,7 @@ class LensResult(Result):
         if len(self.rows) < self.seen:
             head += f", the first {len(self.rows):,} kept"
         figures = list(dict.fromkeys(c.figure for c in self.curves))
-        shown = figures[:5]
+        shown = [f for f in figures if not f.startswith("log10")][:5]
         lines = [
             (state, *(number(float(self.curve(f).mean[i])) for f in shown))
             for i, state in enumerate(self.states)
