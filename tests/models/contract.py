@@ -57,8 +57,8 @@ def rope(x: torch.Tensor, theta: float, part: float = 1.0) -> torch.Tensor:
 
 @dataclass
 class Block:
-    """A block as functions of the weights. `residual`: as in `mmxai.models.adapter.Family`. `only`: bool `[B, T,
-    T]`, the keys that its queries may read at most."""
+    """A block as functions of the weights. `residual`: as in `mmxai.models.adapter.Family`. `only`: bool
+    `[B, T, T]`, the keys that its queries may read at most."""
 
     heads: int
     q: Any
@@ -139,6 +139,8 @@ class Reference:
     causal: bool = True
     also: torch.Tensor | bool = False
     """bool `[B, T, T]`: what is read beside what causal attention reads."""
+    patterns: bool = True
+    """False: a tower without pattern sites."""
 
 
 def run_reference(ref: Reference, keys: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -152,7 +154,8 @@ def run_reference(ref: Reference, keys: torch.Tensor) -> dict[str, torch.Tensor]
     sites = {f"{ref.tower}.embed": embed}
     for i, block in enumerate(ref.blocks):
         done = run_block(x, block, allowed)
-        sites |= {f"{ref.tower}.{i}.{kind}": value for kind, value in done.items()}
+        shown = [kind for kind in done if ref.patterns or kind != "pattern"]
+        sites |= {f"{ref.tower}.{i}.{kind}": done[kind] for kind in shown}
         x = done["resid_post"]
     return sites | {f"{ref.tower}.{kind}": value for kind, value in ref.end(x).items()}
 

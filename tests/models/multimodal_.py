@@ -152,7 +152,7 @@ class PlacementTests:
             here = (rows[..., 0] == b) & (rows[..., Y] == y) & (rows[..., X] == x)
             here &= rows[..., TYPE] == TOKEN_CODES["patch"]
             assert here.sum() == 1
-            edit = {self.read: lambda v, here=here: torch.where(here[..., None], v * 3 + 2, v)}
+            edit = {self.read: lambda v, here=here: torch.where(here[..., None], -v, v)}
             run = model.run(tensors, capture="projector", edit=edit)
             (row,) = self.moved(model, "projector", run, plain)
             assert row[[0, TYPE, IMAGE, Y, X]].tolist() == [b, TOKEN_CODES["image"], *self.token(y, x)]
