@@ -42,9 +42,9 @@ def test_texts(shared_data, tmp_path, capsys):
     assert (found.table.token_type == 6).sum() == 3
     page = (tmp_path / "out/index.html").read_text()
     assert "0: Once upon a time" in page and "Layers held against each other" in page
-    assert main([*args, "--target", "the", "dog", "--no-transfer"]) == 0
+    assert main([*args, "--target", "the", "a", "--no-transfer"]) == 0
     assert "says the last's answer" not in capsys.readouterr().out
-    assert load_lens(tmp_path / "out/lens.json").target_names == [" the", " dog"]
+    assert load_lens(tmp_path / "out/lens.json").target_names == [" the", " a"]
     assert main([*args, "--target", "unbelievable"]) == 1
     assert "'unbelievable': is" in capsys.readouterr().err
     assert main([*args, "--target", "next", "the"]) == 1

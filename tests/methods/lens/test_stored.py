@@ -131,20 +131,34 @@ def test_without_the_last_block_there_is_no_divergence(stories):
         found.first_final()
 
 
+STORIES = [
+    "Once upon a time, there was a little boy named Tim. He liked to play with his red ball in the park.",
+    "One day, Lily and her mom went to the store to buy some milk and bread.",
+    "The dog was very happy. He ran and jumped and played with his friends all day.",
+    "Tom saw a big tree. He wanted to climb it, but he was scared.",
+    "The sun was hot and the sky was blue. The children sat under the tree and ate cake.",
+    'Anna was sad because she lost her doll. Her dad said, "Do not worry, we will find it."',
+    "There was a cat who lived in a small house. The cat liked to sleep on the bed.",
+    "Ben and Mia went to the beach. They made a castle of sand and had a lot of fun.",
+]
+
+
 def test_the_next_token_comes_with_depth(stories):
-    """stories260K on sentences of its own kind: the last block's answer is the model's, and the share of next
-    tokens that come first rises with every block."""
+    """On 273 tokens the last block's answer is the model's, and with every block the share of next tokens that
+    come first rises, and the divergence falls: by more than both intervals are wide from the third on."""
     model, _ = stories
-    text = model.generate(["Once upon a time", "The little dog", "One day"], max_new_tokens=60)
-    told = [p + t for p, t in zip(["Once upon a time", "The little dog", "One day"], text.texts, strict=True)]
-    found = lens(model, told, targets="next")
-    own = model.run(told).out.logits.argmax(-1)
+    found = lens(model, STORIES, targets="next")
+    own = model.run(STORIES).out.logits.argmax(-1)
     rows = found.table
     assert torch.equal(found.ids[-1, :, 0].long(), own[rows.sample.long(), rows.position.long()])
-    curve = found.curve("the next token comes first").mean[found.stream()]
-    assert (np.diff(curve) >= -0.02).all() and curve[-1] > 0.75 and curve[0] < 0.1
-    kl = found.curve("kl").mean[found.stream()]
-    assert (np.diff(kl) < 0).all() and kl[-1] < 1e-6
+    stream = found.stream()
+    for figure, sign in (("the next token comes first", 1), ("kl", -1)):
+        curve = found.curve(figure, "text")
+        mean, low, high = (sign * x[stream] for x in (curve.mean, curve.low, curve.high))
+        low, high = np.minimum(low, high), np.maximum(low, high)
+        assert curve.rows == 273 and (np.diff(mean) >= 0).all() and (low[3:] > high[2:-1]).all()
+    share = found.curve("the next token comes first", "text").mean[stream]
+    assert share[0] < 0.01 and share[-1] > 0.6
 
 
 @linux
