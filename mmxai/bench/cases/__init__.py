@@ -20,6 +20,7 @@ CASES = {
     "dissect_gpu": "the same on a CUDA GPU, against dense torch there",
     "lens": "the logit lens of 12 blocks, against the bare product, dense torch and TransformerLens",
     "lens_gpu": "the same on a CUDA GPU, against dense torch there",
+    "trace": "causal tracing of every layer and position, against one forward a cell and TransformerLens",
     "gpu": "the kernels on a CUDA GPU: packing with statistics against torch and one device copy",
     "shapes": "pictures, captions, twins and training batches of the shapes world a second, on one core",
 }

@@ -128,6 +128,13 @@ PEERS = (
         TRANSFORMER_LENS,
         "its logit_lens on a cache, no divergence",
     ),
+    Peer(
+        "transformer-lens-trace",
+        "trace",
+        TRANSFORMER_LENS,
+        "get_act_patch_resid_pre, a forward a cell that reads out all positions",
+        home="transformer-lens",
+    ),
     Peer("datasets", "store", ("datasets==5.2.0", "pyarrow==26.0.1", _NUMPY), "Arrow, as SAELens keeps it"),
 )
 

@@ -118,7 +118,7 @@ class Runs:
         self.differs = self._differing(beginning, ahead, late=any(_block_of(s) for s in edits))
 
     def _share_of_the_end(self) -> float:
-        """What part of a forward is behind the tower's blocks: the head at the rows read, or whatever else."""
+        """What part of a forward is behind the blocks: the head at the rows read, or whatever else."""
         if not isinstance(self.judge, TokenJudge) or self.judge.every(self.study.tower):
             return 0.5
         tower = self.recording.tower
