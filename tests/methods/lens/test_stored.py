@@ -144,7 +144,7 @@ STORIES = [
 
 
 def test_the_next_token_comes_with_depth(stories):
-    """On 273 tokens the last block's answer is the model's, and with every block the share of next tokens that
+    """On 273 tokens the last block's answer is the model's; with every block the share of next tokens that
     come first rises, and the divergence falls: by more than both intervals are wide from the third on."""
     model, _ = stories
     found = lens(model, STORIES, targets="next")
