@@ -25,6 +25,7 @@ VERBS = {
     "neurons": "single units: what drives them, which labels they tell, what is lost without them",
     "dissect": "which concepts units stand for, by the pixels in which they are active",
     "describe": "words for units, by a judge that compares pictures with a word list",
+    "trace": "causal tracing: which states carry an answer, by block, token and patch, as a page of maps",
     "probe": "linear probes of every site: what can be read off it, beside control tasks",
     "lens": "what every block of a model would say if it were the last: tokens, or CLIP's texts",
     "tune": "a tuned lens: affine maps from each state to the last, trained from a store",

@@ -42,8 +42,11 @@ class Redrawn:
 
 @dataclass(frozen=True)
 class Asked:
-    """What to do to a picture. how: of `HOW`, or "other": `other`'s pixels (None `where`: the other picture
-    whole, which need not be of the same size but must give the same grid). where: bool `[H, W]`."""
+    """What to do to a picture. how: of `HOW`, or "other": `other`'s pixels. where: bool `[H, W]`, the object.
+
+    whole: not the object alone is corrupted but all of the picture (another picture then need not be of the
+    same size, but must give the same grid); always so where there is no object.
+    """
 
     how: str
     where: np.ndarray | None = None
@@ -52,6 +55,7 @@ class Asked:
     sigma: float = pictures.SIGMA
     draws: int = 8
     seed: int = 0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.how not in (*HOW, "other") or (self.how == "other") != (self.other is not None):
@@ -64,8 +68,13 @@ class Asked:
             )
 
     @property
+    def corrupted(self) -> np.ndarray | None:
+        """What is corrupted; None: all of it."""
+        return None if self.whole else self.where
+
+    @property
     def place(self) -> str:
-        return "the picture" if self.where is None else "the region"
+        return "the picture" if self.corrupted is None else "the region"
 
 
 def corrupt(
@@ -76,7 +85,7 @@ def corrupt(
     def inputs(changed: Sequence[Image.Image]) -> Inputs:
         return model.prepare([one if text is None else {"image": one, "text": text} for one in changed])
 
-    place, where = asked.place, asked.where
+    place, where = asked.place, asked.corrupted
     if asked.how == "drop":
         space = "text" if text is not None else "vision"
         mask = groups.gridded(clean.rows[space][0])
@@ -106,7 +115,7 @@ def corrupt(
 
 
 def _changed(image: Image.Image, asked: Asked) -> tuple[Image.Image, str]:
-    where = asked.where
+    where = asked.corrupted
     if asked.how == "blur":
         return pictures.blur(image, where), f"{asked.place} blurred"
     if asked.how == "mean":

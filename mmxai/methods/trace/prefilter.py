@@ -62,6 +62,11 @@ class Prefiltered:
             own.budget,
         )
 
+    @property
+    def runs_cells(self) -> int:
+        """How many cells are run."""
+        return len(self._estimated[1])
+
     def predict(self) -> Predicted:
         """Makes the estimates, which `run` then uses, and says what the rest will cost beside them."""
         exact = self._exact.predict()

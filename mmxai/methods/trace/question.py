@@ -93,6 +93,11 @@ class Planned:
     wanted: list[Wanted]
     study: Study | Prefiltered
 
+    @property
+    def cells(self) -> int:
+        """How many of them are run."""
+        return self.study.runs_cells if isinstance(self.study, Prefiltered) else len(self.study.cells)
+
 
 @dataclass
 class Question:
@@ -152,10 +157,15 @@ class Question:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Findings:
-        """Make the maps. studies: those of `studies()`, whose first runs are made already."""
+        """Make the maps. studies: those of `studies()`, whose first runs are made already. progress: called
+        with the cells done, and all that are run."""
         began, forwards, maps = time.perf_counter(), 0, []
         studies = self.studies() if studies is None else studies
-        found = [(p.part, p.wanted, p.study.run(progress=progress)) for p in studies]
+        whole, before, found = sum(p.cells for p in studies), 0, []
+        for p in studies:
+            told = None if progress is None else _further(progress, before, whole)
+            found.append((p.part, p.wanted, p.study.run(progress=told)))
+            before += p.cells
         totals = {id(p): float(r.total.mean()) for p, g, r in found if g[0].mode == "restore"}
         for part, group, result in found:
             forwards += result.forwards
@@ -186,6 +196,11 @@ class Question:
             low, high = np.quantile(drawn, (0.025, 0.975)) if len(values) > 1 else (np.nan, np.nan)
             sides.append(Side(float(values.mean()), float(low), float(high), tokens))
         return sides[0], sides[1]
+
+
+def _further(progress: Callable[[int, int], None], before: int, whole: int) -> Callable[[int, int], None]:
+    """Progress of one study among several."""
+    return lambda done, of: progress(before + done, whole)
 
 
 def map_of(
