@@ -194,10 +194,10 @@ def test_truncated_weights(folder):
 
 
 def test_model_types_without_adapter():
-    from transformers import T5Config, T5Model
+    from transformers import BloomConfig, BloomModel
 
-    module = T5Model(T5Config(d_model=16, d_ff=16, num_layers=1, num_heads=2, vocab_size=8, d_kv=4))
-    with pytest.raises(ModelError, match="'t5' has no adapter"):
+    module = BloomModel(BloomConfig(hidden_size=16, n_layer=1, n_head=2, vocab_size=8))
+    with pytest.raises(ModelError, match="'bloom' has no adapter"):
         load_model(module)
 
 
