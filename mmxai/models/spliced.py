@@ -10,6 +10,7 @@ import torch
 from mmxai.data.sample import Sample
 from mmxai.errors import ArgumentError, DataError, ModelError, UnreadableSampleError
 from mmxai.models import inputs as pipelines
+from mmxai.models import placing
 from mmxai.models import splice as splices
 from mmxai.models.adapter import BoundTower
 from mmxai.models.feeds import TowerFeeds
@@ -17,12 +18,6 @@ from mmxai.models.inputs import Encoded, Inputs, TowerInputs
 from mmxai.models.prompts import Prompts, runs_of
 from mmxai.models.splice import Extent, Layout, Pictures, Splice
 from mmxai.models.texts import Bos, Long, TextPipeline
-from mmxai.types import ROW_COLUMNS, TOKEN_CODES
-
-_SAMPLE, _POSITION, _TYPE, _IMAGE = (
-    ROW_COLUMNS.index(c) for c in ("sample", "position", "token_type", "image")
-)
-_PLACED = [ROW_COLUMNS.index(c) for c in ("token_type", "image", "y", "x")]
 
 
 class SplicedFeeds(TowerFeeds):
@@ -44,6 +39,9 @@ class SplicedFeeds(TowerFeeds):
         self.splice, self.config = splice, config
         self.token = splice.token(config)
         self.pictures: Pictures | None = None if processor is None else splice.pictures(processor, config)
+        if processor is not None and splice.limit is not None and "vision" in towers:
+            towers["vision"].longest = longest = splice.limit(processor, config)
+            towers["vision"].length = len(longest.vision)
         self.template = template or getattr(tokenizer, "chat_template", None)
         self.prompts: Prompts | None = None
         if tokenizer is not None:
@@ -175,30 +173,12 @@ class SplicedFeeds(TowerFeeds):
         extents = self._extents(tensors)
         counts = [1] * len(extents)
         if "input_ids" in texts:
-            counts = self._counted(texts["input_ids"], [len(self._layout(e).text) for e in extents])
+            counts = placing.counted(
+                texts["input_ids"], self.token, [len(self._layout(e).text) for e in extents]
+            )
         self._place(out, counts, torch.arange(len(counts), dtype=torch.int32))
         out.counts = self._entries(tensors, counts, extents)
         return out
-
-    def _counted(self, ids: torch.Tensor, soft: list[int]) -> list[int]:
-        """How many pictures each text has, from its placeholders."""
-        counts, left = [], list(soft)
-        for places in (ids == self.token).sum(1).tolist():
-            taken, found = 0, 0
-            while found < places and left:
-                found, taken = found + left.pop(0), taken + 1
-            if found != places:
-                raise ArgumentError(
-                    f"input_ids: got a text with {places} placeholders (token {self.token}), expected those "
-                    f"of its pictures: the pictures given take {soft}"
-                )
-            counts.append(taken)
-        if left:
-            raise ArgumentError(
-                f"pixel_values: got pictures that take {soft} soft tokens, expected as many placeholders "
-                f"(token {self.token}) in input_ids, which lack those of the last {len(left)}"
-            )
-        return counts
 
     def _entries(
         self, tensors: Mapping[str, torch.Tensor], counts: list[int], extents: list[Extent]
@@ -227,22 +207,15 @@ class SplicedFeeds(TowerFeeds):
     def _place(self, out: Inputs, counts: list[int], samples: torch.Tensor) -> None:
         """Add the row tables of pictures, and mark their soft tokens in the text's."""
         layouts = iter([self._layout(e) for e in self._extents(out.tensors)])
-        mine = [_joined([next(layouts) for _ in range(n)]) for n in counts]
+        mine = [placing.joined([next(layouts) for _ in range(n)]) for n in counts]
         for space in ("vision", "vision.pooled", "projector"):
-            out.rows[space] = _table([m[space] for m in mine], samples, positions=space != "vision.pooled")
+            out.rows[space] = placing.table(
+                [m[space] for m in mine], samples, positions=space != "vision.pooled"
+            )
         if "text" in out.rows:
-            ids, table = out.tensors["input_ids"].cpu(), out.rows["text"]
-            for b, placed in enumerate(mine):
-                at = (ids[b] == self.token).nonzero().flatten()
-                if len(at) != len(placed["text"]):
-                    raise ArgumentError(
-                        f"sample {int(samples[b])}: got {len(at)} placeholders (token {self.token}), "
-                        f"expected {len(placed['text'])} for its pictures"
-                    )
-                table[b, at[:, None], torch.tensor(_PLACED)] = placed["text"]
-            marks = torch.tensor(list(self.splice.special(self.config)), dtype=ids.dtype)
-            marked = torch.isin(ids, marks) & (table[..., _TYPE] == TOKEN_CODES["text"])
-            table[..., _TYPE][marked] = TOKEN_CODES["special"]
+            special = list(self.splice.special(self.config))
+            ids, texts = out.tensors["input_ids"].cpu(), [m["text"] for m in mine]
+            placing.mark(out.rows["text"], ids, texts, self.token, special)
         self._beside(out)
 
     def _beside(self, out: Inputs) -> None:
@@ -258,9 +231,9 @@ class SplicedFeeds(TowerFeeds):
         layouts = [self._layout(e) for e in self._extents(tensors)]
         counts = [1] * len(layouts)
         if "input_ids" in tensors:
-            counts = self._counted(tensors["input_ids"], [len(one.text) for one in layouts])
+            counts = placing.counted(tensors["input_ids"], self.token, [len(one.text) for one in layouts])
         rest = iter(layouts)
-        mine = [_joined([next(rest) for _ in range(n)]) for n in counts]
+        mine = [placing.joined([next(rest) for _ in range(n)]) for n in counts]
         return {s: tuple(len(m[s]) for m in mine) for s in ("vision", "vision.pooled", "projector")}
 
     def example(self) -> Inputs:
@@ -272,30 +245,3 @@ class SplicedFeeds(TowerFeeds):
             tensors["input_ids"] = ids.repeat(2, 1)
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
         return self._from_tensors(tensors)
-
-
-def _joined(layouts: Sequence[Layout]) -> dict[str, torch.Tensor]:
-    """The rows of a sample's pictures, tiles counted through: row space -> int32 `[n, 4]`."""
-    spaces = {"vision": "vision", "vision.pooled": "pooled", "projector": "projector", "text": "text"}
-    parts: dict[str, list[torch.Tensor]] = {s: [torch.empty(0, 4, dtype=torch.int32)] for s in spaces}
-    first = 0
-    for layout in layouts:
-        for space, name in spaces.items():
-            rows = getattr(layout, name).clone()
-            rows[:, 1] += first * (rows[:, 1] >= 0)
-            parts[space].append(rows)
-        first += layout.tiles
-    return {space: torch.cat(rows) for space, rows in parts.items()}
-
-
-def _table(rows: Sequence[torch.Tensor], samples: torch.Tensor, positions: bool) -> torch.Tensor:
-    """Row table int32 `[B, R, 8]` of samples' rows `[n, 4]`; what a sample has fewer is padding."""
-    most = max(1, *(len(r) for r in rows))
-    table = torch.full((len(rows), most, len(ROW_COLUMNS)), -1, dtype=torch.int32)
-    table[..., _SAMPLE] = samples[:, None]
-    table[..., _TYPE] = TOKEN_CODES["pad"]
-    if positions:
-        table[..., _POSITION] = torch.arange(most, dtype=torch.int32)
-    for b, own in enumerate(rows):
-        table[b, : len(own), torch.tensor(_PLACED)] = own
-    return table
