@@ -19,7 +19,7 @@ from mmxai.models import arrange, attention, multihead
 from mmxai.models.parts import POOLED, WHOLE, Dims, Part, pair
 
 if TYPE_CHECKING:
-    from mmxai.models.splice import Splice
+    from mmxai.models.splice import Layout, Splice
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ class BoundTower:
         attention patterns depend on it.
     tile: where a sample may have several pictures, tokens of one, among which its attention stays; else 0.
     live: blocks whose output goes on to where the model's output is made; those behind run for nothing.
+    longest: of a multimodal LLM's vision tower, the rows of its largest picture.
     """
 
     spec: Tower
@@ -173,6 +174,7 @@ class BoundTower:
     length: int
     tile: int = 0
     live: int = 0
+    longest: Layout | None = None
     sites: dict[str, Site] = field(default_factory=dict)
 
     @property
@@ -218,7 +220,8 @@ def bind(module: nn.Module, config: Any, family: Family) -> dict[str, BoundTower
         tower = BoundTower(spec, module.get_submodule(path), path, own, spec.dims(own, config), length)
         tower.live = tower.dims.blocks
         if family.splice is not None and pictures:
-            tower.tile, tower.length = length, len(family.splice.longest(config).vision)
+            tower.longest = family.splice.longest(config)
+            tower.tile, tower.length = length, len(tower.longest.vision)
             if family.splice.live is not None:
                 tower.live = family.splice.live(config)
         _bind_sites(module, tower, ragged=pictures)

@@ -156,8 +156,8 @@ class Model:
 
     def rows_per_sample(self, space: str) -> int:
         """The most rows a sample can have in a row space."""
-        if self._splice is not None and space in _OF_PICTURES:
-            longest = self._splice.longest(self.config)
+        longest = self.towers["vision"].longest if "vision" in self.towers else None
+        if longest is not None and space in _OF_PICTURES:
             return len(longest.pooled if space == "vision.pooled" else longest.projector)
         return self.towers[space].length if space in self.towers else modules.length_of(space)
 

@@ -55,7 +55,8 @@ class Splice:
 
     token: id of the placeholder. extents: (config, tensors) -> of each picture what decides its layout, from
         ready tensors. layout: (config, extent) -> its rows. example: config -> tensors of one picture, as
-        `pictures` makes them, blank. longest: config -> the layout with the most rows.
+        `pictures` makes them, blank. longest: config -> the layout with the most rows. limit: (image
+        processor, config) -> that of the pictures which a processor makes, where the config does not tell.
     pictures: (image processor, config) -> pipeline of raw pictures. One picture gives each tensor of `join`;
         how those of several come together: "stack" (one size of all), "pad" (zeros behind the first
         dimension, then stacked), "cat" (along the first dimension).
@@ -73,6 +74,7 @@ class Splice:
     layout: Callable[[Any, Extent], Layout]
     example: Callable[[Any], dict[str, torch.Tensor]]
     longest: Callable[[Any], Layout]
+    limit: Callable[[Any, Any], Layout] | None = field(default=None, kw_only=True)
     pictures: Callable[[Any, Any], Pictures]
     prompt: str
     join: Mapping[str, Literal["stack", "pad", "cat"]] = field(

@@ -42,6 +42,9 @@ class SplicedFeeds(TowerFeeds):
         if processor is not None and splice.limit is not None and "vision" in towers:
             towers["vision"].longest = longest = splice.limit(processor, config)
             towers["vision"].length = len(longest.vision)
+        if processor is not None and splice.limit is not None and "vision" in towers:
+            towers["vision"].longest = longest = splice.limit(processor, config)
+            towers["vision"].length = len(longest.vision)
         self.template = template or getattr(tokenizer, "chat_template", None)
         self.prompts: Prompts | None = None
         if tokenizer is not None:

@@ -371,6 +371,12 @@ def test_pictures_of_several_sizes_and_questions(fed):
     assert torch.equal(made["image_grid_thw"], tensors["image_grid_thw"])
 
 
+def test_a_store_plans_for_the_largest_picture_of_the_processor(fed):
+    assert fed.rows_per_sample("vision") == 64 and fed.rows_per_sample("projector") == 16  # of 1,024 pixels
+    bare = load_model(fed.module)
+    assert bare.rows_per_sample("vision") == 4 * 16384
+
+
 def test_tiles_say_where_patches_and_tokens_are(fed):
     encoded = fed.feeds.encode(Sample("0", image=PICTURES[0], text="w1"), None)
     patches, merged = encoded.tiles

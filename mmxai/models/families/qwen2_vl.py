@@ -23,7 +23,8 @@ from mmxai.models.processed import ProcessedImages
 from mmxai.models.splice import Extent, Layout, Pictures, Splice, beside, cells, inside, shown, soft
 
 LIMIT = 16384
-"""Merged cells of the largest picture that the published checkpoints' processors make."""
+"""Merged cells of the largest picture that a published checkpoint's processor makes; the processor at hand
+says its own."""
 
 BLOCK = {
     "resid_pre": Tap("", "in"),
@@ -142,8 +143,17 @@ def _example(config: Any) -> dict[str, torch.Tensor]:
     return _blank(config, (side + 1) * merge, side * merge)
 
 
-def _longest(config: Any) -> Layout:
-    return layout(config, (1, _merge(config), LIMIT * _merge(config)))
+def _longest(config: Any, merged: int = LIMIT) -> Layout:
+    """Of so many merged cells, in whatever shape."""
+    return layout(config, (1, _merge(config), merged * _merge(config)))
+
+
+def _limit(processor: Any, config: Any) -> Layout:
+    if not processor.do_resize:
+        return _longest(config)
+    return _longest(
+        config, max(1, processor.size.longest_edge // (processor.patch_size * processor.merge_size) ** 2)
+    )
 
 
 def _pictures(processor: Any, config: Any) -> Pictures:
@@ -168,6 +178,7 @@ SPLICE = Splice(
     layout=layout,
     example=_example,
     longest=_longest,
+    limit=_limit,
     pictures=_pictures,
     prompt="<|vision_start|>{image}<|vision_end|>{text}",
     join={"pixel_values": "cat", "image_grid_thw": "cat"},
