@@ -53,6 +53,9 @@ class Config:
     data: str | None = None
     """Of a store: the data set that was harvested, for its pictures."""
     lens: LensConfig = field(default_factory=LensConfig)
+    neighbours: str | None = None
+    """Of a model: a store of its states of texts, in which each sample's last position is looked up, site by
+    site; neighbours.csv."""
     out: str = "lens"
     """Folder for lens.json and lens.safetensors (everything), and index.html."""
     archive: str | None = None
@@ -70,10 +73,8 @@ def run(config: Config) -> int:
     if config.lens.k < 1 or config.shown < 1:
         raise ArgumentError(f"got --k {config.lens.k}, --shown {config.shown}, expected at least 1 of each")
     store = _is_store(config)
-    if store and config.lens.generate:
-        raise ArgumentError(
-            f"--generate {config.lens.generate}: got the store {config.source}, expected a model"
-        )
+    if store and (config.lens.generate or config.neighbours):
+        raise ArgumentError(f"--generate, --neighbours: got the store {config.source}, expected a model")
     if store and config.content:
         raise ArgumentError(f"got the store {config.source} and {list(config.content)}, expected no content")
     found, between, pictures = _stored(config) if store else _live(config)
@@ -101,6 +102,7 @@ Looked = tuple["LensResult", "Transfer | None", Pictures]
 
 
 def _live(config: Config) -> Looked:
+    from mmxai.cli._lens_near import near
     from mmxai.methods.lens import lens, transfer
     from mmxai.models import load_model
 
@@ -128,6 +130,13 @@ def _live(config: Config) -> Looked:
     for sample, name in enumerate(named):
         if name and sample in found.samples:
             found.samples[sample]["key"] = name
+    if config.neighbours is not None:
+        stream = [found.states[i] for i in found.stream()]
+        table, said = near(model, given, stream, config.neighbours)
+        print(f"{said}\n")
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out / "neighbours.csv", index=False)
     images = [one.get("image") for one in given]
     return found, between, (lambda sample: images[sample]) if any(images) else None
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 from PIL import Image
 
@@ -45,6 +46,19 @@ def test_texts(shared_data, tmp_path, capsys):
     assert main([*args, "--target", "the", "a", "--no-transfer"]) == 0
     assert "says the last's answer" not in capsys.readouterr().out
     assert load_lens(tmp_path / "out/lens.json").target_names == [" the", " a"]
+    store = f"{tmp_path}/acts.zarr"
+    assert (
+        main(["harvest", model, f"{tmp_path}/p.txt", "--sites", "text.3.resid_post", "--store", store]) == 0
+    )
+    capsys.readouterr()
+    assert (
+        main(["lens", model, "The dog ran to the", "--neighbours", store, "--out", f"{tmp_path}/near"]) == 0
+    )
+    assert "The dog ran to« the»" in capsys.readouterr().out
+    near = pandas.read_csv(tmp_path / "near/neighbours.csv")
+    assert near["site"].unique() == ["text.3.resid_post"] and near["score"][0] > 0.99 and len(near) == 3
+    assert main([*args, "--neighbours", store, "--sites", "text.1.resid_post"]) == 1
+    assert "expected some, it has text.3.resid_post" in capsys.readouterr().err
     assert main([*args, "--target", "unbelievable"]) == 1
     assert "'unbelievable': is" in capsys.readouterr().err
     assert main([*args, "--target", "next", "the"]) == 1

@@ -2,7 +2,8 @@ const get = id => document.getElementById(id), svg = "http://www.w3.org/2000/svg
 const make = (name, parent, text) => { const e = parent.appendChild(document.createElement(name)); if (text !== undefined) e.textContent = text; return e };
 const palette = [...Array(10).keys()].map(i => `hsl(${(i * 137.5 + 20) % 360} 68% 52%)`);
 // A token that is the name of a colour is shown in it.
-const named = token => token.toLowerCase().split(/[^a-z]+/).find(word => word && CSS.supports("color", word));
+const plain = "red orange yellow green cyan blue purple pink brown black white gray grey magenta violet gold silver".split(" ");
+const named = token => token.toLowerCase().split(/[^a-z]+/).find(word => plain.includes(word));
 const blank = text => text.replace(/\n/g, "⏎").replace(/\t/g, "→").replace(/^ | $/g, "·") || "·";
 const kindOf = state => state.split(".").slice(2).join(".").replace(/^z\.\d+$/, "z") || state;
 const bare = state => state.replace(/^[^.]*\./, "");
@@ -98,7 +99,7 @@ const drawMaps = () => {
   const counts = new Map(), cells = now.rows.map((row, n) => n).filter(n => now.rows[n][2] >= 0 && now.rows[n][3] >= 0);
   // A token keeps its colour over blocks: by how often it comes first in any of them.
   states.forEach(i => cells.forEach(n => counts.set(now.top[i][n][0], (counts.get(now.top[i][n][0]) || 0) + 1)));
-  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a)), colour = new Map(order.slice(0, 10).map((t, i) => [t, named(now.names[t]) || palette[i]]));
+  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a)), colour = new Map(order.map((t, i) => [t, named(now.names[t]) || palette[i] || "#888"]));
   const tokens = get("colour").value === "p";
   get("maps").replaceChildren();
   now.images.forEach(tile => {
@@ -113,8 +114,8 @@ const drawMaps = () => {
     cells.filter(n => now.rows[n][4] === tile.image).forEach(n => {
       const cell = group.appendChild(document.createElementNS(svg, "rect")), first = now.top[s][n][0];
       for (const [name, value] of Object.entries({ x: now.rows[n][3], y: now.rows[n][2], width: 1, height: 1 })) cell.setAttribute(name, value);
-      cell.setAttribute("fill", tokens ? colour.get(first) || "#888" : "var(--accent)");
-      cell.setAttribute("fill-opacity", (tokens ? .15 + .6 * level(s, n) : .05 + .85 * level(s, n)).toFixed(3));
+      cell.setAttribute("fill", tokens ? colour.get(first) : "var(--accent)");
+      cell.setAttribute("fill-opacity", (tokens ? .12 + .5 * level(s, n) : .05 + .85 * level(s, n)).toFixed(3));
       [cell.dataset.state, cell.dataset.row] = [s, n];
       cell.onpointerenter = () => point(s, n);
     });
@@ -125,7 +126,7 @@ const drawMaps = () => {
   cells.forEach(n => here.set(now.top[s][n][0], (here.get(now.top[s][n][0]) || 0) + 1));
   [...here.keys()].sort((a, b) => here.get(b) - here.get(a)).slice(0, 12).forEach(t => {
     const entry = make("span", get("legend"));
-    make("i", entry).style.background = colour.get(t) || "#888";
+    make("i", entry).style.background = colour.get(t);
     entry.append(`${blank(now.names[t])} ${Math.round(100 * here.get(t) / cells.length)}%`);
   });
 };
