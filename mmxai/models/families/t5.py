@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmxai.models.adapter import Anatomy, Family, Tap, Tower
+from mmxai.models.adapter import Anatomy, Family, ReadOut, Tap, Tower
 from mmxai.models.parts import Dims
 
 LENGTH = 512
@@ -60,6 +60,7 @@ def family(config: Any) -> Family:
                 ),
                 method="encoder",
                 length=LENGTH,
+                readout=ReadOut("last"),
             ),
         ),
     )

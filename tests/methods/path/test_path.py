@@ -12,7 +12,20 @@ from transformers import Dinov2ForImageClassification, ViTForImageClassification
 from mmxai.errors import ArgumentError, ModelError
 from mmxai.methods.path import Path
 from mmxai.models import families, load_model, wrap
-from tests.models import test_clip, test_elsewhere, test_llava, test_llava_next, test_text, test_vision
+from tests.models import (
+    test_blip_2,
+    test_clip,
+    test_elsewhere,
+    test_gemma3,
+    test_llava,
+    test_llava_next,
+    test_opt,
+    test_paligemma,
+    test_qwen_vl,
+    test_t5,
+    test_text,
+    test_vision,
+)
 from tests.models.contract import shake
 
 
@@ -58,8 +71,16 @@ FAMILIES = {
     "bert": test_text.TestBert,
     "roberta": test_text.TestRoberta,
     "electra": test_text.TestElectra,
+    "t5": test_t5.TestT5,
+    "umt5": test_t5.TestUMT5,
     "llava": test_llava.TestLlava,
     "llava-next": test_llava_next.TestLlavaNext,
+    "opt": test_opt.TestOPT,
+    "t5": test_t5.TestT5,
+    "qwen2_vl": test_qwen_vl.TestQwen2VL,
+    "paligemma": test_paligemma.TestPaliGemma,
+    "gemma3_mm": test_gemma3.TestGemma3,
+    "blip_2": test_blip_2.TestBlip2,
 }
 BOTH, VISION = ("clip", "open_clip"), ("timm", "vit", "dinov2")
 CASES = [(name, "vision") for name in FAMILIES if name.startswith((*BOTH, *VISION))]
