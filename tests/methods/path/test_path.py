@@ -71,7 +71,6 @@ FAMILIES = {
     "bert": test_text.TestBert,
     "roberta": test_text.TestRoberta,
     "electra": test_text.TestElectra,
-    "t5": test_t5.TestT5,
     "umt5": test_t5.TestUMT5,
     "llava": test_llava.TestLlava,
     "llava-next": test_llava_next.TestLlavaNext,
