@@ -8,7 +8,17 @@ from mmxai.errors import ArgumentError, ModelError
 from mmxai.models import load_model, wrap
 from mmxai.models.unembedding import is_unembedding, load_unembedding, unembedding
 
-from . import test_clip, test_opt, test_text
+from . import (
+    test_blip_2,
+    test_clip,
+    test_gemma3,
+    test_llava,
+    test_llava_next,
+    test_opt,
+    test_paligemma,
+    test_qwen_vl,
+    test_text,
+)
 from .contract import shake
 
 FAMILIES = {
@@ -21,6 +31,14 @@ FAMILIES = {
     "neox": test_text.TestNeoX,
     "opt": test_opt.TestOPT,
     "opt-projected": test_opt.TestOPTProjected,
+    "llava": test_llava.TestLlava,
+    "llava-next": test_llava_next.TestLlavaNext,
+    "onevision": test_llava_next.TestLlavaOnevision,
+    "qwen2-vl": test_qwen_vl.TestQwen2VL,
+    "qwen2.5-vl": test_qwen_vl.TestQwen25VL,
+    "paligemma": test_paligemma.TestPaliGemma,
+    "gemma3-pictures": test_gemma3.TestGemma3,
+    "blip-2": test_blip_2.TestBlip2,
 }
 
 

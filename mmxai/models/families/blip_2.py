@@ -6,6 +6,7 @@ has no sites; `projector` is the matrix behind it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,10 +83,14 @@ def family(config: Any) -> Family:
             f"BLIP-2: got a {config.text_config.model_type} language model, expected OPT; use "
             "mmxai.wrap(module) to reach its modules by path"
         )
+    tower = opt.family(config.text_config).towers[0]
+    readout = tower.readout and replace(tower.readout, matrix="/language_model.lm_head")
     text = inside(
-        opt.family(config.text_config).towers[0],
+        tower,
         ("language_model",),
         "text_config",
+        readout=readout,
+        logits=tower.logits and "/language_model.lm_head",
         method="language_model",  # without a picture: the whole model's forward wants one
     )
     return Family("blip_2", (VISION, text), splice=SPLICE)
