@@ -6,6 +6,7 @@ import torch
 from tokenizers import AddedToken
 from torch.nn import functional as F
 
+from mmxai.models.unembedding import unembedding
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
 from .contract import Block, Reference, layer_norm, linear, rms_norm, rope
@@ -173,6 +174,14 @@ class PlacementTests:
                 (row,) = self.moved(model, "text.0.resid_pre", run, plain)
                 assert row[[0, TYPE, IMAGE, Y, X]].tolist() == rows[b, place, [0, TYPE, IMAGE, Y, X]].tolist()
                 assert tensors["input_ids"][b, row[1]] == SOFT
+
+    def test_the_stream_is_read_out_as_the_model_does(self, model):
+        last = f"text.{model.towers['text'].dims.blocks - 1}.resid_post"
+        run = model.run(self.tensors(), capture=last)
+        keep = self.keep(model, run, last)
+        out = unembedding(model)
+        logits = out.logits(run.acts[last][keep])
+        torch.testing.assert_close(logits.float(), run.out.logits[keep], rtol=1e-4, atol=1e-4)
 
     def test_text_alone(self, model):
         ids = torch.tensor([[5, 6, 7, 8]])
