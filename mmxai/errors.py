@@ -60,7 +60,7 @@ class SiteNotFiredError(ModelError):
 
 
 class CompiledModelError(ModelError):
-    """Hooks on an already compiled module would silently never run."""
+    """Hooks on an already compiled module would silently never run, and this torch cannot run it plainly."""
 
 
 class DataError(MmxaiError):

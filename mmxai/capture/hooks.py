@@ -108,7 +108,6 @@ def run_hooked(
 
     Raises CompiledModelError, SiteNotFiredError, and whatever forward, edits or readers raise.
     """
-    refuse_compiled(module)
     waiting = {id(r) for r in requests}
 
     def passing(request: Request) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -123,7 +122,12 @@ def run_hooked(
         return through
 
     out = None
-    with exclusive(module), attached([(r.point, passing(r)) for r in requests]), suppress(_Stop):
+    with (
+        exclusive(module),
+        eagerly(module),
+        attached([(r.point, passing(r)) for r in requests]),
+        suppress(_Stop),
+    ):
         out = forward()
     wrong = {r.site: r.fired for r in requests if r.fired != r.point.fires}
     if wrong:
@@ -188,8 +192,35 @@ def _after(through: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
     return hook
 
 
-def refuse_compiled(module: nn.Module) -> None:
-    """Raise CompiledModelError where hooks would silently never run."""
+def original(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` was given, of what it made; any other as it is."""
+    while (inner := module._modules.get("_orig_mod")) is not None:
+        module = inner
+    return module
+
+
+@contextmanager
+def eagerly(module: nn.Module) -> Iterator[None]:
+    """Whatever of `module` is compiled runs as plain Python meanwhile, for hooks added after compilation
+    never run in compiled code; what was compiled stays so. CompiledModelError of a torch that cannot do that.
+    """
+    name = _compiled(module)
+    if name is None:
+        yield
+        return
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None:
+        raise CompiledModelError(
+            f"{type(module).__name__}: {name or 'the model'} is compiled, and hooks added after "
+            f"compilation never run; got torch {torch.__version__}, expected 2.6 or newer, which can run it as "
+            "it was: pass the original (model._orig_mod), or load it again without torch.compile"
+        )
+    with stance("force_eager"):
+        yield
+
+
+def _compiled(module: nn.Module) -> str | None:
+    """The name of a submodule that is compiled; None where none is."""
     # By hand and not by named_modules, for this runs before every forward.
     stack, seen = [module], {id(module)}
     while stack:
@@ -201,16 +232,12 @@ def refuse_compiled(module: nn.Module) -> None:
             or child._compiled_call_impl is not None
             or hasattr(forward, "_torchdynamo_orig_callable")
         ):
-            name = next(n for n, m in module.named_modules() if m is child)
-            raise CompiledModelError(
-                f"{type(module).__name__}: {name or 'the model'} is compiled, and hooks added after "
-                f"compilation never run; got torch.compile, expected a plain module: pass the original "
-                f"(model._orig_mod), or load it again without torch.compile"
-            )
+            return next(n for n, m in module.named_modules() if m is child)
         for inner in own["_modules"].values():
             if inner is not None and id(inner) not in seen:
                 seen.add(id(inner))
                 stack.append(inner)
+    return None
 
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from mmxai.capture.hooks import Point
+from mmxai.capture.hooks import Point, original
 from mmxai.errors import ModelError
 from mmxai.models import arrange, attention, multihead
 from mmxai.models.parts import POOLED, WHOLE, Dims, Part, pair
@@ -215,9 +215,10 @@ def bind(module: nn.Module, config: Any, family: Family) -> dict[str, BoundTower
         if path is None:
             continue
         own = getattr(config, spec.config, config) if spec.config else config
+        root = original(module.get_submodule(path))
         pictures = family.splice is not None and spec.name == "vision"
         length = 0 if pictures and "pattern" not in spec.block else _length(spec, own)
-        tower = BoundTower(spec, module.get_submodule(path), path, own, spec.dims(own, config), length)
+        tower = BoundTower(spec, root, path, own, spec.dims(own, config), length)
         tower.live = tower.dims.blocks
         if family.splice is not None and pictures:
             tower.longest = family.splice.longest(config)
@@ -307,11 +308,12 @@ def _write(part: Part, dims: Dims, x: Any, new: Any) -> Any:
 
 
 def _find(module: nn.Module, path: str) -> nn.Module | None:
+    module = original(module)  # of what torch.compile made: hooks go on what it was made of
     for name in path.split(".") if path else ():
         child = module._modules.get(name)
         if child is None:
             return None
-        module = child
+        module = original(child)
     return module
 
 

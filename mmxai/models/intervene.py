@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mmxai.capture.hooks import Edit, Request, attached, held, refuse_compiled
+from mmxai.capture.hooks import Edit, Request, attached, eagerly, held
 from mmxai.errors import ArgumentError, SiteNotFiredError
 
 if TYPE_CHECKING:
@@ -19,12 +19,15 @@ def intervene(model: Model, edits: Mapping[str, Edit | Sequence[Edit]]) -> Itera
     by_site = model.edits_of(edits)
     if not by_site:
         raise ArgumentError("intervene: got no edits, expected {site: edit}; mmxai.edits has some")
-    refuse_compiled(model.module)
     requests = {
         site: Request(site, model.point_of(site), edits=by_site[site]) for site in model.resolve(by_site)
     }
     # Other threads wait: the hooks are on the module, and would edit their runs too.
-    with held(model.module), attached([(r.point, r.through) for r in requests.values()]):
+    with (
+        held(model.module),
+        eagerly(model.module),
+        attached([(r.point, r.through) for r in requests.values()]),
+    ):
         yield requests
     if idle := [site for site, request in requests.items() if not request.fired]:
         raise SiteNotFiredError(

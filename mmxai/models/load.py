@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmxai.capture.hooks import original
 from mmxai.errors import ModelError
 from mmxai.models.adapter import bind
 from mmxai.models.feeds import TowerFeeds
@@ -80,6 +81,7 @@ def from_object(
     """A model around a transformers object; wrappers (LoRA, data parallel) are looked through."""
     from mmxai.models import elsewhere
 
+    module = original(module)
     other = elsewhere.recognise(module, type(module).__name__)
     if other is not None:
         module.to(device=device, dtype=_dtype(dtype) if dtype else None)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmxai.capture.hooks import Point, exclusive, refuse_compiled
+from mmxai.capture.hooks import Point, eagerly, exclusive
 from mmxai.errors import ArgumentError, ModelError, UnknownSiteError
 from mmxai.models.names import MODULE
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
@@ -40,7 +40,6 @@ class ModuleSite:
 
 def discover(module: nn.Module, forward: Callable[[], Any]) -> dict[str, Output]:
     """Run the example and note every submodule's output, by dotted path in the module's own order."""
-    refuse_compiled(module)
     found: dict[str, Output] = {}
     paths = {id(m): name for name, m in module.named_modules() if name}
 
@@ -51,7 +50,7 @@ def discover(module: nn.Module, forward: Callable[[], Any]) -> dict[str, Output]
         found[paths[id(child)]] = Output(shape and shape[1:], shape[0] if shape else 0, fires)
 
     handles = []
-    with exclusive(module), torch.no_grad():
+    with exclusive(module), eagerly(module), torch.no_grad():
         try:
             for name, child in module.named_modules():
                 if name:

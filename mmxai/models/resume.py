@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mmxai.capture.hooks import Edit, attached, exclusive
+from mmxai.capture.hooks import Edit, attached, eagerly, exclusive
 from mmxai.models import arrange, attention
 from mmxai.models.adapter import BoundTower
 from mmxai.models.attention import Call, Handler
@@ -106,7 +106,8 @@ class Recording:
         points = [(model.point_of(site), _through(model, site, edit)) for site, edit in (edits or {}).items()]
         x = self.states[first][:0, start:]
         outputs = [s[:, start:].repeat(len(entries), 1, 1) for s in self.states[1 : first + 1] if every]
-        with exclusive(model.module), self._prefixed(first, start, counts, handlers or {}), attached(points):
+        prefixed = self._prefixed(first, start, counts, handlers or {})
+        with exclusive(model.module), eagerly(model.module), prefixed, attached(points):
             for b in range(first, last):
                 new = counts[b] - len(x) // self.samples
                 if new:
@@ -367,18 +368,21 @@ def finish(
 @contextmanager
 def passing_over(model: Model, states: Mapping[str, Sequence[torch.Tensor]]) -> Iterator[None]:
     """Blocks do nothing meanwhile, and the last ones of each tower give the states said."""
-    replaced: list[nn.Module] = []
+    replaced: list[tuple[nn.Module, Any]] = []
     try:
         for name, given in states.items():
             blocks = _blocks(model.towers[name])
             for b, block in enumerate(blocks):
                 at = b - len(blocks) + len(given)
+                replaced.append((block, block.__dict__.get("forward")))
                 block.__dict__["forward"] = _giving(given[at] if at >= 0 else None)
-                replaced.append(block)
         yield
     finally:
-        for block in replaced:
-            block.__dict__.pop("forward", None)
+        for block, own in replaced:
+            if own is None:
+                block.__dict__.pop("forward")
+            else:
+                block.__dict__["forward"] = own
 
 
 def _giving(states: torch.Tensor | None) -> Callable[..., torch.Tensor]:

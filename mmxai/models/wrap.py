@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmxai.capture.hooks import original
 from mmxai.data.sample import Sample
 from mmxai.errors import ArgumentError, ModelError, UnreadableSampleError
 from mmxai.models.feeds import samples_of
@@ -37,6 +38,7 @@ def wrap(
             f"wrap: got {type(module).__name__}, expected a torch.nn.Module (not a scripted or traced "
             f"one: hooks do not run in those)"
         )
+    module = original(module)
     return Model(
         module, name=name or type(module).__name__, family=None, towers={}, feeds=PlainFeeds(prepare, example)
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmxai.capture.hooks import Point, Request, run_hooked
+from mmxai.capture.hooks import Point, Request, _compiled, run_hooked
 from mmxai.errors import CompiledModelError, ModelError, SiteNotFiredError
 from mmxai.models import wrap
 
@@ -77,20 +77,36 @@ def test_stop_ends_the_forward_even_where_the_model_catches_exceptions(net):
     assert not model.reached
 
 
-@pytest.mark.parametrize("how", ["whole", "part", "method", "forward"])
-def test_compiled_is_refused(net, how):
+def compiled(net, how):
     if how == "whole":
-        module = torch.compile(net, backend="eager")
+        return torch.compile(net, backend="eager")
+    if how == "part":
+        net[1] = torch.compile(net[1], backend="eager")
+    elif how == "method":
+        net[0].compile(backend="eager")
     else:
-        module = net
-        if how == "part":
-            net[1] = torch.compile(net[1], backend="eager")
-        elif how == "method":
-            net[0].compile(backend="eager")
-        else:
-            net[0].forward = torch.compile(net[0].forward, backend="eager")
+        net[0].forward = torch.compile(net[0].forward, backend="eager")
+    return net
+
+
+@pytest.mark.parametrize("how", ["whole", "part", "method", "forward"])
+def test_hooks_run_in_what_is_compiled_and_it_stays_compiled(net, how):
+    x, first = torch.randn(2, 4), net[0]
+    want = net(x)
+    module = compiled(net, how)
+    torch.testing.assert_close(module(x), want)  # compiled by now
+    request = Request("s", point(first), capture=True, edits=[lambda y: y + 1.0])
+    out = run_hooked(module, [request], lambda: module(x))
+    assert request.value is not None and not torch.equal(out, want)
+    torch.testing.assert_close(module(x), want)
+    assert _compiled(module) is not None and torch.compiler.is_compiling() is False
+
+
+def test_a_torch_that_cannot_run_compiled_code_plainly(net, monkeypatch):
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    net[0].compile(backend="eager")
     with pytest.raises(CompiledModelError, match="compile"):
-        run_hooked(module, [], lambda: None)
+        run_hooked(net, [], lambda: None)
 
 
 def test_runs_inside_runs_are_refused_and_threads_take_turns(net):

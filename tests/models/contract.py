@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmxai.errors import ArgumentError, CompiledModelError, SiteNotFiredError
+from mmxai.errors import ArgumentError, SiteNotFiredError
 from mmxai.models import load_model
 from mmxai.types import ROW_COLUMNS, TOKEN_CODES
 
@@ -413,12 +413,15 @@ class AdapterTests:
             model.run(self.tensors(), capture=f"{tower.name}.1.z")
         del block.forward
 
-    def test_compiled_models_are_refused(self, model, module):
+    def test_compiled_models_give_the_same(self, model, module):
         tower = next(iter(model.towers.values()))
         block = module.get_submodule(tower.path).get_submodule(tower.spec.blocks)[0]
+        site = f"{tower.name}.0.resid_post"
+        plain = model.run(self.tensors(), capture=site, edit={f"{tower.name}.0.mlp_out": lambda x: 2 * x})
         block.compile(backend="eager")
-        with pytest.raises(CompiledModelError):
-            model.run(self.tensors(), capture="*.resid_post")
+        again = model.run(self.tensors(), capture=site, edit={f"{tower.name}.0.mlp_out": lambda x: 2 * x})
+        close(again.acts[site], plain.acts[site])
+        block._compiled_call_impl = None
 
     def test_folder_round_trip(self, model, module, tmp_path):
         module.save_pretrained(tmp_path / "saved")

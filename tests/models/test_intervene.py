@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from mmxai.errors import ArgumentError, CompiledModelError, ModelError, SiteNotFiredError
-from mmxai.models import edits, load_model, wrap
+from mmxai.errors import ArgumentError, ModelError, SiteNotFiredError
+from mmxai.models import edits, load_model
 
 from . import test_clip
 from .contract import count_hooks, shake
@@ -187,13 +187,20 @@ def test_what_cannot_work_is_refused(model):
     assert count_hooks(model.module) == 0
 
 
-def test_a_compiled_module_is_refused():
-    inner = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU())
-    model = wrap(inner, example=torch.zeros(2, 3))
-    model.sites()
-    inner[1] = torch.compile(inner[1], backend="eager")
-    with pytest.raises(CompiledModelError), model.intervene({"module:0": lambda x: x}):
-        pass
+def test_edits_hold_in_a_compiled_model(model):
+    plain = model.generate(PROMPTS, max_new_tokens=4)
+    edit = {"text.1.mlp_out": edits.add(direction(), 3.0)}
+    with model.intervene(edit):
+        steered = model.generate(PROMPTS, max_new_tokens=4)
+    blocks = [model.point_of(f"text.{i}.resid_pre").module for i in range(3)]
+    for block in blocks:
+        block.compile(backend="eager")
+    with model.intervene(edit):
+        again = model.generate(PROMPTS, max_new_tokens=4)
+    assert [i.tolist() for i in again.ids] == [i.tolist() for i in steered.ids]
+    assert [i.tolist() for i in steered.ids] != [i.tolist() for i in plain.ids]
+    after = model.generate(PROMPTS, max_new_tokens=4)
+    assert [i.tolist() for i in after.ids] == [i.tolist() for i in plain.ids]
 
 
 def test_other_threads_wait_and_are_not_edited(model):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmxai.data.sample import Sample
-from mmxai.errors import ArgumentError, CompiledModelError, ModelError, RowSpaceError, UnknownSiteError
+from mmxai.errors import ArgumentError, ModelError, RowSpaceError, UnknownSiteError
 from mmxai.models import load_model, wrap
 
 from .contract import count_hooks, shake
@@ -211,9 +211,12 @@ def test_what_cannot_be_wrapped(images):
         wrap(torch.jit.trace(nn.ReLU(), images))
     with pytest.raises(ModelError, match=r"torch\.nn\.Module"):
         wrap(lambda x: x)
-    compiled = wrap(torch.compile(ResNet(1), backend="eager"), example=images)
-    with pytest.raises(CompiledModelError):
-        compiled.sites()
+
+
+def test_what_is_compiled_is_looked_through(images):
+    network = ResNet(1).eval()
+    compiled = wrap(torch.compile(network, backend="eager"), example=images)
+    assert compiled.module is network and compiled.sites() == wrap(network, example=images).sites()
 
 
 def test_hooks_are_gone(model, images):

@@ -161,6 +161,18 @@ def test_eager_and_sdpa_give_the_same():
     np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-5)
 
 
+def test_a_compiled_model_gives_the_same():
+    torch.manual_seed(0)
+    module = shaken(llama())
+    plain = trace(load_model(module), CLEAN, TWIN, metric=ONE, kinds=("resid_pre", "z"))
+    module.model.layers[1].compile(backend="eager")
+    module(**CLEAN)  # compiled by now
+    again = load_model(torch.compile(module, backend="eager"))
+    both(again, TWIN, metric=ONE, kinds=("resid_pre", "z"))
+    result = trace(again, CLEAN, TWIN, metric=ONE, kinds=("resid_pre", "z"))
+    np.testing.assert_allclose(result.value, plain.value, rtol=1e-5, atol=1e-5)
+
+
 def test_half_precision_agrees_with_itself():
     torch.manual_seed(0)
     model = load_model(shaken(llama()).bfloat16())
