@@ -27,6 +27,13 @@ _OF_ANSWERS = ("answer", "foil")
 def given(config: Config) -> tuple[Image.Image | None, str | None]:
     """The picture and the prompt, told apart by how many there are and by --texts. Raises ArgumentError."""
     about = list(config.about)
+    if config.facts is not None:
+        _none_of(config, ("texts", *_OF_ANSWERS, *_OF_PROMPTS, *_OF_PICTURES), "--facts")
+        if about:
+            raise ArgumentError(f"got {about} and --facts, expected one of them: prompts are in the file")
+        return None, None
+    if config.limit is not None:
+        raise ArgumentError("got --limit without --facts, expected both")
     if config.texts:
         _none_of(config, (*_OF_ANSWERS, *_OF_PROMPTS), "--texts")
         if len(about) != 1:
@@ -61,6 +68,8 @@ def question(config: Config, model: Model, picture: Image.Image | None, prompt: 
         raise ArgumentError(
             f"--draws, --sigma: got {config.draws} and {config.sigma}, expected at least 1 and above 0"
         )
+    if config.facts is not None:
+        return _of_facts(config, model)
     if picture is None:
         return text_question(
             model, prompt or "", answer=config.answer or "", foil=config.foil, subject=config.subject,
@@ -81,6 +90,18 @@ def question(config: Config, model: Model, picture: Image.Image | None, prompt: 
     return picture_question(
         model, picture, prompt, answer=config.answer or "", foil=config.foil, asked=asked,
         window=config.window, grid=config.grid, seed=config.seed,
+    )  # fmt: skip
+
+
+def _of_facts(config: Config, model: Model) -> Question:
+    from mmxai.methods.trace.facts_question import facts_question
+
+    if config.limit is not None and config.limit < 1:
+        raise ArgumentError(f"--limit: got {config.limit}, expected at least 1")
+    assert config.facts is not None
+    return facts_question(
+        model, config.facts, limit=config.limit, window=config.window, sigma=config.sigma, draws=config.draws,
+        seed=config.seed,
     )  # fmt: skip
 
 

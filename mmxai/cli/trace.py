@@ -11,6 +11,7 @@ examples:
   mmxai trace llava/ bus.jpg "What colour is the bus?" --answer red --foil blue --other blue_bus.jpg
   mmxai trace gpt2/ "The Eiffel Tower is in" --answer Paris --foil Rome --counterfactual "The Colosseum is in"
   mmxai trace gpt2/ "The Eiffel Tower is in" --answer Paris --foil Rome --subject "Eiffel Tower"
+  mmxai trace gpt2/ --facts known_1000.json --limit 200
   mmxai trace shapes-clip circle.png --texts "a red circle" "a blue circle" --box 8 8 30 30
 """
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Config:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder or hub id of the model."""
-    about: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE] [QUESTION]")]
+    about: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE] [QUESTION]")] = ()
     """A picture and a question, a prompt alone, or with --texts a picture alone."""
     answer: str | None = None
     """The answer whose way through the model is traced; scored whole, behind the question."""
@@ -54,6 +55,11 @@ class Config:
     """Words of the prompt whose embeddings get noise."""
     counterfactual: str | None = None
     """Another prompt of as many tokens, with another answer."""
+    facts: str | None = None
+    """Instead of a prompt: a file of facts as ROME's known_1000.json; those that the model knows are traced
+    with noise on their subjects, by role of the token."""
+    limit: int | None = None
+    """Only the first so many facts."""
     sigma: float = 3.0
     """Noise: its standard deviation, in those of what it is put on."""
     draws: int = 10

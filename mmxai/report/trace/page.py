@@ -167,12 +167,9 @@ def _text(value: float, digits: int = 3) -> str:
 
 
 def _box(where: np.ndarray | None) -> str | None:
-    """The outline of a region's pixels as an SVG path: a run of them in a row is a rectangle."""
+    """The box around a region's pixels, as an SVG path."""
     if where is None:
         return None
-    edges = np.diff(np.pad(where.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    runs = zip(np.argwhere(edges == 1).tolist(), np.argwhere(edges == -1).tolist(), strict=True)
-    if (rows := where[where.any(1)][:, where.any(0)]).all():
-        ys, xs = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
-        return f"M{xs[0]},{ys[0]}h{rows.shape[1]}v{rows.shape[0]}h{-rows.shape[1]}z"
-    return "".join(f"M{x},{y}H{stop}V{y + 1}H{x}z" for (y, x), (_, stop) in runs)
+    ys, xs = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
+    height, width = int(ys[-1] - ys[0]) + 1, int(xs[-1] - xs[0]) + 1
+    return f"M{xs[0]},{ys[0]}h{width}v{height}h{-width}z"
