@@ -22,6 +22,7 @@ from tests.models import (
     test_opt,
     test_paligemma,
     test_qwen_vl,
+    test_siglip,
     test_t5,
     test_text,
     test_vision,
@@ -119,7 +120,10 @@ def test_the_terms_sum_to_the_models_own_output(name, tower):
 
 def test_every_family_is_among_the_cases():
     files = {p.stem for p in File(families.__file__).parent.glob("*.py")} - {"__init__"}
-    assert files == {load_model(FAMILIES[name]().make()).family for name, _ in CASES}
+    covered = {load_model(FAMILIES[name]().make()).family for name, _ in CASES}
+    assert files == covered | {"siglip"}  # which pools by attention: no row is read out linearly
+    with pytest.raises(ArgumentError, match="linear behind its norm"):
+        Path(load_model(test_siglip.TestSigLIP().make()), "vision")
 
 
 @pytest.mark.parametrize(("name", "tower"), CASES)
