@@ -212,8 +212,8 @@ def eagerly(module: nn.Module) -> Iterator[None]:
     if stance is None:
         raise CompiledModelError(
             f"{type(module).__name__}: {name or 'the model'} is compiled, and hooks added after "
-            f"compilation never run; got torch {torch.__version__}, expected 2.6 or newer, which can run it as "
-            "it was: pass the original (model._orig_mod), or load it again without torch.compile"
+            f"compilation never run; got torch {torch.__version__}, expected 2.6 or newer, which can run it "
+            "as it was: pass the original (model._orig_mod), or load it again without torch.compile"
         )
     with stance("force_eager"):
         yield

@@ -2,7 +2,10 @@
 positions."""
 
 import json
+import os
 import tempfile
+
+os.environ["TQDM_DISABLE"] = "1"  # it shows its progress otherwise
 
 import pandas
 import torch
