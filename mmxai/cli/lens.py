@@ -117,7 +117,7 @@ def _live(config: Config) -> Looked:
     unembed, translator = _end(config, model), _translator(config)
     if model.modality(unembed.tower) == "text":
         model.set_texts(unembed.tower, long="error")
-    sites = list(options.sites) or None
+    sites = _sites(config, translator, unembed)
     found = lens(
         model, given, sites=sites, unembed=unembed, targets=_targets(config, unembed), k=options.k,
         translator=translator, generate=options.generate, archive=config.archive,
@@ -153,7 +153,7 @@ def _stored(config: Config) -> Looked:
             f"{config.source}: got a store and no --model, expected the model that was harvested, or a "
             "folder with its unembedding"
         )
-    options = config.lens
+    options, translator = config.lens, _translator(config)
     store = open_store(config.source)
     model: Model | None = None
     if is_unembedding(config.model):
@@ -163,8 +163,8 @@ def _stored(config: Config) -> Looked:
         same_model(model, store)
         unembed = _end(config, model)
     chosen: dict[str, Any] = {
-        "sites": list(options.sites) or None, "tokens": options.tokens, "samples": options.samples,
-        "translator": _translator(config),
+        "sites": _sites(config, translator, unembed), "tokens": options.tokens, "samples": options.samples,
+        "translator": translator,
     }  # fmt: skip
     with store:
         pictures = pictures_of(config.data, store)
@@ -195,6 +195,13 @@ def _translator(config: Config) -> TunedLens | None:
     if config.lens.tuned is None:
         return None
     return load_tuned_lens(config.lens.tuned, tower=config.lens.tower or "text")
+
+
+def _sites(config: Config, translator: TunedLens | None, unembed: Unembedding) -> list[str] | None:
+    """Those asked for; by default of a tuned lens, the states that it translates, and the last."""
+    if config.lens.sites or translator is None:
+        return list(config.lens.sites) or None
+    return [*translator.sites, f"{translator.tower}.{translator.blocks - 1}.resid_post"]
 
 
 def _targets(config: Config, unembed: Unembedding) -> str | tuple[str, ...] | None:

@@ -59,6 +59,18 @@ def test_texts(shared_data, tmp_path, capsys):
     assert near["site"].unique() == ["text.3.resid_post"] and near["score"][0] > 0.99 and len(near) == 3
     assert main([*args, "--neighbours", store, "--sites", "text.1.resid_post"]) == 1
     assert "expected some, it has text.3.resid_post" in capsys.readouterr().err
+    # A tuned lens, trained on two blocks: these are looked at, and the last.
+    store = f"{tmp_path}/stream.zarr"
+    sites = ["text.1.resid_post", "text.3.resid_post", "text.4.resid_post"]
+    (tmp_path / "many.txt").write_text("".join(f"Once upon a time there were {i} cats\n" for i in range(40)))
+    assert main(["harvest", model, f"{tmp_path}/many.txt", "--sites", *sites, "--store", store]) == 0
+    tune = ["tune", store, "--model", model, "--out", f"{tmp_path}/tuned", "--steps", "2", "--batch", "8"]
+    assert main([*tune, "--no-pickled"]) == 0
+    assert main([*args, "--tuned", f"{tmp_path}/tuned"]) == 0
+    assert "stories260K, text: 3 states" in capsys.readouterr().out
+    assert load_lens(tmp_path / "out/lens.json").states == sites
+    assert main([*args, "--tuned", f"{tmp_path}/tuned", "--sites", "text.0.resid_post"]) == 1
+    assert "tuned lens: got site 'text.0.resid_post'" in capsys.readouterr().err
     assert main([*args, "--target", "unbelievable"]) == 1
     assert "'unbelievable': is" in capsys.readouterr().err
     assert main([*args, "--target", "next", "the"]) == 1
