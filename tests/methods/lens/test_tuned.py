@@ -9,15 +9,26 @@ from torch import nn
 import mmxai
 from mmxai.bench.memory import growth
 from mmxai.errors import ArgumentError, CheckpointError, LensFormatError, NonFiniteError, SelectionError
+from mmxai.methods.lens import lens
 from mmxai.methods.lens.tuned import TunedLens, TunedLensConfig, load_tuned_lens, save_tuned_lens, tune_lens
 from mmxai.methods.lens.tuned import train as training
 from mmxai.methods.lens.tuned.loss import kl_and_gradients, kl_to_final
 from mmxai.models.unembedding import Unembedding, unembedding
 from mmxai.types import Rows
 from tests.memory import linux
+from tests.models.contract import shake
+from tests.models.test_text import SIZES, LlamaConfig, LlamaForCausalLM
 
 D, V, BLOCKS = 12, 60, 3
-SMALL = {"batch": 128, "steps": 60, "eval_every": 20, "save_every": 7, "lr": 3e-3, "progress": False}
+SMALL = {
+    "sites": ("*.resid_post",),
+    "batch": 128,
+    "steps": 60,
+    "eval_every": 20,
+    "save_every": 7,
+    "lr": 3e-3,
+    "progress": False,
+}
 
 
 def end(vocab=V, width=D, **options):
@@ -63,7 +74,7 @@ def made(path, states, per_sample=8):
 def test_the_start_recovers_affine_drift(store):
     """The regression finds the composed maps: the lens then is the model, and nothing is left to descend."""
     _, maps = drifted(8)
-    result = tune_lens(store, end(), sites=("text.*",), steps=0, penalties=(1e-9, 1e-2), progress=False)
+    result = tune_lens(store, end(), steps=0, penalties=(1e-9, 1e-2), progress=False)
     whole, offset = torch.eye(D), torch.zeros(D)
     for depth in range(BLOCKS - 1, -1, -1):
         a, b = maps[depth]
@@ -191,7 +202,7 @@ def test_to_final():
 
 
 def test_layout(store, tmp_path):
-    lens = tune_lens(store, end(), steps=0, progress=False).lens
+    lens = tune_lens(store, end(), sites=("*.resid_post",), steps=0, progress=False).lens
     folder = save_tuned_lens(lens, tmp_path / "lens")
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "params.pt", "params.safetensors"]
     for pickled in (False, True):
@@ -262,3 +273,21 @@ def test_real_text(shared_data, tmp_path):
         tuned = result.lens.to_final(f"text.{i}.resid_post", x)
         before, after = kl_to_final(last, [x, tuned], final, block_bytes=1 << 20)
         assert after.mean() < before.mean()
+
+
+def test_it_plugs_into_the_lens():
+    """`lens(translator=)`: what it says of a state is what the translated state says."""
+    torch.manual_seed(0)
+    model = mmxai.load_model(shake(LlamaForCausalLM(LlamaConfig(**SIZES))))
+    ids = torch.randint(3, 60, (2, 7))
+    draw = torch.Generator().manual_seed(1)
+    weight = {d: torch.randn(32, 32, generator=draw) * 0.1 for d in (1, 2)}
+    tuned = TunedLens("llama", "text", 3, 32, weight, {d: torch.ones(32) for d in (1, 2)})
+    found = lens(model, {"input_ids": ids}, sites="text.*.resid_post", translator=tuned)
+    acts = {
+        s: x.flatten(0, 1) for s, x in model.run({"input_ids": ids}, capture="text.*.resid_post").acts.items()
+    }
+    translated = [tuned.to_final(site, x) for site, x in acts.items()]
+    expected = kl_to_final(unembedding(model), translated, acts["text.2.resid_post"], block_bytes=1 << 20)
+    for site, kl in zip(acts, expected, strict=True):
+        torch.testing.assert_close(found.kl[found.states.index(site)], kl, atol=1e-5, rtol=1e-4)

@@ -14,10 +14,11 @@ Optimiser = Literal["adamw", "sgd"]
 class TunedLensConfig:
     """Settings of `tune_lens`.
 
-    sites: names or globs of stored states of the stream, `resid_pre` or `resid_post`; the last one is the
-    target and left out. tokens: token types to keep (None: all). splits: shares of samples that train, that
-    are held out, and that are left alone. penalties: of the closed-form start, as shares of the mean diagonal
-    of the centred X'X; the one of least held-out KL is taken, or none where the plain lens is better.
+    sites: names or globs of stored states of the stream, `resid_pre` or `resid_post` (none: all there are);
+    the last one is the target and left out. tokens: token types to keep (None: all). splits: shares of
+    samples that train, that are held out, and that are left alone. penalties: of the closed-form start, as
+    shares of the mean diagonal of the centred X'X; the one of least held-out KL is taken, or none where the
+    plain lens is better.
     steps, batch (rows a step), lr (falls to 0, linearly), optimiser, momentum (of SGD, Nesterov's), decay
     (towards the plain lens): of the descent; 0 steps keep the start. eval_every, eval_rows: steps between
     looks at held-out KL, and its rows. patience: looks without gain after which a site is done.
@@ -25,7 +26,7 @@ class TunedLensConfig:
     few of them are held. seed, window: of the shuffle. device: where it is computed; None: the unembedding's.
     """
 
-    sites: tuple[str, ...] = ("*.resid_post",)
+    sites: tuple[str, ...] = ()
     tokens: tuple[str, ...] | None = None
     splits: tuple[float, float, float] = (0.8, 0.2, 0.0)
     penalties: tuple[float, ...] = (1e-6, 1e-4, 1e-2)

@@ -250,7 +250,7 @@ def _sites(store: Store, unembedding: Unembedding, config: TunedLensConfig) -> t
             f"tuned lens: got a store whose last state is {final}, expected {site_of(told, tower)}, what the "
             f"last of {told} blocks leaves; harvest it too"
         )
-    chosen = names.resolve_stored(config.sites, store.sites)
+    chosen = names.resolve_stored(config.sites, store.sites) if config.sites else list(stream)
     depths: dict[int, str] = {}
     for site in chosen:
         depth = depth_of(site, tower)
