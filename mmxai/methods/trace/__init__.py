@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mmxai.methods.trace.corruptions import Replaced as Replaced
     from mmxai.methods.trace.edge_attribution import Edges as Edges
     from mmxai.methods.trace.edge_attribution import edges as edges
+    from mmxai.methods.trace.findings import Findings as Findings
+    from mmxai.methods.trace.findings import load_findings as load_findings
     from mmxai.methods.trace.path_patching import Paths as Paths
     from mmxai.methods.trace.path_patching import patch_paths as patch_paths
     from mmxai.methods.trace.prefilter import Prefiltered as Prefiltered
@@ -28,6 +30,7 @@ _HOMES = {
     "Cell": "types",
     "Corruption": "types",
     "Edges": "edge_attribution",
+    "Findings": "findings",
     "Noise": "corruptions",
     "Paths": "path_patching",
     "Prefiltered": "prefilter",
@@ -37,6 +40,7 @@ _HOMES = {
     "TraceResult": "results",
     "attribute": "attribution",
     "edges": "edge_attribution",
+    "load_findings": "findings",
     "patch_paths": "path_patching",
     "trace": "studies",
 }

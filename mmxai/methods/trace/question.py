@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mmxai.errors import ArgumentError
-from mmxai.methods.trace import answers
+from mmxai.methods.trace import answers, notes
 from mmxai.methods.trace.findings import Findings, Map, Shows, Side
 from mmxai.methods.trace.metrics import TokenMetric
 from mmxai.methods.trace.prefilter import Prefiltered
@@ -178,9 +178,11 @@ class Question:
         first = next(r for p, g, r in found if p is self.parts[0] and g[0].mode == "restore")
         clean, corrupted = self._sides(self.parts[0], first)
         size = None if self.picture is None else self.picture.size
+        said = notes.other_answer(self.model, self.parts[0].metric, clean)
         return Findings(
             self.model.name, self.asked, self.score, self.parts[0].corruption.what, clean, corrupted,
-            len(first.base), maps, self.tiles, size, self.facts, [*self.notes, *_weak(first)], forwards,
+            len(first.base), maps, self.tiles, size, self.facts,
+            [*self.notes, *said, *notes.weak(first)], forwards,
             time.perf_counter() - began,
         )  # fmt: skip
 
@@ -232,22 +234,6 @@ def _map(w: Wanted, result: TraceResult, cells: range, total: float | None) -> M
         found = result.interval(index)
         bounds = (np.array([i.low for i in found]), np.array([i.high for i in found]))
     return map_of(w, values, bounds, estimated[index])
-
-
-def _weak(result: TraceResult) -> list[str]:
-    """What to say of a corruption that takes little: shares of next to nothing mean nothing."""
-    base, other = float(result.base.mean()), float(result.other.mean())
-    if abs(other - base) < 0.05 * max(abs(other), abs(base), 1e-12):
-        return [
-            f"The corruption hardly changes what is measured ({other:.3g} clean, {base:.3g} corrupted): the "
-            "recovered shares below are of next to nothing. Corrupt more, or ask about what was corrupted."
-        ]
-    if other < base:
-        return [
-            f"What is measured is larger corrupted ({base:.3g}) than clean ({other:.3g}): the answer was not "
-            "the model's to begin with, or the foil was. Look at the likeliest tokens."
-        ]
-    return []
 
 
 def spans_of(groups: Sequence[torch.Tensor], names: Sequence[str], space: str) -> list[Span]:
