@@ -38,6 +38,7 @@ _LOOSE = (
     "grid_rows",
     "grid_cols",
     "together",
+    "targets",
 )  # any number, where others divide by 16
 
 
@@ -154,6 +155,7 @@ def _code_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any],
         given = chosen if writes else chosen | dict.fromkeys(("ends", "values", "indices"), "")
         yield "writes" if writes else "counts", above, given, {"STEP": 1024}, 4
     yield from _count_variants()
+    yield from _lens_variants()
     numbers = dict.fromkeys(("rate", "old1", "new1", "old2", "new2", "eps", "root", "kept"), "fp32")
     yield "", adam, types | numbers | {"scale": "*fp32"}, {"UNIT": True, "BLOCK": 4096}, 8
 
@@ -183,6 +185,22 @@ def _count_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]
     for softmax in (False, True):
         given = sums | {"norms": "*fp32" if softmax else "", "scale": "fp32"}
         yield "softmax" if softmax else "", log_sums, given, {"WORDS": 512}, 4
+
+
+def _lens_variants() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int]]:
+    """Those of the logit lens, of the largest 5 and 256, with and without all that may be asked for."""
+    from mmxai.kernels.unembed_topk._triton import STEP, lens_rows
+
+    types = dict.fromkeys(("products", "bias", "floors"), "*fp32") | dict.fromkeys(
+        ("scale", "softcap"), "fp32"
+    )
+    types |= dict.fromkeys(("finals", "keys", "ranks"), "*i64") | dict.fromkeys(("width", "first"), "i32")
+    types |= {"sums": "*fp64", "targets": "i32"}
+    for k in (8, 256):
+        for whole in (False, True):
+            given = types if whole else types | {"bias": ""}
+            kinds = {"COMPARED": whole, "CAPPED": whole, "K": k, "STEP": STEP}
+            yield f"k={k}{' all' if whole else ''}", lens_rows, given, kinds, 8
 
 
 def triton_resources(arch: int) -> Iterator[Resources]:

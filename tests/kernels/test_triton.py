@@ -1,5 +1,7 @@
 """The Triton backends under Triton's interpreter, where there is no GPU for the whole conformance suite."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from tests.kernels import (
     test_decode,
     test_log_products,
     test_mask_counts,
+    test_unembed_topk,
 )
 from tests.kernels.conformance import numbers, values
 from tests.kernels.test_capture import KEEPS, LAYOUTS, check_moments, exact, run
@@ -164,3 +167,27 @@ def test_log_products_of_any_range(case):
 
 def test_log_products_of_a_softmax():
     test_log_products.TestLogProducts().test_softmax_and_marginal(("triton", "cpu"), 37)
+
+
+LENS = test_unembed_topk.TestUnembedTopk()
+LENS_CASES = [
+    (torch.float32, 1, 1, 1, 1, "all"), (torch.float32, 4, 13, 3, 13, "plain"),
+    (torch.bfloat16, 4, 150, 17, 5, "within"), (torch.float16, 3, 40, 5, 4, "all"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LENS_CASES, ids=str)
+def test_unembed(case):
+    got, want = (LENS.call(case, backend, "cpu", 0) for backend in ("triton", "reference"))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=LENS.tolerance * np.abs(b).max(initial=1e-6))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_unembed_what_is_not_finite(bad):
+    """Of several tiles and steps, each with something."""
+    case = test_unembed_topk.given(3, 90, 6, bias=torch.zeros(90), reference=torch.tensor([2, 2, 0]))
+    case["bias"][[3, 70]], case["states"][1, 2], case["weight"] = bad, bad, case["weight"].abs()
+    with mock.patch.multiple("mmxai.kernels.unembed_topk._triton", TOKENS=64, STEP=32):
+        got = test_unembed_topk.run(case, 4, ("triton", "cpu"))
+    test_unembed_topk.check(got, test_unembed_topk.run(case, 4, ("reference", "cpu")))

@@ -120,7 +120,7 @@ def _against(name: str, work: Work, times: dict[str, Timing], side: str, floor: 
 
 def _agree(name: str, ours: Found, theirs: Found, work: Work, rounding: float = 0.0) -> None:
     """Raise unless what both have is the same, of the last blocks that they did: a rank, or an id, may be the
-    neighbour's where logits are as near as float32 rounds. `rounding`: what theirs lose, if more than that."""
+    neighbour's where logits are as near as float32 rounds. `rounding`: what theirs lose, if more."""
     blocks = len(theirs["ids"])
     for key, x in theirs.items():
         mine, x = ours[key][-blocks:].cpu(), x.cpu()
