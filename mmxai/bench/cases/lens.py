@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def _works(sides: Sides, some: int) -> dict[str, Callable[[], object]]:
 
 
 def _timed(
-    works: dict[str, Callable[[], object]], work: Work, some: int, options: Options
+    works: Mapping[str, Callable[[], object]], work: Work, some: int, options: Options
 ) -> dict[str, Timing]:
     raw = interleave(works, options.repeats(REPEATS))
     whole = ("product", "ours")
