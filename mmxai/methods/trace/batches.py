@@ -78,12 +78,14 @@ class Batches:
         """The most cells in a batch."""
         return max((len(b.cells) for b in self.batches), default=1)
 
-    def run(self) -> Iterator[tuple[list[int], np.ndarray]]:
-        """(numbers of cells, float64 `[cells, S]`) as they are found."""
+    def run(self, done: frozenset[int] = frozenset()) -> Iterator[tuple[list[int], np.ndarray]]:
+        """(numbers of cells, float64 `[cells, S]`) as they are found, of those that are not done."""
         for batch in self.batches:
-            yield list(batch.cells), self._run(batch)
+            if left := tuple(i for i in batch.cells if i not in done):
+                yield list(left), self._run(Batch(batch.start, left))
         for i in self.whole:
-            yield [i], one(self.runs, self.runs.study.cells[i])[None]
+            if i not in done:
+                yield [i], one(self.runs, self.runs.study.cells[i])[None]
 
     def _run(self, batch: Batch) -> np.ndarray:
         runs = self.runs

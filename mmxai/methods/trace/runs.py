@@ -12,6 +12,7 @@ import torch
 from mmxai.methods.trace.corruptions import over_copies
 from mmxai.methods.trace.inputs import repeated, some
 from mmxai.methods.trace.judge import Judge, OutputJudge, TokenJudge
+from mmxai.methods.trace.keeping import Part
 from mmxai.methods.trace.metrics import TokenMetric
 from mmxai.methods.trace.types import Corrupted
 from mmxai.models.inputs import Inputs
@@ -89,6 +90,7 @@ class Runs:
         self.seconds_per_row_block = seconds * (1 - head) / self.row_blocks
         self.seconds_to_finish = seconds * head / self.width
         self.other = np.full(self.count, np.nan)
+        self.other_inputs: Inputs | None = None
         self._source: dict[str, torch.Tensor] = {}
         self._tile = 1
         beginning = run.acts.get(first)
@@ -98,14 +100,13 @@ class Runs:
         if other:
             if restore:
                 # Clean samples run once, whatever the draws.
-                found, run = self.single.plain(
-                    study.model, self._extend[0](clean), {}, [*self.sites, *watched]
-                )
+                self.other_inputs = self._extend[0](clean)
+                found, run = self.single.plain(study.model, self.other_inputs, {}, [*self.sites, *watched])
                 self.other = np.tile(found.double().cpu().numpy(), self.draws)
                 self._tile = self.draws
             else:
-                inputs = self._extend[1](corrupted.inputs)  # type: ignore[union-attr]
-                found, run = self.judge.plain(study.model, inputs, edits, [*self.sites, *watched])
+                self.other_inputs = self._extend[1](corrupted.inputs)  # type: ignore[union-attr]
+                found, run = self.judge.plain(study.model, self.other_inputs, edits, [*self.sites, *watched])
                 self.other = found.double().cpu().numpy()
             self.forwards += 1
             self._source = {s: run.acts[s] for s in self.sites}
@@ -133,6 +134,14 @@ class Runs:
     def held(self) -> list[torch.Tensor]:
         """The other run's values, which stay while cells run."""
         return list(self._source.values())
+
+    def kept(self, site: str) -> torch.Tensor:
+        """The other run's values at a site, `[sequences, T, D]`, a sample run once whatever the draws."""
+        return self._source[site]
+
+    def part(self, value: np.ndarray) -> Part:
+        """The cells' values, with what is known of the samples."""
+        return Part(value, self.base, self.other, self.prompt, self.draw, self.order)
 
     def source(self, site: str) -> torch.Tensor:
         """What is put in at a site: `[n or 1, T or 1, D]`."""

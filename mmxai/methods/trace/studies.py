@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from mmxai.errors import ArgumentError
 from mmxai.methods.trace import spans as find_spans
 from mmxai.methods.trace.batches import Batches
 from mmxai.methods.trace.corruptions import corruption_of
+from mmxai.methods.trace.keeping import Kept, Part
 from mmxai.methods.trace.metrics import TokenMetric
 from mmxai.methods.trace.results import TraceResult
 from mmxai.methods.trace.runs import Runs
@@ -113,33 +115,37 @@ class Study:
         )
 
     def run(
-        self, method: Method = "quick", progress: Callable[[int, int], None] | None = None
+        self,
+        method: Method = "quick",
+        progress: Callable[[int, int], None] | None = None,
+        keep: str | Path | None = None,
     ) -> TraceResult:
         """Every cell's effect. method: "quick", or "cellwise": one forward a cell, the specification.
 
-        progress: called with cells done and cells in all (of all samples).
+        progress: called with cells done and cells in all (of all samples). keep: a folder for the clean and
+        corrupted states and the cells' values; a study that was interrupted goes on from there.
         """
         began = time.perf_counter()
-        parts, forwards, done = [], 0, 0
+        kept = None if keep is None else Kept(keep, self)
+        parts: list[Part] = []
+        forwards = done = 0
         how: dict[str, str] = {}
-        total = len(self.cells) * len(self.chunks)
         for number, samples in enumerate(self.chunks):
-            runs = self._first if number == 0 else Runs(self, samples)
-            batches = Batches(runs, quick=method == "quick")
-            value = np.empty((len(self.cells), runs.count))
-            value[batches.unchanged] = runs.base
-            for cells, found in batches.run():
-                value[cells] = found
-                done += len(cells)
-                if progress is not None:
-                    progress(done + len(batches.unchanged), total)
-            done += len(batches.unchanged)
-            forwards += batches.forwards + runs.forwards
-            how |= batches.how
-            parts.append((value, runs))
-            if number == 0:
-                self.__dict__.pop("_first", None)
-        order = np.argsort(np.concatenate([r.order for _, r in parts]), kind="stable")
+            known = None if kept is None else kept.load(number)
+            if known is not None and known.complete:
+                parts.append(known)
+                how["kept"] = f"values that {keep} had already"
+            else:
+                runs = self._first if number == 0 else Runs(self, samples)
+                part, count = self._cells(runs, number, method, kept, known, how, progress, done)
+                parts.append(part)
+                forwards += count + runs.forwards
+                if number == 0:
+                    self.__dict__.pop("_first", None)
+            done += len(self.cells)
+            if progress is not None:
+                progress(done, len(self.cells) * len(self.chunks))
+        order = np.argsort(np.concatenate([p.order for p in parts]), kind="stable")
 
         def whole(pieces: Iterable[np.ndarray], axis: int = 0) -> np.ndarray:
             return np.concatenate(list(pieces), axis=axis).take(order, axis=axis)
@@ -152,15 +158,44 @@ class Study:
             corruption="no corruption" if self.corruption is None else self.corruption.what,
             cells=self.cells,
             spans=[s.name for s in self.spans],
-            value=whole((v for v, _ in parts), 1),
-            base=whole(r.base for _, r in parts),
-            other=whole(r.other for _, r in parts),
-            prompt=whole(r.prompt for _, r in parts),
-            draw=whole(r.draw for _, r in parts),
+            value=whole((p.value for p in parts), 1),
+            base=whole(p.base for p in parts),
+            other=whole(p.other for p in parts),
+            prompt=whole(p.prompt for p in parts),
+            draw=whole(p.draw for p in parts),
             how=how,
             forwards=forwards,
             seconds=time.perf_counter() - began,
         )
+
+    def _cells(
+        self, runs: Runs, number: int, method: Method, kept: Kept | None, known: Part | None,
+        how: dict[str, str], progress: Callable[[int, int], None] | None, before: int,
+    ) -> tuple[Part, int]:  # fmt: skip
+        """The cells of some samples that are not known yet; and how many forwards that took."""
+        batches = Batches(runs, quick=method == "quick")
+        how |= batches.how
+        part = runs.part(np.full((len(self.cells), runs.count), np.nan))
+        if kept is not None:
+            if known is not None:
+                kept.check(known, runs)
+                part.value[:] = known.value
+            kept.states(runs)
+        part.value[batches.unchanged] = runs.base
+        done = frozenset(np.flatnonzero(~np.isnan(part.value).any(1)).tolist())
+        finished, forwards = len(done), 0
+        try:
+            for cells, found in batches.run(done):
+                part.value[cells] = found
+                finished, forwards = finished + len(cells), forwards + 1
+                if kept is not None:
+                    kept.save(number, part, now=False)
+                if progress is not None and finished < len(self.cells):
+                    progress(before + finished, len(self.cells) * len(self.chunks))
+        finally:
+            if kept is not None:
+                kept.save(number, part)
+        return part, forwards
 
 
 def study(

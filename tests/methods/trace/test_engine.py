@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmxai.errors import ArgumentError, UnknownSiteError
+import mmxai
+from mmxai.errors import ArgumentError, PlanMismatchError, UnknownSiteError
 from mmxai.methods.trace import corruptions, metrics, spans
 from mmxai.methods.trace.studies import study, trace
 from mmxai.methods.trace.types import Cell
@@ -204,6 +205,44 @@ def test_what_is_predicted_is_what_runs(model):
     assert predicted.cells == len(result.cells) == 54 and predicted.samples == 3
     assert 0.15 < predicted.share < 0.4 and predicted.seconds > 0 and "54 cells" in str(predicted)
     assert seen[-1] == (54, 54) and [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+def test_a_study_that_was_interrupted_goes_on(model, tmp_path):
+    options = dict(metric=ONE, kinds=("resid_pre", "mlp_out"), budget=200_000)
+    whole = study(model, CLEAN, TWIN, **options).run()
+    seen = []
+
+    def interrupt(done, total):
+        seen.append(done)
+        if done > total * 0.6:
+            raise KeyboardInterrupt
+
+    first = study(model, CLEAN, TWIN, **options)
+    assert len(first.chunks) > 1
+    with pytest.raises(KeyboardInterrupt):
+        first.run(progress=interrupt, keep=tmp_path / "kept")
+    second = study(model, CLEAN, TWIN, **options).run(keep=tmp_path / "kept")
+    np.testing.assert_allclose(second.value, whole.value, rtol=1e-5, atol=1e-5)
+    assert second.forwards < whole.forwards and "kept" in second.how
+    third = study(model, CLEAN, TWIN, **options).run(keep=tmp_path / "kept")
+    assert third.forwards == 0 and np.array_equal(third.value, second.value)
+    with pytest.raises(PlanMismatchError, match="metric"):
+        study(model, CLEAN, TWIN, **{**options, "metric": metrics.kl()}).run(keep=tmp_path / "kept")
+    with mmxai.open_store(tmp_path / "kept" / "clean.zarr") as clean:
+        assert len(clean["text.1.mlp_out"]) == 9 + 7 + 9
+        states = model.run(CLEAN, capture=["text.1.mlp_out"]).acts["text.1.mlp_out"]
+        torch.testing.assert_close(clean["text.1.mlp_out"][0:9], states[0], rtol=1e-5, atol=1e-6)
+    with mmxai.open_store(tmp_path / "kept" / "corrupted.zarr") as corrupted:
+        assert set(corrupted.sites) == {*(f"text.{b}.resid_pre" for b in range(3)), "text.2.resid_post"}
+        assert [s.key for s in corrupted.samples] == ["0.0", "1.0", "2.0"]
+
+
+def test_kept_values_of_another_model_are_refused(model, tmp_path):
+    study(model, CLEAN, TWIN, metric=ONE).run(keep=tmp_path / "kept")
+    torch.manual_seed(1)
+    other = load_model(shaken(llama()))
+    with pytest.raises(PlanMismatchError, match="model"):
+        study(other, CLEAN, TWIN, metric=ONE).run(keep=tmp_path / "kept")
 
 
 def test_places_that_do_not_exist(model):
