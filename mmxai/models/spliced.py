@@ -42,9 +42,6 @@ class SplicedFeeds(TowerFeeds):
         if processor is not None and splice.limit is not None and "vision" in towers:
             towers["vision"].longest = longest = splice.limit(processor, config)
             towers["vision"].length = len(longest.vision)
-        if processor is not None and splice.limit is not None and "vision" in towers:
-            towers["vision"].longest = longest = splice.limit(processor, config)
-            towers["vision"].length = len(longest.vision)
         self.template = template or getattr(tokenizer, "chat_template", None)
         self.prompts: Prompts | None = None
         if tokenizer is not None:
@@ -166,6 +163,11 @@ class SplicedFeeds(TowerFeeds):
         return out
 
     def _from_tensors(self, tensors: Mapping[str, Any]) -> Inputs:
+        if "pixel_values_videos" in tensors:
+            raise ArgumentError(
+                "inputs: got pixel_values_videos, expected pictures (pixel_values): row tables know no "
+                "videos; give the frames as pictures"
+            )
         if "pixel_values" not in tensors or not isinstance(tensors["pixel_values"], torch.Tensor):
             out = super()._from_tensors(tensors)
             self._beside(out)

@@ -281,6 +281,10 @@ class TestQwen2VL(PlacementTests, AdapterTests):
             theirs = module(**tensors, mm_token_type_ids=kinds).logits
         torch.testing.assert_close(model.run(tensors).out.logits, theirs)
 
+    def test_videos_are_refused(self, model):
+        with pytest.raises(ArgumentError, match="videos"):
+            model.run({"input_ids": torch.full((1, 4), 57), "pixel_values_videos": torch.zeros(4, 96)})
+
     def test_grids_are_needed(self, model):
         tensors = self.tensors()
         del tensors["image_grid_thw"]
