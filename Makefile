@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 # Every CPU case; figures go to benchmarks/results and from there into README and docs. Fails on red tests and, after
 # writing the tables, on a missed target. PEERS=--peers measures the rivals too, in .peers.
 benchmarks: install
-	status=0; $(BIN)/python -m benchmarks stats store profiles harvest shapes sae probe dissect lens --save $(PEERS) || status=$$?; \
+	status=0; $(BIN)/python -m benchmarks stats store profiles harvest shapes sae probe dissect lens trace --save $(PEERS) || status=$$?; \
 	for page in README.md docs/figures.md; do $(BIN)/python -m benchmarks table --write $$page || exit; done; exit $$status
 
 # All that needs a CUDA GPU: conformance of its kernels, their memory accesses where compute-sanitizer is, figures into
