@@ -94,7 +94,11 @@ def look(
 
     total = out.logsumexp.float()[:, None]
     logprobs = torch.where(known.to(total.device), out.target_logits - total, torch.nan)
-    ranks = torch.where(known.to(total.device), out.target_ranks, -1)
+    # A target's logit is a product of its own, which rounding may set below itself in the table: where it is
+    # among the foremost, its place there is its rank.
+    among = out.ids[:, None] == wanted.to(out.ids.device)[..., None]
+    ranks = torch.where(among.any(2), among.int().argmax(2), out.target_ranks)
+    ranks = torch.where(known.to(total.device), ranks, -1)
     return Found(
         ids=shaped(out.ids.to(torch.int32)),
         logprobs=shaped(out.values - total),

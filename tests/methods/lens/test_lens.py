@@ -232,3 +232,24 @@ def test_sites_of_one_row_space():
     tokens = lens(model, case.tensors(), texts=bank, tower="vision", sites=["vision.*.resid_post"])
     cls = tokens.table.token_type == 0
     torch.testing.assert_close(pooled.logprobs[0], tokens.logprobs[-1, cls], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_comes_first_has_rank_0(seed):
+    """However long states and weights are, against which rounding of a single logit counts."""
+    from mmxai.methods.lens.passes import look
+    from mmxai.methods.lens.states import Stack, State
+    from mmxai.models.unembedding import Unembedding
+
+    made = torch.Generator().manual_seed(seed)
+    weight = torch.randn(300, 192, generator=made) + 30 * torch.randn(1, 192, generator=made)
+    states = torch.randn(400, 192, generator=made)
+    end = Unembedding("m", "text", 192, weight, str, blocks=1)
+    stack = Stack([State("text.0.resid_post", "text.0.resid_post", 0, "resid_post")], end)
+    best = (states.double() @ weight.double().T).topk(5)
+    sure = (best.values[:, 0] - best.values[:, 1]) > 1e-2
+    found = look(stack, {"text.0.resid_post": states}, best.indices[:, :3], None, k=5)
+    assert sure.sum() > 300 and (found.target_ranks[0, sure, 0] == 0).all()
+    foremost = found.ids[0, :, :, None].long() == best.indices[:, None, :3]
+    place = torch.where(foremost.any(1), foremost.int().argmax(1), -1)
+    assert torch.equal(found.target_ranks[0][place >= 0].long(), place[place >= 0])

@@ -8,6 +8,7 @@ from mmxai.errors import ArgumentError
 from mmxai.methods.lens import images_of, lens, picture_map
 from mmxai.models import load_model
 from mmxai.models.geometry import mask_cells
+from mmxai.models.shipped import shipped_models
 from mmxai.shapes import ShapesWorld
 from mmxai.shapes.scene import ATTRIBUTES
 from mmxai.types import TOKEN_CODES
@@ -127,3 +128,58 @@ def test_what_a_model_says_is_looked_at_too(llava):
     # What the last block says at the row in front of a generated token is that token.
     for n in torch.nonzero(said)[:, 0].tolist():
         assert int(found.best[n - 1]) == int(found.rows[n, 5])
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """The shapes LLaVA asked for single words of 40 test pictures: the lens, and where answers are read."""
+    if "shapes-llava" not in shipped_models():
+        pytest.skip("the shapes LLaVA is not here")
+    asked = [
+        (item, question)
+        for item in ShapesWorld(40, seed=0, split="test")
+        for question in item.questions
+        if question.kind == "attribute" and " " not in question.answer
+    ]
+    found = lens(
+        load_model("shapes-llava"),
+        [{"image": item.pil, "text": question.text} for item, question in asked],
+        targets={i: [question.answer] for i, (_, question) in enumerate(asked)},
+        batch=32,
+    )
+    return found, [int(found.of_sample(i)[-1]) for i in range(len(asked))]
+
+
+def test_the_lens_at_the_last_token_reads_the_answer(answers):
+    """Late blocks say it, the first ones do not: it is decided in between."""
+    found, last = answers
+    right = (found.target_ranks[:, last, 0] == 0).double().mean(1)
+    agree = (found.ids[:, last, 0] == found.best[last]).double().mean(1)
+    assert len(last) > 25 and right[0] < 0.2 and right[-1] > 0.8
+    assert (right[4:] > 0.75).all() and (agree[4:] > 0.9).all()
+
+
+def test_image_tokens_hand_on_their_colour():
+    """Of the words for colours the one of the object that covers a cell: by values through the output matrix,
+    not by the states of image tokens, which no next word was ever asked of."""
+    if "shapes-llava" not in shipped_models():
+        pytest.skip("the shapes LLaVA is not here")
+    world = ShapesWorld(40, seed=0, split="test")
+    found = lens(
+        load_model("shapes-llava"), [{"image": item.pil, "text": "what colour is it ?"} for item in world],
+        sites=["text.*.v", "text.*.resid_post"], targets=COLOURS, batch=20, k=1,
+    )  # fmt: skip
+    rows = found.rows.numpy()
+    colour = np.full(len(rows), -1)
+    for i, item in enumerate(world):
+        cells = np.full((8, 8), -1)
+        for mask, thing in zip(item.masks, item.scene.objects, strict=True):
+            cells[mask_cells(found.samples[i]["tiles"][0], mask) >= 0.5] = COLOURS.index(thing.colour)
+        own = (rows[:, 0] == i) & (rows[:, 2] >= 0)
+        colour[own] = cells[rows[own, 2], rows[own, 3]]
+    known = colour >= 0
+    said = found.target_logprobs.numpy().argmax(2)
+    right = {s: (said[i, known] == colour[known]).mean() for i, s in enumerate(found.states)}
+    values = max(right[f"text.{b}.v"] for b in range(6))
+    assert known.sum() > 100 and values > 0.7
+    assert values > max(right[f"text.{b}.resid_post"] for b in range(6)) + 0.2
