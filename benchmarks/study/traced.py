@@ -26,6 +26,7 @@ from mmxai.models import Model
 from mmxai.models.feeds import samples_of
 from mmxai.models.inputs import Inputs
 from mmxai.shapes import ShapesWorld
+from mmxai.shapes.pairs import unseen
 from mmxai.shapes.questions import in_words, referent
 from mmxai.shapes.score import interval
 from mmxai.shapes.twins import Twin
@@ -34,13 +35,14 @@ Row = dict[str, Any]
 
 LLAVA = "shapes-llava"
 SEED, SHARE, DRAWS, WINDOW = 2031, 1 / 8, 4, 2
+VISIBLE = 3 / 4
 RANDOM, PICTURE, NOUN, REST, LAST, CLS = "random", "picture", "noun", "other words", "last", "class token"
 STREAM, ADDED = "resid_pre", ("attn_out", "mlp_out")
 WRITTEN = (OBJECT, NOUN, LAST)
 """Where what attention and MLPs add is restored; the residual stream is restored everywhere."""
 
 CUT = (
-    (NOUN, OBJECT), (NOUN, RANDOM), (REST, OBJECT), (LAST, NOUN), (LAST, PICTURE), (LAST, OBJECT),
+    (NOUN, OBJECT), (REST, OBJECT), (REST, NOUN), (LAST, NOUN), (LAST, REST), (LAST, PICTURE), (LAST, OBJECT),
     (LAST, RANDOM),
 )  # fmt: skip
 """Attention that is blocked: rows that may no longer read, and what."""
@@ -73,7 +75,8 @@ class Sides:
 
 
 def pairs(number: int, seed: int = SEED) -> list[Pair]:
-    """Of pictures with several objects: its shape alone names the object, and no other has either colour."""
+    """Of pictures with several objects: its shape alone names the object, no other has either of its colours,
+    and neither picture has an attribute pair that was never trained on."""
     world = ShapesWorld(1 << 30, seed=seed, split="test")
     found: list[Pair] = []
     for index in range(64 * number):
@@ -83,7 +86,8 @@ def pairs(number: int, seed: int = SEED) -> list[Pair]:
         named = phrase is not None and in_words(phrase) == scene.objects[k].shape
         others = {thing.colour for i, thing in enumerate(scene.objects) if i != k}
         alone = bool(others) and not others & {twin.change.before, twin.change.after}
-        if named and alone and scene.objects[k].visible > 3 / 4:
+        odd = bool(unseen(twin.changed.scenes.things[0, : len(scene.objects)]).any())
+        if named and alone and not odd and scene.objects[k].visible > VISIBLE:
             found.append(Pair(twin, scene.objects[k].shape))
         if len(found) == number:
             break
@@ -192,17 +196,20 @@ def _cut(model: Model, asked: Sequence[Pair], some: Sides, metric: TokenMetric) 
         for reader, read in CUT
     }
     every = [span for several in blocked.values() for span in several]
-    result = trace(
-        model, some.clean, some.other, metric=metric, spans=every, kinds=(ATTENTION,), window=WINDOW,
-        mode="patch",
-    )  # fmt: skip
-    return [
-        {
-            "what": "cut", "reader": reader, "read": read, "window": WINDOW,
-            "blocks": _by_block(result, ATTENTION, several),
-        }
-        for (reader, read), several in blocked.items()
-    ]  # fmt: skip
+    rows: list[Row] = []
+    for window in (WINDOW, model.towers["text"].dims.blocks):
+        result = trace(
+            model, some.clean, some.other, metric=metric, spans=every, kinds=(ATTENTION,), window=window,
+            mode="patch",
+        )  # fmt: skip
+        rows += [
+            {
+                "what": "cut", "reader": reader, "read": read, "window": window,
+                "blocks": _by_block(result, ATTENTION, several),
+            }
+            for (reader, read), several in blocked.items()
+        ]  # fmt: skip
+    return rows
 
 
 def _size(several: Sequence[Span]) -> float:

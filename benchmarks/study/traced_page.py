@@ -34,12 +34,18 @@ def traced(rows: Sequence[Row], docs: Path) -> str:
         of = [r for r in rows if r["what"] == "restored" and r["kind"] == kind]
         cells = [(f"{r['span']} ({r['rows']:.3g})", *map(share, r["blocks"])) for r in of]
         parts += [f"{said}:", table(("rows (how many)", *_blocks(of)), cells)]
-    cut = [r for r in rows if r["what"] == "cut"]
-    cells = [(f"{r['reader']} from {r['read']}", *map(share, r["blocks"])) for r in cut]
-    ends = [f"blocks {b} to {b + cut[0]['window'] - 1}" for b in range(len(cut[0]["blocks"]))]
+    cut: dict[tuple[str, str], list[Row]] = {}
+    for r in rows:
+        if r["what"] == "cut":
+            cut.setdefault((r["reader"], r["read"]), []).append(r)
+    ends = [_ends(b, r["window"]) for r in next(iter(cut.values())) for b in range(len(r["blocks"]))]
+    cells = [
+        (f"{reader} from {read}", *(share(found) for r in several for found in r["blocks"]))
+        for (reader, read), several in cut.items()
+    ]
     parts += [
-        f"Lost where attention is blocked on the first picture, in {cut[0]['window']} blocks at a time:",
-        table(("who can no longer read from what", *ends), cells),
+        "Lost where rows can no longer read others, on the first picture:",
+        table(("who, from what", *ends), cells),
     ]
     return "\n\n".join(parts)
 
@@ -60,3 +66,7 @@ def _logit(row: Row) -> str:
 
 def _blocks(rows: Sequence[Row]) -> list[str]:
     return [f"block {b}" for b in range(len(rows[0]["blocks"]))]
+
+
+def _ends(block: int, window: int) -> str:
+    return f"blocks {block} to {block + window - 1}"
