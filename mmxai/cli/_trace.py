@@ -112,7 +112,9 @@ def opened(path: str, what: str) -> Image.Image:
     file = Path(path)
     if not file.is_file():
         there = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
-        near = difflib.get_close_matches(file.name, there, 2)
+        # Capitals are what is mistaken most easily.
+        same = [name for name in there if name.lower() == file.name.lower()]
+        near = same or difflib.get_close_matches(file.name, there, 2)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ArgumentError(f"{what}: got {path!r}, where no file is, expected a picture file{hint}")
     image = Sample(path, image=file.read_bytes()).image

@@ -70,8 +70,11 @@ class Config:
     """Most squares a side of a map over the picture."""
     exact: bool = False
     """Run every intervention, however many."""
-    keep: int = 500
+    best: int = 500
     """How many run where most are estimated."""
+    keep: str | None = None
+    """Folder in which clean and corrupted states and the values found stay, so that the same command goes on
+    where it was stopped."""
     memory: int = 1024
     """MiB that states and batches may take."""
     seed: int = 0
@@ -96,7 +99,10 @@ def run(config: Config) -> int:
     question = _trace.question(config, model, picture, prompt)
     planned = _plan(config, question)
     with tqdm(total=sum(p.cells for p in planned), unit=" cells", disable=None) as bar:
-        found = question.run(planned, progress=lambda done, of: bar.update(max(0, done - bar.n)))
+        found = question.run(
+            planned, progress=lambda done, of: bar.update(max(0, done - bar.n)),
+            keep=None if config.keep is None else Path(config.keep),
+        )  # fmt: skip
     print(found)
     found.save(out / "trace.json")
     found.to_pandas().to_csv(out / "trace.csv", index=False)
@@ -112,16 +118,16 @@ def _plan(config: Config, question: Question) -> list[Planned]:
     """What will run, and what it will take, printed."""
     from mmxai.methods.trace.prefilter import DEFAULT_ABOVE
 
-    if config.keep < 1 or config.memory < 1:
+    if config.best < 1 or config.memory < 1:
         raise ArgumentError(
-            f"--keep, --memory: got {config.keep} and {config.memory}, expected at least 1 of each"
+            f"--best, --memory: got {config.best} and {config.memory}, expected at least 1 of each"
         )
     question.budget = config.memory * 2**20
     few = config.exact or question.cells <= DEFAULT_ABOVE
-    planned = question.studies(None if few else config.keep)
+    planned = question.studies(None if few else config.best)
     costs = [p.study.predict() for p in planned]
     forwards, seconds = sum(c.forwards for c in costs), sum(c.seconds for c in costs)
-    how = "all run" if few else f"{config.keep:,} run, the others estimated (--exact runs all)"
+    how = "all run" if few else f"{config.best:,} run, the others estimated (--exact runs all)"
     print(
         f"{question.cells:,} interventions, {how}: about {forwards:,} forwards, {seconds:.3g} s", flush=True
     )

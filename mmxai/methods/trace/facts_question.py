@@ -49,6 +49,7 @@ class FactsQuestion(Question):
         studies: Sequence[Planned] | None = None,
         *,
         progress: Callable[[int, int], None] | None = None,
+        keep: Path | None = None,
     ) -> Findings:
         """The maps `[blocks, roles]`: what putting back one token of that role recovers, a mean over its
         tokens in a fact, then over the facts that have one; intervals by drawing facts."""
@@ -56,7 +57,7 @@ class FactsQuestion(Question):
         ((part, wanted, study),) = [
             (p.part, p.wanted, p.study) for p in (self.studies() if studies is None else studies)
         ]
-        result = study.run(progress=progress)
+        result = study.run(progress=progress, keep=keep)
         at, maps = 0, []
         for w in wanted:
             count = len(w.starts) * len(w.spans)

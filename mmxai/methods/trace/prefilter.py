@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -74,10 +75,12 @@ class Prefiltered:
         seconds = exact.seconds + self._estimated[2]
         return replace(exact, cells=len(self.study.cells), share=share, seconds=seconds)
 
-    def run(self, progress: Callable[[int, int], None] | None = None) -> TraceResult:
-        """Every cell's effect; `estimated` says which were not run."""
+    def run(
+        self, progress: Callable[[int, int], None] | None = None, keep: str | Path | None = None
+    ) -> TraceResult:
+        """Every cell's effect; `estimated` says which were not run. Arguments as of `Study.run`."""
         effects, chosen, seconds = self._estimated
-        exact = self._exact.run(progress=progress)
+        exact = self._exact.run(progress=progress, keep=keep)
         value = exact.base + effects
         value[chosen] = exact.value
         estimated = np.ones(len(self.study.cells), dtype=bool)

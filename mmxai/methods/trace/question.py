@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,15 +157,17 @@ class Question:
         studies: Sequence[Planned] | None = None,
         *,
         progress: Callable[[int, int], None] | None = None,
+        keep: Path | None = None,
     ) -> Findings:
         """Make the maps. studies: those of `studies()`, whose first runs are made already. progress: called
-        with the cells done, and all that are run."""
+        with the cells done, and all that are run. keep: a folder for states and values, from which a stopped
+        run goes on."""
         began, forwards, maps = time.perf_counter(), 0, []
         studies = self.studies() if studies is None else studies
         whole, before, found = sum(p.cells for p in studies), 0, []
-        for p in studies:
+        for number, p in enumerate(studies):
             told = None if progress is None else _further(progress, before, whole)
-            found.append((p.part, p.wanted, p.study.run(progress=told)))
+            found.append((p.part, p.wanted, p.study.run(progress=told, keep=_of(keep, number))))
             before += p.cells
         totals = {id(p): float(r.total.mean()) for p, g, r in found if g[0].mode == "restore"}
         for part, group, result in found:
@@ -198,6 +201,11 @@ class Question:
             low, high = np.quantile(drawn, (0.025, 0.975)) if len(values) > 1 else (np.nan, np.nan)
             sides.append(Side(float(values.mean()), float(low), float(high), tokens))
         return sides[0], sides[1]
+
+
+def _of(keep: Path | None, number: int) -> Path | None:
+    """The folder of one study among several."""
+    return None if keep is None else keep / str(number)
 
 
 def _further(progress: Callable[[int, int], None], before: int, whole: int) -> Callable[[int, int], None]:
