@@ -1,6 +1,6 @@
 const get = id => document.getElementById(id), svg = "http://www.w3.org/2000/svg";
 const make = (name, parent, text) => { const e = parent.appendChild(document.createElement(name)); if (text !== undefined) e.textContent = text; return e };
-const palette = [...Array(10).keys()].map(i => `hsl(${(i * 137.5 + 20) % 360} 68% 52%)`);
+const palette = [...Array(24).keys()].map(i => `hsl(${(i * 137.5 + 20) % 360} 68% 52%)`);
 // A token that is the name of a colour is shown in it.
 const plain = "red orange yellow green cyan blue purple pink brown black white gray grey magenta violet gold silver".split(" ");
 const named = token => token.toLowerCase().split(/[^a-z]+/).find(word => plain.includes(word));
@@ -21,7 +21,7 @@ if (stream.some(i => kinds.get(kindOf(data.states[i]))?.includes(i))) {
   make("option", get("kind"), "residual stream").value = "stream";
 }
 kinds.forEach((_, name) => make("option", get("kind"), name === "v" ? "values" : name).value = name);
-if (kinds.has("v") && data.samples.some(one => one.images.length)) get("kind").value = "v";
+if (kinds.has("v") && data.states[0].startsWith("vision.")) get("kind").value = "v";
 get("kinds").hidden = get("kind").options.length < 2;
 const shown = () => get("kind").value === "stream" || !get("kind").value ? stream : kinds.get(get("kind").value);
 
