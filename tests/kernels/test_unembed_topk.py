@@ -210,9 +210,16 @@ def test_the_largest_has_rank_0_and_its_copies_do_not_count(backend):
     g = torch.Generator().manual_seed(0)
     states, weight = torch.randn(50, 100, generator=g), torch.randn(2000, 100, generator=g)
     weight[1000:1064] = weight[3]  # as where a vocabulary was extended by the mean of the rows
-    first = unembed_topk(states, weight, k=1, backend=backend)
-    again = unembed_topk(states, weight, targets=first.ids.long(), k=1, backend=backend)
-    assert bool((again.target_ranks == 0).all())
+    near, wide = states * 0.1 + weight[:50], torch.randn(50, 4000, generator=g)
+    for x, w in (
+        (states, weight),
+        (near, weight),
+        (wide, torch.randn(300, 4000, generator=g) + wide.mean(0)),
+    ):
+        first = unembed_topk(x, w, k=1, backend=backend)
+        again = unembed_topk(x, w, targets=first.ids.long(), k=1, backend=backend)
+        assert bool((again.target_ranks == 0).all())
+        assert torch.equal(again.target_logits, again.values)
     one, other = (
         unembed_topk(states, weight, targets=torch.full((50, 1), t), backend=backend).target_ranks
         for t in (3, 1040)

@@ -10,6 +10,9 @@ import torch
 
 from mmxai.kernels.unembed_topk._job import Job, UnembedTopk
 
+_MIXED = "dtype_out" in torch.ops.aten.mm.overloads()
+"""Does this torch multiply halves into float32?"""
+
 
 class Online(Protocol):
     """What a backend has of some rows."""
@@ -53,12 +56,13 @@ def in_tiles(job: Job, out: UnembedTopk, begin: Begin, rows: int, tokens: int) -
             multiply(x, weight, products)
             bias = None if job.bias is None else job.bias[first : first + tokens]
             online.tile(products, first, bias)
+            _take_own(job, mine, products, first, wanted, floors, online.ranks)
         _finish(out, mine, online, finals, wanted)
 
 
 def multiply(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
     """float32 x . weight^T; a GPU multiplies halves of one type as they are, and adds in float32."""
-    if x.device.type == "cuda" and x.dtype == weight.dtype != torch.float32:
+    if x.device.type == "cuda" and x.dtype == weight.dtype != torch.float32 and _MIXED:
         torch.mm(x, weight.T, out_dtype=torch.float32, out=out)
     else:
         torch.mm(x.float(), weight.float().T, out=out)
@@ -81,6 +85,28 @@ def _compared(job: Job, mine: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     return extra, torch.cat([place[which], mine.new_full((len(extra),), -1)])
 
 
+def _take_own(
+    job: Job,
+    mine: torch.Tensor,
+    products: torch.Tensor,
+    first: int,
+    wanted: torch.Tensor,
+    floors: torch.Tensor,
+    ranks: torch.Tensor,
+) -> None:
+    """Targets in this tile: their logits are the product's own, as those of the largest, and none is larger
+    than itself, though the product adds in another order than the floor did."""
+    if not wanted.shape[1]:
+        return
+    targets = job.targets[mine]
+    at = (targets - first).clamp(0, products.shape[1] - 1)
+    here = (targets >= first) & (targets < first + products.shape[1])
+    bias = None if job.bias is None else job.bias[first + at]
+    own = job.settled(products[: len(mine)].gather(1, at), bias)
+    wanted.copy_(own.where(here, wanted))
+    ranks[: len(mine)] -= (here & (own > floors)).long()
+
+
 def _together(job: Job, mine: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
     states = job.states[mine]
     if job.states.device.type == "cuda" and states.dtype == extra.dtype == job.weight.dtype:
@@ -99,7 +125,7 @@ def _finish(
     entropy = (whole.log() - turned / whole).where(norm.isfinite(), torch.nan)
     out.entropy[mine] = entropy[:n].float()
     out.target_logits[mine] = wanted
-    out.target_ranks[mine] = online.ranks[:n].masked_fill(wanted.isnan(), -1)
+    out.target_ranks[mine] = online.ranks[:n].clamp(min=0).masked_fill(wanted.isnan(), -1)
     if out.kl is not None:
         final = finals[:n]
         out.kl[mine] = (apart[:n] / whole[final] + norm[:n] - norm[final]).float()

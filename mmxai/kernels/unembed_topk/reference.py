@@ -24,8 +24,9 @@ def unembed_topk(job: Job, out: UnembedTopk, threads: int) -> None:
         logs = logits - norm
         out.logsumexp[rows] = norm[:, 0]
         out.entropy[rows] = -_expected(logs, logs)
-        wanted, floors = job.wanted(rows)
-        larger = (logits[:, None] > floors[:, :, None]).sum(2)
+        targets, floors = job.targets[rows], job.wanted(rows)[1]
+        wanted = logits.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
+        larger = (logits[:, None] > floors[:, :, None]).sum(2) - (wanted > floors).long()
         out.target_logits[rows] = wanted
         out.target_ranks[rows] = larger.masked_fill(wanted.isnan(), -1)
         if out.kl is not None:
