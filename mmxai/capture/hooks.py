@@ -166,8 +166,9 @@ def _before_recorders(module: nn.Module) -> None:
     """Let transformers' own hooks see what ours made: they record the hidden states that a multimodal LLM
     reads its pictures from, and stay on a module once they are there.
     """
-    for key in [k for k, h in module._forward_hooks.items() if h.__name__ == "output_capturing_hook"]:
-        module._forward_hooks[key] = module._forward_hooks.pop(key)
+    for key, hook in list(module._forward_hooks.items()):
+        if getattr(hook, "__name__", "") == "output_capturing_hook":  # a partial, or an object, has no name
+            module._forward_hooks[key] = module._forward_hooks.pop(key)
 
 
 def _before(through: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
@@ -215,8 +216,34 @@ def eagerly(module: nn.Module) -> Iterator[None]:
             f"compilation never run; got torch {torch.__version__}, expected 2.6 or newer, which can run it "
             "as it was: pass the original (model._orig_mod), or load it again without torch.compile"
         )
-    with stance("force_eager"):
+    with _FORCING.shared(stance):
         yield
+
+
+class _Forced:
+    """torch's stance is one for all threads: the first to need it sets it, the last one sets it back."""
+
+    def __init__(self) -> None:
+        self._guard, self._users = threading.Lock(), 0
+        self._stance: Any = None
+
+    @contextmanager
+    def shared(self, stance: Callable[[str], Any]) -> Iterator[None]:
+        with self._guard:
+            if not self._users:
+                self._stance = stance("force_eager")
+                self._stance.__enter__()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._users -= 1
+                if not self._users:
+                    self._stance.__exit__(None, None, None)
+
+
+_FORCING = _Forced()
 
 
 def _compiled(module: nn.Module) -> str | None:

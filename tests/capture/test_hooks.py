@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import threading
 import tracemalloc
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmxai.capture.hooks import Point, Request, _compiled, run_hooked
+from mmxai.capture.hooks import Point, Request, _compiled, eagerly, run_hooked
 from mmxai.errors import CompiledModelError, ModelError, SiteNotFiredError
 from mmxai.models import wrap
 
@@ -100,6 +101,38 @@ def test_hooks_run_in_what_is_compiled_and_it_stays_compiled(net, how):
     assert request.value is not None and not torch.equal(out, want)
     torch.testing.assert_close(module(x), want)
     assert _compiled(module) is not None and torch.compiler.is_compiling() is False
+
+
+def test_threads_share_what_keeps_compiled_code_from_running(net):
+    """The stance is torch's, one for the process: whoever ends first leaves it to the other."""
+    net[0].compile(backend="eager")
+    x, want = torch.randn(2, 4), net(torch.zeros(2, 4))
+    started, ended = threading.Event(), threading.Event()
+
+    def other():
+        with eagerly(net):
+            started.set()
+            ended.wait(30)
+
+    thread = threading.Thread(target=other)
+    with eagerly(net):
+        thread.start()
+        assert started.wait(30)
+    request = Request("s", point(net[0]), capture=True)
+    ended.set()
+    with eagerly(net):
+        thread.join()
+        run_hooked(net, [request], lambda: net(x))
+    assert request.fired == 1
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+    torch.testing.assert_close(net(torch.zeros(2, 4)), want)
+
+
+def test_hooks_of_others_may_be_any_callable(net):
+    net[0].register_forward_hook(functools.partial(lambda *args, by: args[2] * by, by=2.0))
+    request, x = Request("out", point(net[0]), capture=True), torch.randn(2, 4)
+    run_hooked(net, [request], lambda: net(x))
+    torch.testing.assert_close(request.value, 2 * nn.functional.linear(x, net[0].weight, net[0].bias))
 
 
 def test_a_torch_that_cannot_run_compiled_code_plainly(net, monkeypatch):
