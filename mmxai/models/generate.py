@@ -123,18 +123,21 @@ def continued(model: Model, inputs: Inputs, steps: int) -> tuple[Inputs, Generat
 
 
 def appended(rows: torch.Tensor, ids: list[torch.Tensor]) -> torch.Tensor:
-    """Row table int32 `[B, T', 8]` of texts `[B, T, 8]` with the tokens generated behind each."""
+    """Row table int32 `[B, T', 8]` of texts `[B, T, 8]` with the tokens generated behind each.
+
+    All padding is behind them, wherever it was.
+    """
     lengths = (rows[..., _TYPE] != TOKEN_CODES["pad"]).sum(1).tolist()
     longest = max(n + len(new) for n, new in zip(lengths, ids, strict=True))
     out = torch.full((len(rows), max(longest, 1), rows.shape[2]), -1, dtype=torch.int32)
     out[..., _SAMPLE] = rows[:, :1, _SAMPLE]
-    out[..., _POSITION] = torch.arange(out.shape[1], dtype=torch.int32)
     out[..., _TYPE] = TOKEN_CODES["pad"]
     for b, (n, new) in enumerate(zip(lengths, ids, strict=True)):
-        out[b, :n] = rows[b, :n]
+        out[b, :n] = rows[b][rows[b, :, _TYPE] != TOKEN_CODES["pad"]]
         out[b, n : n + len(new), _TYPE] = TOKEN_CODES["generated"]
         out[b, n : n + len(new), _TOKEN] = new.to(torch.int32)
         out[b, n : n + len(new), _STEP] = torch.arange(len(new), dtype=torch.int32)
+    out[..., _POSITION] = torch.arange(out.shape[1], dtype=torch.int32)
     return out
 
 

@@ -132,18 +132,32 @@ class Inputs:
         return len(next(iter(self.tensors.values()))) if self.tensors else 0
 
     def take(self, index: Sequence[int] | torch.Tensor) -> Inputs:
-        """The samples of these places in the batch, in this order; a place may come several times."""
+        """The samples of these places in the batch, in this order; a place may come several times.
+
+        Row tables of pictures are as long as the most rows of these; without pictures there are none.
+        """
         index = torch.as_tensor(index, dtype=torch.int64).cpu()
+        counts = {name: n[index] for name, n in self.counts.items()}
+        pictured = any(bool(n.any()) for n in counts.values())
         tensors = {}
         for name, x in self.tensors.items():
             chosen = index
+            if name in self.counts and not pictured:
+                continue
             if name in self.counts:
                 ends = self.counts[name].cumsum(0)
                 spans = [torch.arange(int(ends[i] - self.counts[name][i]), int(ends[i])) for i in index]
                 chosen = torch.cat(spans) if spans else index
             tensors[name] = x[chosen.to(x.device)]
         rows = {space: table[index] for space, table in self.rows.items()}
-        return Inputs(tensors, rows, {name: n[index] for name, n in self.counts.items()})
+        if counts:
+            of_pictures = [space for space in rows if not space.startswith("text")]
+            for space in of_pictures:
+                table = rows.pop(space)
+                if pictured:
+                    lengths = (table[..., _COLUMN["token_type"]] != TOKEN_CODES["pad"]).sum(1)
+                    rows[space] = table[:, : int(lengths.max())]
+        return Inputs(tensors, rows, counts if pictured else {})
 
     def to(
         self,

@@ -154,6 +154,28 @@ def test_samples_taken_from_a_batch(model):
     assert some.tensors["pixel_values"].shape[0] == 4
     part = model.run(some, capture="text.1.resid_post").acts["text.1.resid_post"]
     torch.testing.assert_close(part, whole[[2, 1, 2]])
+    # The last has a picture less than the second: its row tables are as long as what its run gives.
+    last = inputs.take([2])
+    _, batch = model.capture(last, "vision.1.resid_post")
+    assert len(batch.rows) == 17 and {len(last.rows[s][0]) for s in ("vision", "projector")} == {17, 16}
+    # The first has none.
+    first = inputs.take([0])
+    assert set(first.tensors) == {"input_ids"} and "vision" not in first.rows
+    alone = model.run(first, capture="text.1.resid_post").acts["text.1.resid_post"]
+    torch.testing.assert_close(alone, whole[:1])
+
+
+def test_padding_in_front_is_moved_behind_what_is_generated(model):
+    """As transformers' processors pad for generation."""
+    tensors = {**prompts(), "pixel_values": pixels(3)}
+    order = torch.argsort(tensors["attention_mask"], dim=1, stable=True)
+    front = {k: tensors[k].gather(1, order) for k in ("input_ids", "attention_mask")}
+    assert not front["attention_mask"][:, 0].all()
+    want, said = model.continued(tensors, 4)
+    got, same = model.continued({**tensors, **front}, 4)
+    assert [i.tolist() for i in same.ids] == [i.tolist() for i in said.ids]
+    assert torch.equal(got.rows["text"], want.rows["text"])
+    assert torch.equal(got.tensors["input_ids"], want.tensors["input_ids"])
 
 
 def test_placeholders_and_pictures_must_agree(model):
