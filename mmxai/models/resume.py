@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mmxai.capture.hooks import Edit, attached, eagerly, exclusive
+from mmxai.capture.hooks import Edit, attached, eagerly, exclusive, held
 from mmxai.models import arrange, attention
 from mmxai.models.adapter import BoundTower
 from mmxai.models.attention import Call, Handler
@@ -200,7 +200,8 @@ def record(
         read[f"{tower}.{b}.resid_pre"] = _kept(inner, b)
         read[f"{tower}.{b}.resid_post"] = _kept(outer, b)
     shapes: list[tuple[int, ...]] = []
-    with _arguments(found, shapes), _calls(found):
+    # Other threads wait: what is attached here would see, or change, their runs too.
+    with held(model.module), _arguments(found, shapes), _calls(found):
         run = model.run(inputs, capture=capture, edit=edit, read=read)
     found.states = [*(inner[b] for b in range(count)), outer[count - 1]]
     found.reason = _unfaithful(found, inner, outer, shapes)
@@ -361,7 +362,7 @@ def finish(
     give `states[tower]`, each `[n, T, D]`. All of them, where later parts read earlier blocks, as LLaVA does
     of its vision tower. inputs: of as many samples and rows; of a language model, whose output is read row
     by row, any tokens will do."""
-    with passing_over(model, states):
+    with held(model.module), passing_over(model, states):
         return model.run(inputs, capture=capture)
 
 
@@ -407,11 +408,12 @@ def reading_rows(model: Model, rows: torch.Tensor) -> Iterator[bool]:
         index = rows.repeat(times, 1).to(x.device)[..., None].expand(-1, -1, x.shape[-1])
         return (x.gather(1, index), *args[1:])
 
-    handle = head.register_forward_pre_hook(hook)
-    try:
-        yield True
-    finally:
-        handle.remove()
+    with held(model.module):
+        handle = head.register_forward_pre_hook(hook)
+        try:
+            yield True
+        finally:
+            handle.remove()
 
 
 def _head(model: Model) -> nn.Module | None:

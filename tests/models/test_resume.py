@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from transformers import (
@@ -15,6 +17,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from mmxai.capture.hooks import held
 from mmxai.models import load_model
 from mmxai.models.attention_masks import split_before
 from mmxai.models.resume import finish, passing_over, reading_rows, record
@@ -171,3 +174,18 @@ def test_what_cannot_resume_says_why():
     handle.remove()
     assert recording.reason is not None and "between blocks 0 and 1" in recording.reason
     assert record(model, "text", inputs)[1].reason is None
+
+
+def test_recording_waits_for_runs_of_other_threads():
+    """It changes how attention runs and hangs hooks on blocks: a run under way must see neither."""
+    model = load_model(shake(llama(), seed=3))
+    inputs, before = model.prepare(texts(False)), model.module.config._attn_implementation
+    hooks, got = count_hooks(model.module), []
+    thread = threading.Thread(target=lambda: got.append(record(model, "text", inputs)[1]))
+    with held(model.module):
+        thread.start()
+        thread.join(1.0)
+        assert thread.is_alive() and count_hooks(model.module) == hooks
+        assert model.module.config._attn_implementation == before
+    thread.join(60)
+    assert got[0].reason is None and model.module.config._attn_implementation == before
