@@ -113,7 +113,14 @@ class SplicedFeeds(TowerFeeds):
         ids = sample.tokens if given is None else given.tolist()
         if ids is None and picture and sample.text is not None and self.prompts is not None:
             out.prompt = self.prompts.render(sample.text)
-            ids = self.prompts.ids(out.prompt, self._soft(out.tensors), key=sample.key)
+            soft = self._soft(out.tensors)
+            ids = self.prompts.ids(out.prompt, soft, key=sample.key)
+            if feed.texts is not None and len(ids) > feed.texts.context:  # nothing of a picture can be cut
+                raise DataError(
+                    f"{sample.key}: got a prompt of {len(ids)} tokens, {soft} of them its picture's, "
+                    f"expected at most {feed.texts.context} (the model's context); give a shorter text or a smaller "
+                    "picture"
+                )
         if ids is None:
             made = pipelines.encode(sample, [feed])
             out.tensors["input_ids"], out.special, out.cut = made.tensors["input_ids"], made.special, made.cut

@@ -127,6 +127,10 @@ def test_the_default_prompt_and_a_ready_one():
     ]
     with pytest.raises(DataError, match="2 image tokens"):
         model.encode(Sample("k", image=picture(20, 16), text="<image> a <image>"))
+    # A text can be cut to the context, a picture cannot: that way out is not offered.
+    model.set_texts("text", context=20, long="truncate")
+    with pytest.raises(DataError, match=r"k: got a prompt of \d+ tokens, 16 of them .* at most 20"):
+        model.encode(Sample("k", image=picture(20, 16), text="the cat"))
 
 
 def test_a_batch_of_questions_with_and_without_picture():
