@@ -118,8 +118,8 @@ class SplicedFeeds(TowerFeeds):
             if feed.texts is not None and len(ids) > feed.texts.context:  # nothing of a picture can be cut
                 raise DataError(
                     f"{sample.key}: got a prompt of {len(ids)} tokens, {soft} of them its picture's, "
-                    f"expected at most {feed.texts.context} (the model's context); give a shorter text or a smaller "
-                    "picture"
+                    f"expected at most {feed.texts.context} (the model's context); give a shorter text or "
+                    "a smaller picture"
                 )
         if ids is None:
             made = pipelines.encode(sample, [feed])
