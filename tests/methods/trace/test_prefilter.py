@@ -10,7 +10,7 @@ from mmxai.errors import ArgumentError
 from mmxai.methods.trace import metrics, spans
 from mmxai.methods.trace.corruptions import Noise
 from mmxai.methods.trace.prefilter import Prefiltered, estimate
-from mmxai.methods.trace.study import study
+from mmxai.methods.trace.studies import study
 from mmxai.methods.trace.types import ATTENTION, Cell
 
 from .test_attribution import INTO, SOURCE, logit, make
