@@ -217,7 +217,10 @@ def test_the_shapes_clip_finds_the_object(world):
     y, x = int(y * side), int(x * side)
     assert item.masks[0][y : y + int(2 * side), x : x + int(2 * side)].any()
     words = by(found, "the residual stream at each token, text")
-    assert words.value[0, words.columns.index(twin.change.before)] > 0.8
+    end, said = words.columns.index("</s>"), words.columns.index(twin.change.before)
+    # Read in the very first block by the token that is pooled; nothing before the word can differ.
+    assert words.value[0, end] > 0.8 and words.value[-1, end] == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(words.value[:, :said], 0, atol=1e-5)
 
 
 def test_texts_of_unequal_lengths_leave_the_text_tower_out(world):
