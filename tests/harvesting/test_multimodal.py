@@ -183,3 +183,12 @@ def test_what_cannot_be_generated(folder, tmp_path):
         harvest(
             load_model(folder), questions(2), sites="text.*.resid_post", store=tmp_path / "b", generate=40
         )
+
+
+@pytest.mark.parametrize("option", [{"long": "split"}, {"pack": True}, {"stride": 4}])
+def test_prompts_with_pictures_are_not_cut_into_contexts_without_them(folder, tmp_path, option):
+    model, given = load_model(folder), {"sites": "text.1.resid_post", "store": tmp_path / "a", **option}
+    with pytest.raises(ArgumentError, match="lack the pictures"):
+        harvest(model, questions(2), **given)
+    texts = [Sample(q.key, text=q.text) for q in questions(2)]
+    assert harvest(model, texts, **given).samples
