@@ -105,7 +105,9 @@ class Batches:
         """Of each span the first row that a cell can change, over the samples; None where it changes none."""
         runs, found = self.runs, []
         for span in runs.study.spans:
-            rows = (runs.mask(span.mask) & runs.differs).any(0)
+            mask = runs.mask(span.mask)
+            # Blocked attention puts no values in: it tells wherever there are queries.
+            rows = (mask if span.keys is not None else mask & runs.differs).any(0)
             found.append(int(rows.int().argmax()) if bool(rows.any()) else None)
         return found
 
@@ -116,6 +118,8 @@ class Batches:
             return "not a site of a block"
         if recording.reason is not None:
             return recording.reason
+        if later := [site for site in self.runs.edits if not self._recorded(site, cell.block)]:
+            return f"the corruption changes {later[0]}, which is computed anew behind block {cell.block}"
         sites = self.runs.study.model.sites()
         within = [s for s in self.runs.judge.needs if s in sites and s.split(".")[1].isdigit()]
         if within:
@@ -125,6 +129,19 @@ class Batches:
         if cell.kind == ATTENTION and not recording.keys:
             return f"attention of {self.runs.study.tower} does not show its keys"
         return None
+
+    def _recorded(self, site: str, block: int) -> bool:
+        """Is an edit of a site in the states from which a cell resumes at a block?"""
+        if site.startswith("module:"):
+            return False
+        tower, _, rest = site.partition(".")
+        if tower != self.runs.study.tower:
+            # Of what a language tower reads, nothing runs again where logits are all that is asked for.
+            return self.runs.study.tower == "text" and isinstance(self.runs.judge, TokenJudge)
+        number, _, kind = rest.partition(".")
+        if not number.isdecimal():
+            return rest == "embed"
+        return int(number) < block or (int(number) == block and kind == "resid_pre")
 
     def _packed(self, resumed: Sequence[tuple[int, int, int]]) -> Iterator[Batch]:
         """Cells in order of (row, block), as many in a batch as the budget lets: of one row."""

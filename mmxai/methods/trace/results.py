@@ -22,13 +22,15 @@ QUANTITIES: tuple[Quantity, ...] = ("recovered", "effect", "value")
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over samples, with the bounds of its bootstrap interval."""
+    """A mean over samples, with the bounds of its bootstrap interval; NaN of a single sample."""
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return number(self.mean)
         return f"{number(self.mean)} [{number(self.low)}, {number(self.high)}]"
 
 
@@ -100,6 +102,8 @@ class TraceResult(Result):
         its draws of the corruption."""
         chosen = np.arange(len(self.cells)) if cells is None else np.asarray(cells)
         some = self._part(chosen)
+        if len(self.base) < 2:
+            return [Interval(float(m), np.nan, np.nan) for m in some.quantity(what)]
         found = np.stack([some.quantity(what, index) for index in self.resamples(draws, seed)])
         low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
         means = some.quantity(what)

@@ -127,6 +127,32 @@ def test_attention_that_is_blocked(attention, window):
     assert len(single.cells) == (4 - window) * 4
 
 
+def test_attention_is_blocked_of_rows_that_the_corruption_left_alone(model):
+    """A corrupted run beside it says what share is lost, and nothing of where attention may be blocked."""
+    prepared = model.prepare(CLEAN)
+    first, second, *_ = spans.positions(prepared)
+    everything = spans.chosen(spans.real(prepared) & ~first.mask, "later")
+    pairs = [spans.attention(second, first), spans.attention(everything, first)]
+    options = dict(metric=ONE, kinds=("attention",), spans=pairs, mode="patch")
+    quick, _ = both(model, TWIN, **options)
+    alone = trace(model, CLEAN, None, **options)
+    np.testing.assert_allclose(quick.effect, alone.effect, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("site", ["text.1.resid_post", "text.1.mlp_out", "text.1.resid_pre"])
+def test_noise_within_the_blocks(model, site):
+    """Cells in blocks before it resume where it has not happened yet."""
+    everything = spans.chosen(spans.real(model.prepare(CLEAN)), "all")
+    noise = corruptions.Noise(everything, draws=2, site=site)
+    both(model, noise, metric=metrics.kl(), kinds=("resid_post", "mlp_out"))
+
+
+def test_one_sample_has_no_interval(model):
+    clean, twin = ({k: v[:1] for k, v in x.items()} for x in (CLEAN, TWIN))
+    found = trace(model, clean, twin, metric=ONE).interval([2])[0]
+    assert np.isnan([found.low, found.high]).all() and "[" not in str(found)
+
+
 def test_blocked_attention_is_what_it_says(model):
     """Against the weights themselves set to zero and shared out again."""
     prepared = model.prepare(CLEAN)
