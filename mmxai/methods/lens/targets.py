@@ -83,11 +83,17 @@ def numbers_of(model: Model | None, unembed: Unembedding) -> Callable[[str], int
     pipeline = model.feeds.texts(unembed.tower)
     if pipeline is None:
         return None
+    unknown = getattr(pipeline.tokenizer, "unk_token_id", None)
 
     def number(word: str) -> int:
         # Some tokenizers put a space in front of a text themselves, others know words by the space before.
         for said in (word, word.lstrip(), f" {word}"):
             if len(own := pipeline.tokenize(said)) == 1:
+                if own[0] == unknown and word != pipeline.tokenizer.unk_token:
+                    raise ArgumentError(
+                        f"target {word!r}: is not in the model's vocabulary ({unembed.size} tokens), "
+                        "expected a word that it knows; spelling and capitals count"
+                    )
                 return int(own[0])
         cut = pipeline.tokenize(word)
         pieces = [unembed.names(i) for i in cut]

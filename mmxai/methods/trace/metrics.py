@@ -32,8 +32,8 @@ class TokenMetric:
 
     score: "probability" (of all the answer's tokens), "log_probability" (nats), "logit_difference": log
     p(answer) - log p(foil), which for single tokens is the difference of their logits; "kl": KL(clean ||
-    here) of the next token, nats. answers, foils: one for all, or one a sample: text, a token id, or
-    several ids.
+    here) of the next token, nats. answers, foils: one for all, or one a sample: text as it goes on behind
+    the prompt (of GPT-2 " Paris", with its space), a token id, or several ids.
     """
 
     score: Score
@@ -186,6 +186,12 @@ def _ids(model: Model, given: tuple[Answer, ...], samples: int, what: str) -> li
                     "with tokenizer="
                 )
             found.append(tuple(pipeline.tokenize(answer)))
+            unknown = pipeline.tokenizer.unk_token
+            if unknown and unknown not in answer and pipeline.tokenizer.unk_token_id in found[-1]:
+                raise ArgumentError(
+                    f"{what}: got {answer!r}, which has a word that is not in the model's vocabulary, "
+                    "expected words that it knows; spelling and capitals count"
+                )
         else:
             found.append((answer,) if isinstance(answer, int) else tuple(int(i) for i in answer))
         if not found[-1]:

@@ -219,6 +219,16 @@ def test_refusals(options, error, said):
         lens(model, tensors, **options)
 
 
+def test_a_target_that_the_vocabulary_lacks():
+    from tests.models.tokenizers_ import word_tokenizer
+
+    model, tensors = FAMILIES["gpt2"]().make(), FAMILIES["gpt2"]().tensors()
+    model = load_model(model, tokenizer=word_tokenizer())
+    with pytest.raises(ArgumentError, match="target 'dog': is not in the model's vocabulary"):
+        lens(model, tensors, targets=["dog"])
+    assert lens(model, tensors, targets=["<unk>"]).targets.eq(3).all()
+
+
 def test_sites_of_one_row_space():
     torch.manual_seed(0)
     case = test_clip.TestCLIP()

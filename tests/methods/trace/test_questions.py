@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import mmxai
 from mmxai.errors import ArgumentError
-from mmxai.methods.trace import answers
+from mmxai.methods.trace import answers, metrics
 from mmxai.methods.trace.clip_question import clip_question
 from mmxai.methods.trace.corrupting import HOW, Asked
 from mmxai.methods.trace.findings import Findings, Side, load_findings
@@ -126,6 +126,13 @@ def test_most_are_estimated_and_the_best_run(llama):
 def test_prompts_that_cannot_be(llama, given, said):
     with pytest.raises(ArgumentError, match=said):
         text_question(llama, PROMPT, **given)
+
+
+def test_answers_that_the_vocabulary_lacks(llama):
+    clean = llama.prepare([PROMPT])
+    with pytest.raises(ArgumentError, match=r"answers: got 'w1 dog'.*not in the model's vocabulary"):
+        metrics.probability("w1 dog").bind(llama, clean)
+    assert metrics.probability("<unk>").bind(llama, clean).tokens == [[(3,)]]
 
 
 def test_tokens_of_an_answer(llama):
