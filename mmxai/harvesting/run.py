@@ -136,8 +136,8 @@ def cut_source(
             f"got stride, pack or long='split' for towers {list(towers)}, expected a text tower alone: a "
             f"picture has no contexts; harvest one tower at a time, or use long='truncate'"
         )
-    known = isinstance(source, Source) and len(source) > 0
-    if cuts and known and model.pictures_in_text and first_of(source).has_image:
+    asked = cuts and model.pictures_in_text
+    if asked and isinstance(source, Source) and len(source) and first_of(source).has_image:
         raise ArgumentError(
             "got stride, pack or long='split' for prompts with pictures, expected texts alone: contexts "
             "would lack the pictures; leave them out"
