@@ -13,8 +13,8 @@ from mmxai.kernels.unembed_topk._job import Job, UnembedTopk
 from mmxai.kernels.unembed_topk._tiles import Online, in_tiles
 
 ROWS, TOKENS = 1024, 4096
-"""A tile of 16 MiB stays in the third-level cache, a row of it in the second. BLAS' threads wait for each other at
-the end of every product, so that smaller ones take longer where cores are shared."""
+"""A tile of 16 MiB stays in the third-level cache, a row of it in the second. BLAS' threads wait for each
+other at the end of every product, so that smaller ones take longer where cores are shared."""
 GROUP = 64
 """Rows of one thread."""
 
