@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mmxai.methods.trace.runs import Runs
     from mmxai.methods.trace.studies import Study
     from mmxai.models.inputs import Inputs
+    from mmxai.models.metrics import Metric
 
 _SAMPLE, _TYPE = ROW_COLUMNS.index("sample"), ROW_COLUMNS.index("token_type")
 _EVERY = 20.0
@@ -143,8 +144,7 @@ def identity_of(study: Study) -> dict[str, Any]:
             tensors[f"edits.{site}"] = edit(torch.zeros(shape))
     spans = {f"span.{i}.{s.name}": s.mask for i, s in enumerate(study.spans)}
     spans |= {f"keys.{i}": s.keys for i, s in enumerate(study.spans) if s.keys is not None}
-    values, metric = study.values, study.metric
-    named = getattr(metric, "__qualname__", type(metric).__qualname__)
+    values = study.values
     given = {f"means.{k}": x for k, x in (values.means or {}).items()}
     return {
         "model": study.model.identity,
@@ -154,8 +154,18 @@ def identity_of(study: Study) -> dict[str, Any]:
         "chunks": study.chunks,
         "mode": study.mode,
         "values": [values.replace, values.sigma, values.seed, _digest(given)],
-        "metric": repr(metric) if isinstance(metric, TokenMetric) else named,
+        "metric": _metric(study.metric),
     }
+
+
+def _metric(metric: TokenMetric | Metric) -> str:
+    """What is measured, with the tensors (a CLIP's texts) and numbers that it holds; of a function its name."""
+    if isinstance(metric, TokenMetric):
+        return repr(metric)
+    held = getattr(metric, "__dict__", {})
+    tensors = {k: x for k, x in held.items() if isinstance(x, torch.Tensor)}
+    rest = {k: x for k, x in sorted(held.items()) if isinstance(x, str | int | float | tuple | list)}
+    return f"{getattr(metric, '__qualname__', type(metric).__qualname__)} {_digest(tensors)} {rest}"
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

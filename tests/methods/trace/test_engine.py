@@ -271,6 +271,24 @@ def test_kept_values_of_another_model_are_refused(model, tmp_path):
         study(other, CLEAN, TWIN, metric=ONE).run(keep=tmp_path / "kept")
 
 
+def test_kept_values_of_another_vector_are_refused(model, tmp_path):
+    class Along:
+        needs = ()
+
+        def __init__(self, vector):
+            self.vector = vector
+
+        def __call__(self, run, inputs):
+            return run.out.logits[:, -1] @ self.vector
+
+    one, two = torch.randn(2, 64, generator=torch.Generator().manual_seed(0)).unbind()
+    options = dict(kinds=("mlp_out",), blocks=[1])
+    study(model, CLEAN, TWIN, metric=Along(one), **options).run(keep=tmp_path / "kept")
+    study(model, CLEAN, TWIN, metric=Along(one.clone()), **options).run(keep=tmp_path / "kept")
+    with pytest.raises(PlanMismatchError, match="metric"):
+        study(model, CLEAN, TWIN, metric=Along(two), **options).run(keep=tmp_path / "kept")
+
+
 def test_places_that_do_not_exist(model):
     with pytest.raises(UnknownSiteError, match="mlp_out"):
         study(model, CLEAN, TWIN, metric=ONE, kinds=("mlp_uot",))
