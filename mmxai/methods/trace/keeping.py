@@ -159,7 +159,7 @@ def identity_of(study: Study) -> dict[str, Any]:
 
 
 def _metric(metric: TokenMetric | Metric) -> str:
-    """What is measured, with the tensors (a CLIP's texts) and numbers that it holds; of a function its name."""
+    """What is measured, with tensors (a CLIP's texts) and numbers that it holds; of a function its name."""
     if isinstance(metric, TokenMetric):
         return repr(metric)
     held = getattr(metric, "__dict__", {})
