@@ -6,11 +6,10 @@ weights, bit for bit, with the same torch and threads. It runs on the CPU.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,22 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from mmxai.errors import ArgumentError, MmxaiError, PlanMismatchError
-from mmxai.runs import StepLog, stop_signals
+from mmxai.errors import ArgumentError
+from mmxai.runs import stop_signals
 from mmxai.shapes import checkpoint
 from mmxai.shapes.card import LOG
 from mmxai.shapes.llava_feed import KINDS, SENTENCE, Packed, Pool, batches
 from mmxai.shapes.llava_model import export, learning, new_llava
 from mmxai.shapes.llava_score import answered, predict, right
+from mmxai.shapes.training import (
+    ShownLog,
+    announced,
+    command,
+    descend,
+    learning_rate,
+    optimizer_of,
+    same_schedule,
+)
 from mmxai.shapes.world import VERSION
 
 if TYPE_CHECKING:
@@ -98,20 +106,16 @@ def train(config: Train) -> Path | None:
     model = new_llava(config.seed, config.blocks, config.width)
     model.set_attn_implementation("eager")  # on the CPU twice as fast backwards as torch's fused kernel
     trained = learning(model)
-    optimizer = _optimizer(trained, config)
+    optimizer = optimizer_of(trained.named_parameters(), config)
     step, before = 0, 0.0
     if (config.out / checkpoint.NAME).exists():
         state = checkpoint.restore(config.out, trained, optimizer, config.settings)
+        same_schedule(config, state, _STEADY)
         step, before = state["step"], state["seconds"]
-        if state["steps"] != config.steps and step > _STEADY * min(state["steps"], config.steps):
-            raise PlanMismatchError(
-                f"{config.out}: got {config.steps:,} steps for a run of {state['steps']:,} whose rate falls "
-                f"already at its step {step:,}; expected the same number, or another --out"
-            )
     start = time.monotonic()
     pool = Pool(model, config.pool, config.seed, "train", autocast=config.autocast)
     held = Pool(model, config.score_pictures, config.seed, "val", autocast=config.autocast)
-    log = _Log(config.out / LOG, step)
+    log = ShownLog(config.out / LOG, step)
 
     def seconds() -> float:
         return before + time.monotonic() - start
@@ -125,7 +129,9 @@ def train(config: Train) -> Path | None:
         for features, packed in batches(
             pool, step, config.steps, config.pictures, config.named, config.related
         ):
-            loss, hits = _step(model, optimizer, features, packed, _rate(config, step), config.autocast)
+            loss, hits = _step(
+                model, optimizer, features, packed, learning_rate(config, step, _STEADY), config.autocast
+            )
             done.append((loss.item(), packed, hits))
             step += 1
             last = step == config.steps
@@ -164,21 +170,6 @@ def _check(config: Train) -> None:
         )
 
 
-def _optimizer(model: torch.nn.Module, config: Train) -> torch.optim.Optimizer:
-    """AdamW; biases and norms do not decay."""
-    flat = [p for p in model.parameters() if p.ndim < 2]
-    deep = [p for p in model.parameters() if p.ndim >= 2]
-    groups = [{"params": deep, "weight_decay": config.decay}, {"params": flat, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, config.beta2), fused=True)
-
-
-def _rate(config: Train, step: int) -> float:
-    """Up, steady, down: until it falls it does not depend on the number of steps."""
-    up = (step + 1) / max(1, config.warmup)
-    down = (config.steps - step) / (config.steps * (1 - _STEADY))
-    return config.rate * min(1.0, up, down)
-
-
 def _step(
     model: LlavaForConditionalGeneration,
     optimizer: torch.optim.Optimizer,
@@ -194,12 +185,7 @@ def _step(
     share = torch.where(sentence, SENTENCE, 1.0) / packed.question.bincount()
     weights = share[packed.question] / len(packed.kinds)
     loss = (cross_entropy(logits, packed.targets, reduction="none") * weights).sum()
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
+    descend(optimizer, loss, rate)
     return loss.detach(), right(logits.detach(), packed)
 
 
@@ -210,32 +196,23 @@ def _summary(done: Sequence[tuple[float, Packed, torch.Tensor]]) -> dict[str, An
     return {"loss": round(float(np.mean([loss for loss, *_ in done])), 5), "answered": shares}
 
 
-class _Log(StepLog):
-    def write(self, entry: Mapping[str, Any]) -> None:
-        super().write(entry)
-        print(json.dumps(entry), flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     import tyro
 
     config: Train | Card = tyro.cli(Train | Card, args=argv, prog="python -m mmxai.shapes.llava")
-    try:
+
+    def run() -> None:
         if isinstance(config, Card):
             from mmxai.shapes.llava_card import write_card
 
             torch.set_num_threads(config.threads)
             write_card(config.run, config.out, pictures=config.pictures)
         else:
-            print(json.dumps(asdict(config) | {"out": str(config.out)}), flush=True)
+            announced(config)
             train(config)
-    except (MmxaiError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return command(run)
 
 
 if __name__ == "__main__":

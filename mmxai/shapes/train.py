@@ -6,20 +6,19 @@ weights, bit for bit, with the same torch, device and threads.
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmxai.errors import ArgumentError, MmxaiError, PlanMismatchError
-from mmxai.runs import SIGNALS, StepLog, stop_signals
+from mmxai.errors import ArgumentError
+from mmxai.runs import SIGNALS, stop_signals
 from mmxai.shapes import checkpoint
 from mmxai.shapes.card import LOG, export, write_card
 from mmxai.shapes.feed import Feed, TrainBatch
@@ -27,6 +26,15 @@ from mmxai.shapes.loss import WEIGHTS, contrastive
 from mmxai.shapes.model import new_clip
 from mmxai.shapes.score import scores
 from mmxai.shapes.towers import Towers
+from mmxai.shapes.training import (
+    ShownLog,
+    announced,
+    command,
+    descend,
+    learning_rate,
+    optimizer_of,
+    same_schedule,
+)
 from mmxai.shapes.world import VERSION
 
 _STEADY = 0.3  # share of the steps before the rate falls
@@ -127,17 +135,13 @@ def train(config: Clip) -> Path | None:
     model.to(config.device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
     model.train()
     towers = Towers(model, autocast=config.autocast)
-    optimizer = _optimizer(model, config)
+    optimizer = optimizer_of(model.named_parameters(), config, plain=["position_embedding"])
     step, before = 0, 0.0
     if (config.out / checkpoint.NAME).exists():
         state = checkpoint.restore(config.out, model, optimizer, config.settings)
+        same_schedule(config, state, _STEADY)
         step, before = state["step"], state["seconds"]
-        if state["steps"] != config.steps and step > _STEADY * min(state["steps"], config.steps):
-            raise PlanMismatchError(
-                f"{config.out}: got {config.steps:,} steps for a run of {state['steps']:,} whose rate falls "
-                f"already at its step {step:,}; expected the same number, or another --out"
-            )
-    log = _Log(config.out / LOG, step)
+    log = ShownLog(config.out / LOG, step)
     start = time.monotonic()
 
     def seconds() -> float:
@@ -151,7 +155,9 @@ def train(config: Clip) -> Path | None:
     losses: list[torch.Tensor] = []
     with stop_signals() as stopped:
         for batch in _batches(config, step):
-            losses.append(_step(towers, optimizer, batch, _rate(config, step), config.weights(step)))
+            losses.append(
+                _step(towers, optimizer, batch, learning_rate(config, step, _STEADY), config.weights(step))
+            )
             step += 1
             if step % 25 == 0 or step == config.steps:
                 entry = {
@@ -202,22 +208,6 @@ def held_out(towers: Towers, pictures: int) -> dict[str, float]:
     return found
 
 
-def _optimizer(model: torch.nn.Module, config: Clip) -> torch.optim.Optimizer:
-    """AdamW; biases, norms, embeddings of positions and the scale do not decay."""
-    named = list(model.named_parameters())
-    flat = [p for n, p in named if p.ndim < 2 or "position_embedding" in n]
-    deep = [p for n, p in named if not (p.ndim < 2 or "position_embedding" in n)]
-    groups = [{"params": deep, "weight_decay": config.decay}, {"params": flat, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, config.beta2), fused=True)
-
-
-def _rate(config: Clip, step: int) -> float:
-    """Up, steady, down: until it falls it does not depend on the number of steps."""
-    up = (step + 1) / max(1, config.warmup)
-    down = (config.steps - step) / (config.steps * (1 - _STEADY))
-    return config.rate * min(1.0, up, down)
-
-
 def _step(
     towers: Towers,
     optimizer: torch.optim.Optimizer,
@@ -228,12 +218,7 @@ def _step(
     device = towers.device
     cosine = towers.texts(batch.tokens) @ towers.pictures(batch.images).T
     loss = contrastive(cosine * towers.scale, batch.kinds.to(device), batch.true.to(device), weights)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(towers.model.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
+    descend(optimizer, loss, rate)
     with torch.no_grad():
         towers.model.logit_scale.clamp_(0, math.log(100))
     return loss.detach()
@@ -270,30 +255,21 @@ def _ignore_signals(worker: int = 0) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Log(StepLog):
-    def write(self, entry: Mapping[str, Any]) -> None:
-        super().write(entry)
-        print(json.dumps(entry), flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     import tyro
 
     config: Clip | Card = tyro.cli(Clip | Card, args=argv, prog="python -m mmxai.shapes.train")
-    try:
+
+    def run() -> None:
         if isinstance(config, Card):
             torch.set_num_threads(config.threads)
             write_card(config.run, config.out, step=config.step, pictures=config.pictures)
         else:
-            print(json.dumps(asdict(config) | {"out": str(config.out)}), flush=True)
+            announced(config)
             train(config)
-    except (MmxaiError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return command(run)
 
 
 if __name__ == "__main__":
