@@ -20,7 +20,8 @@ from transformers import (
 from mmxai.capture.hooks import held
 from mmxai.models import load_model
 from mmxai.models.attention_masks import split_before
-from mmxai.models.resume import finish, passing_over, reading_rows, record
+from mmxai.models.finishing import finish, passing_over, reading_rows
+from mmxai.models.recording import record
 
 from .contract import count_hooks, shake
 

@@ -11,10 +11,12 @@ from mmxai.capture.hooks import Edit
 from mmxai.errors import ArgumentError
 from mmxai.methods.trace.inputs import repeated
 from mmxai.methods.trace.metrics import BoundMetric
+from mmxai.models.finishing import finish, reading_rows
 from mmxai.models.inputs import Inputs
 from mmxai.models.metrics import Metric
 from mmxai.models.model import Model, Run
-from mmxai.models.resume import Recording, finish, reading_rows, record
+from mmxai.models.recording import record
+from mmxai.models.resume import Recording
 
 Edits = Mapping[str, Edit | Sequence[Edit]]
 
