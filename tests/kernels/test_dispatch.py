@@ -139,5 +139,5 @@ def test_status_covers_all_ops():
     assert {s.op for s in status()} == {
         "adam_rows", "bilinear_counts", "capture", "cell_labels", "code_gradients", "crc32c", "decode_codes",
         "decode_error", "gather", "log_products", "mask_counts", "pack", "permute", "select_above",
-        "topk_product", "topk_rows",
+        "topk_product", "topk_rows", "unembed_topk",
     }  # fmt: skip
