@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmxai.capture.hooks import Edit
+from mmxai.capture.hooks import Edit, held
 from mmxai.errors import ModelError
 from mmxai.methods.trace.edits import edits_of, handlers_of
 from mmxai.methods.trace.types import ATTENTION, Cell
@@ -38,6 +38,7 @@ def one(runs: Runs, cell: Cell) -> np.ndarray:
             )
         modules = {site.point.module: blocked[b] for b, site in points.items() if site is not None}
         around = attention.handling(bound.root, modules)  # type: ignore[assignment]
-    with around:
+    # Other threads' runs of the model wait: they would meet the blocked attention.
+    with held(study.model.module), around:
         values, _ = runs.judge.plain(study.model, runs.inputs, edits, [])
     return values.double().cpu().numpy()

@@ -103,10 +103,6 @@ def load_tuned_lens(folder: str | Path, *, tower: str = "text") -> TunedLens:
     )
 
 
-def is_tuned_lens(folder: str | Path) -> bool:
-    return (Path(folder) / CONFIG).is_file() and any((Path(folder) / n).is_file() for n in (WEIGHTS, PICKLED))
-
-
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
